@@ -1,0 +1,19 @@
+"""The errors a user can meet. Each message says what, got, expected and remedy, in a sentence."""
+
+from __future__ import annotations
+
+
+class StudioError(Exception):
+    """Base of every error that is shown to the user as its message alone, without a traceback."""
+
+    exit_code = 1
+
+
+class BadInput(StudioError):
+    """Something the user gave cannot be used; nothing was started and nothing was written."""
+
+    exit_code = 2
+
+
+class JobFailed(StudioError):
+    """A job that had begun cannot go on; what was good so far has been saved."""

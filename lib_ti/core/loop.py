@@ -1,0 +1,190 @@
+"""The training loop: one for every method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+
+from lib_ti.core.errors import JobFailed
+from lib_ti.core.job import TrainState
+from lib_ti.core.schedule import LearningRate
+
+CHECK_EVERY = 10  # steps between looks at the loss: each one waits for the device
+GRADIENT_STEPS = 10  # steps within which every row must have had a gradient
+
+
+class Method(Protocol):
+    """What a method brings: parameters, the samples of a step and their losses."""
+
+    def parameters(self) -> Mapping[str, torch.Tensor]:
+        """Named leaf tensors, float32, the only ones that require gradient."""
+
+    def draw(self, step: int) -> Sequence[Any]:
+        """The micro-batches of optimizer step ``step`` (from 1), from seed and step alone."""
+
+    def losses(self, batch: Any) -> torch.Tensor:
+        """Loss of each sample of a micro-batch, (b,), with gradient."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Sent every ``CHECK_EVERY`` steps. ``rows``: (step, loss, learning rate) since the last one."""
+
+    step: int
+    steps: int
+    rows: Sequence[tuple[int, float, float]]
+    seconds_per_step: float
+
+    @property
+    def loss(self) -> float:
+        return sum(row[1] for row in self.rows) / len(self.rows)
+
+    @property
+    def seconds_left(self) -> float:
+        return (self.steps - self.step) * self.seconds_per_step
+
+
+class _GradientWatch:
+    """Has every row of every parameter had a finite, non-zero gradient?"""
+
+    def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        self.satisfied = False
+        self.parameters = parameters
+        self.seen = {name: torch.zeros(len(p), dtype=torch.bool, device=p.device) for name, p in parameters.items()}
+
+    def look(self) -> None:
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                size = parameter.grad.flatten(1).abs().amax(1)
+                self.seen[name] |= (size > 0) & torch.isfinite(size)
+
+    def require(self, step: int) -> None:
+        for name, seen in self.seen.items():
+            if not bool(seen.all()):
+                missing = [str(i + 1) for i in (~seen).nonzero().flatten().tolist()]
+                raise JobFailed(
+                    f"after {step} steps vector {', '.join(missing)} of {name} has had no finite, non-zero "
+                    "gradient, so it cannot learn: the model or its precision blocks it. "
+                    "Try full precision, or another attention or checkpointing setting."
+                )
+        self.satisfied = True
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """The optimizer's tensors under each parameter's name."""
+    state = optimizer.state
+    return {name: {k: v for k, v in state[p].items() if torch.is_tensor(v)} for name, p in names.items() if p in state}
+
+
+class Loop:
+    """Optimizer steps from a state to the last one, with a way back to the last good state."""
+
+    def __init__(self, method: Method, rate: LearningRate, state: TrainState | None) -> None:
+        self.method = method
+        self.rate = rate
+        self.parameters = dict(method.parameters())
+        self.step = 0
+        # One group a parameter, plain AdamW without decay: vectors have no reason to shrink.
+        self.optimizer = torch.optim.AdamW(list(self.parameters.values()), lr=rate.at(1), weight_decay=0.0)
+        if state is not None:
+            self.restore(state)
+        self.good = self.snapshot()
+
+    def snapshot(self) -> TrainState:
+        """A copy of everything the next step depends on."""
+        slots = optimizer_state(self.optimizer, self.parameters)
+        return TrainState(
+            self.step,
+            {name: p.detach().clone() for name, p in self.parameters.items()},
+            {name: {k: v.clone() for k, v in tensors.items()} for name, tensors in slots.items()},
+        )
+
+    def restore(self, state: TrainState) -> None:
+        """Go back, or on, to ``state``."""
+        self.step = state.step
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state.parameters[name])
+                if name in state.optimizer:
+                    slots = {k: v.clone() for k, v in state.optimizer[name].items()}
+                    # AdamW keeps its step count on the CPU, its averages beside the parameter.
+                    moved = {k: v if v.dim() == 0 else v.to(parameter.device) for k, v in slots.items()}
+                    self.optimizer.state[parameter] = moved
+
+    def take_step(self) -> torch.Tensor:
+        """One optimizer step; returns the mean loss, on the device."""
+        self.step += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate.at(self.step)
+        batches = self.method.draw(self.step)
+        count = sum(len(batch) for batch in batches)
+        total: torch.Tensor | None = None
+        for batch in batches:
+            # Divided by the whole step's count, so that accumulation equals the larger batch.
+            loss = self.method.losses(batch).sum() / count
+            loss.backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        if total is None:
+            raise ValueError("a step needs at least one micro-batch")
+        return total
+
+    def apply_gradients(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def run(
+        self,
+        steps: int,
+        *,
+        due: Callable[[int], bool],
+        on_progress: Callable[[Progress], None],
+        stopped: Callable[[], bool],
+    ) -> Literal["done", "stopped"]:
+        """Train up to step ``steps``.
+
+        Every ``CHECK_EVERY`` steps, at the steps ``due`` names and at the last, the losses are
+        looked at; when they are finite the present state becomes ``good`` and ``on_progress`` is
+        called: whatever it saves is sound. ``stopped`` is asked before each step.
+        Raises JobFailed at a loss that is not finite (after going back to ``good``), or when a
+        vector gets no gradient.
+        """
+        watch = _GradientWatch(self.parameters)
+        pending: list[tuple[int, torch.Tensor]] = []
+        first, busy = self.step, 0.0
+        while True:
+            stopping = self.step >= steps or stopped()
+            if pending and (stopping or self.step % CHECK_EVERY == 0 or due(self.step)):
+                rows = self._checked(pending)
+                busy += time.monotonic() - started
+                if not watch.satisfied and self.step - first >= min(GRADIENT_STEPS, steps - first):
+                    watch.require(self.step - first)
+                pending.clear()
+                on_progress(Progress(self.step, steps, rows, busy / (self.step - first)))
+            if stopping:
+                return "done" if self.step >= steps else "stopped"
+            if not pending:
+                started = time.monotonic()
+            pending.append((self.step + 1, self.take_step()))
+            if not watch.satisfied:
+                watch.look()
+            self.apply_gradients()
+
+    def _checked(self, pending: Sequence[tuple[int, torch.Tensor]]) -> list[tuple[int, float, float]]:
+        """Losses as numbers, if all are finite; then the present state is the good one."""
+        values = torch.stack([loss for _, loss in pending]).tolist()
+        rows = [(step, value, self.rate.at(step)) for (step, _), value in zip(pending, values)]
+        finite = all(bool(torch.isfinite(p).all()) for p in self.parameters.values())
+        bad = next((step for step, value, _ in rows if not torch.isfinite(torch.tensor(value))), None)
+        if bad is not None or not finite:
+            at = bad if bad is not None else self.step
+            self.restore(self.good)
+            raise JobFailed(
+                f"the loss at step {at} is not a finite number; went back to step {self.step}, the last good one. "
+                "Try a lower learning rate or full precision."
+            )
+        self.good = self.snapshot()
+        return rows

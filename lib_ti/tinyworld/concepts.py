@@ -1,0 +1,61 @@
+"""What a bench teaches: concepts of the tiny world, in three splits fixed before any tuning.
+
+``tuning``: settings may be chosen on these. ``test``: only measured on. ``unseen``: values that text
+encoder and U-Net never met; no word or vector can call them, an adapter must learn them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lib_ti.tinyworld.world import KIND_WORDS, VALUES
+
+
+@dataclass(frozen=True)
+class Concept:
+    """``attributes``: what every picture of the concept has in common, in the order words take."""
+
+    attributes: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The model's own words for it: ``purple star``."""
+        return " ".join(self.attributes.values())
+
+    @property
+    def init_text(self) -> str:
+        """Words for the kind of thing it is; they never name it."""
+        return " ".join(KIND_WORDS[attribute] for attribute in self.attributes)
+
+    def words(self, trigger: str) -> dict[str, str]:
+        """For ``caption``: ``trigger`` in place of the concept's words, once."""
+        *rest, last = self.attributes
+        return {**dict.fromkeys(rest, ""), last: trigger}
+
+
+def parse_concept(name: str) -> Concept:
+    """``purple star`` -> the concept; words in the order fill, colour, shape; or one style.
+
+    Raises ValueError for a word the world does not know.
+    """
+    attributes = {}
+    for word in name.split():
+        for attribute in ("style", "fill", "colour", "shape"):
+            if word in VALUES[attribute]:
+                attributes[attribute] = word
+                break
+        else:
+            raise ValueError(f"the tiny world has no {word!r}; see lib_ti/tinyworld/world.py for its words")
+    return Concept(attributes)
+
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "tuning": ("circle", "heart", "green", "orange", "solid", "shaded", "red square", "outlined yellow arrow"),
+    "test": (
+        "square", "triangle", "star", "cross", "moon", "arrow",
+        "red", "yellow", "cyan", "blue", "purple", "white",
+        "outlined", "flat", "comic",
+        "purple star", "blue moon", "white triangle", "outlined red cross",
+    ),
+    "unseen": ("hourglass", "bolt", "crown", "striped", "vignette"),
+}  # fmt: skip
