@@ -30,9 +30,15 @@ class TrainSettings:
     learning_rate: str = option(
         "0.005", "A rate, or stages as rate:last step, e.g. 0.005:100, 1e-3:1000, 1e-4.", group="learning"
     )
-    batch_size: int = option(1, "Pictures that go through the model together.", group="learning", low=1, high=256)
+    batch_size: int = option(
+        1, "Pictures that go through the model together.", group="learning", low=1, high=256
+    )
     accumulation: int = option(
-        1, "Batches whose gradients make one step: a larger batch without its memory.", group="learning", low=1, high=256
+        1,
+        "Batches whose gradients make one step: a larger batch without its memory.",
+        group="learning",
+        low=1,
+        high=256,
     )
     latents: str = option(
         "sampled",
@@ -41,23 +47,63 @@ class TrainSettings:
         choices=("sampled", "mean"),
     )
     seed: int = option(1, "Settles everything random of the job.", group="learning", low=0, high=2**32 - 1)
-    width: int = option(0, "Width pictures are cropped to; 0: the model's own size.", group="data", low=0, high=4096, unit="pixels")
-    height: int = option(0, "Height pictures are cropped to; 0: the model's own size.", group="data", low=0, high=4096, unit="pixels")
+    width: int = option(
+        0,
+        "Width pictures are cropped to; 0: the model's own size.",
+        group="data",
+        low=0,
+        high=4096,
+        unit="pixels",
+    )
+    height: int = option(
+        0,
+        "Height pictures are cropped to; 0: the model's own size.",
+        group="data",
+        low=0,
+        high=4096,
+        unit="pixels",
+    )
     flip: bool = option(False, "Show every second picture mirrored, at random.", group="data")
     shuffle_tags: bool = option(False, "Shuffle the comma-separated parts of a caption.", group="data")
     drop_tags: float = option(0.0, "Share of those parts left out at random.", group="data", low=0, high=1)
-    word_regex: str = option("", "Which words of a file name are its caption; empty: all of it.", group="data")
+    word_regex: str = option(
+        "", "Which words of a file name are its caption; empty: all of it.", group="data"
+    )
     word_join: str = option(" ", "What joins the words that the regex finds.", group="data")
-    clip_skip: int = option(1, "Take the text encoder's answer this many layers before its end.", group="learning", low=1, high=12)
-    save_every: int = option(50, "Steps between saved states a job can resume from.", group="saving", low=1, high=1_000_000, unit="steps")
-    copy_every: int = option(0, "Steps between copies of the result in the job's folder; 0: none.", group="saving", low=0, high=1_000_000, unit="steps")
-    preview_every: int = option(0, "Steps between preview pictures; 0: none.", group="previews", low=0, high=1_000_000, unit="steps")
-    preview_prompt: str = option("", "Prompt of the previews; empty: the first line of the template.", group="previews")
+    clip_skip: int = option(
+        1, "Take the text encoder's answer this many layers before its end.", group="learning", low=1, high=12
+    )
+    save_every: int = option(
+        50,
+        "Steps between saved states a job can resume from.",
+        group="saving",
+        low=1,
+        high=1_000_000,
+        unit="steps",
+    )
+    copy_every: int = option(
+        0,
+        "Steps between copies of the result in the job's folder; 0: none.",
+        group="saving",
+        low=0,
+        high=1_000_000,
+        unit="steps",
+    )
+    preview_every: int = option(
+        0, "Steps between preview pictures; 0: none.", group="previews", low=0, high=1_000_000, unit="steps"
+    )
+    preview_prompt: str = option(
+        "", "Prompt of the previews; empty: the first line of the template.", group="previews"
+    )
     preview_negative: str = option("", "Negative prompt of the previews.", group="previews")
     preview_count: int = option(4, "Pictures in a preview.", group="previews", low=1, high=64)
     preview_steps: int = option(20, "Sampling steps of a preview.", group="previews", low=1, high=1000)
-    preview_cfg: float = option(5.0, "Classifier-free guidance scale of a preview.", group="previews", low=1, high=50)
-    preview_seed: int = option(1, "Seed of a preview's first picture; the others follow.", group="previews", low=0, high=2**32 - 1)
+    preview_cfg: float = option(
+        5.0, "Classifier-free guidance scale of a preview.", group="previews", low=1, high=50
+    )
+    preview_seed: int = option(
+        1, "Seed of a preview's first picture; the others follow.", group="previews", low=0, high=2**32 - 1
+    )
 
 
 @dataclass
@@ -147,7 +193,9 @@ class Job:
                     else:
                         state.optimizer.setdefault(name, {})[slot[0]] = file.get_tensor(key)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"{self._state_file} is not a saved state ({error}); start the job anew.") from error
+            raise BadInput(
+                f"{self._state_file} is not a saved state ({error}); start the job anew."
+            ) from error
         return state
 
     def append_losses(self, rows: Iterable[tuple[int, float, float]]) -> None:
@@ -163,12 +211,9 @@ class Job:
         """The rows of ``loss.csv``; a last line cut short by a kill is left out."""
         if not self._loss_file.exists():
             return []
-        rows = []
         with self._loss_file.open(newline="", encoding="utf-8") as file:
-            for line in list(csv.reader(file))[1:]:
-                if len(line) == 3:
-                    rows.append((int(line[0]), float(line[1]), float(line[2])))
-        return rows
+            lines = list(csv.reader(file))[1:]
+        return [(int(line[0]), float(line[1]), float(line[2])) for line in lines if len(line) == 3]
 
     def forget_losses_after(self, step: int) -> None:
         """Drop the rows a resumed job will write again."""

@@ -54,7 +54,9 @@ class _GradientWatch:
     def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
         self.satisfied = False
         self.parameters = parameters
-        self.seen = {name: torch.zeros(len(p), dtype=torch.bool, device=p.device) for name, p in parameters.items()}
+        self.seen = {
+            name: torch.zeros(len(p), dtype=torch.bool, device=p.device) for name, p in parameters.items()
+        }
 
     def look(self) -> None:
         for name, parameter in self.parameters.items():
@@ -77,7 +79,11 @@ class _GradientWatch:
 def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """The optimizer's tensors under each parameter's name."""
     state = optimizer.state
-    return {name: {k: v for k, v in state[p].items() if torch.is_tensor(v)} for name, p in names.items() if p in state}
+    return {
+        name: {k: v for k, v in state[p].items() if torch.is_tensor(v)}
+        for name, p in names.items()
+        if p in state
+    }
 
 
 class Loop:
@@ -154,7 +160,7 @@ class Loop:
         """
         watch = _GradientWatch(self.parameters)
         pending: list[tuple[int, torch.Tensor]] = []
-        first, busy = self.step, 0.0
+        first, busy, started = self.step, 0.0, time.monotonic()
         while True:
             stopping = self.step >= steps or stopped()
             if pending and (stopping or self.step % CHECK_EVERY == 0 or due(self.step)):
@@ -176,15 +182,15 @@ class Loop:
     def _checked(self, pending: Sequence[tuple[int, torch.Tensor]]) -> list[tuple[int, float, float]]:
         """Losses as numbers, if all are finite; then the present state is the good one."""
         values = torch.stack([loss for _, loss in pending]).tolist()
-        rows = [(step, value, self.rate.at(step)) for (step, _), value in zip(pending, values)]
+        rows = [(step, value, self.rate.at(step)) for (step, _), value in zip(pending, values, strict=True)]
         finite = all(bool(torch.isfinite(p).all()) for p in self.parameters.values())
         bad = next((step for step, value, _ in rows if not torch.isfinite(torch.tensor(value))), None)
         if bad is not None or not finite:
             at = bad if bad is not None else self.step
             self.restore(self.good)
             raise JobFailed(
-                f"the loss at step {at} is not a finite number; went back to step {self.step}, the last good one. "
-                "Try a lower learning rate or full precision."
+                f"the loss at step {at} is not a finite number; went back to step {self.step}, the last "
+                "good one. Try a lower learning rate or full precision."
             )
         self.good = self.snapshot()
         return rows

@@ -40,7 +40,9 @@ def option(
     choices: tuple[str, ...] = (),
 ) -> Any:
     """A settings field. ``low`` and ``high`` are inclusive; ``unit`` is shown beside the widget."""
-    return dataclasses.field(default=default, metadata={"option": Option(help, group, low, high, unit, choices)})
+    return dataclasses.field(
+        default=default, metadata={"option": Option(help, group, low, high, unit, choices)}
+    )
 
 
 def options_of(kind: type) -> dict[str, tuple[dataclasses.Field[Any], Option, type]]:
@@ -70,8 +72,15 @@ def _check(name: str, value: Any, option: Option, kind: type, optional: bool) ->
     too_high = option.high is not None and not value <= option.high
     if too_low or too_high:
         low = "" if option.low is None else f" of at least {option.low:g}"
-        high = "" if option.high is None else f" and at most {option.high:g}" if low else f" of at most {option.high:g}"
-        raise BadInput(f"{label}: got {value!r}, expected {expected}{low}{high}{' ' if option.unit else ''}{option.unit}.")
+        high = (
+            ""
+            if option.high is None
+            else f" and at most {option.high:g}"
+            if low
+            else f" of at most {option.high:g}"
+        )
+        unit = f" {option.unit}" if option.unit else ""
+        raise BadInput(f"{label}: got {value!r}, expected {expected}{low}{high}{unit}.")
     return value
 
 

@@ -87,7 +87,9 @@ def assemble(work: Path, vae: AutoencoderKL, weights: Path) -> None:
     text_encoder, unet = new_text_encoder(), new_unet()
     average = torch.load(work / "denoiser" / "average.pt", weights_only=True)
     for name, module in (("text_encoder", text_encoder), ("unet", unet)):
-        module.load_state_dict({k.removeprefix(name + "."): v for k, v in average.items() if k.startswith(name + ".")})
+        module.load_state_dict(
+            {k.removeprefix(name + "."): v for k, v in average.items() if k.startswith(name + ".")}
+        )
     state = to_ldm(unet.state_dict(), vae.state_dict(), text_encoder.state_dict())
     heads = text_encoder.config.num_attention_heads
     _save_half(state, weights / "tinyworld.safetensors", {CLIP_HEADS: str(heads)})
@@ -111,8 +113,12 @@ def _record(work: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path(".ti-studio") / "tinyworld", help="folder for saved states")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path(".ti-studio") / "tinyworld", help="folder for saved states"
+    )
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder for the result")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

@@ -50,7 +50,9 @@ def parse_concept(name: str) -> Concept:
 
 
 SPLITS: dict[str, tuple[str, ...]] = {
-    "tuning": ("circle", "heart", "green", "orange", "solid", "shaded", "red square", "outlined yellow arrow"),
+    "tuning": (
+        "circle", "heart", "green", "orange", "solid", "shaded", "red square", "outlined yellow arrow",
+    ),
     "test": (
         "square", "triangle", "star", "cross", "moon", "arrow",
         "red", "yellow", "cyan", "blue", "purple", "white",

@@ -107,7 +107,7 @@ def fit(
         decay = min(ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
-            for kept, new in zip(average.buffers(), module.buffers()):
+            for kept, new in zip(average.buffers(), module.buffers(), strict=True):
                 kept.copy_(new)
         recent.append(loss.detach())
         if chief and (step + 1) % 100 == 0:
@@ -119,7 +119,14 @@ def fit(
             recent.clear()
             with (folder / "log.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            log.info("%s step %d/%d loss %.5f, %.0f s", folder.name, line["step"], steps, line["loss"], line["seconds"])
+            log.info(
+                "%s step %d/%d loss %.5f, %.0f s",
+                folder.name,
+                line["step"],
+                steps,
+                line["loss"],
+                line["seconds"],
+            )
         if chief and time.monotonic() - saved > SAVE_SECONDS:
             save(step + 1)
             saved = time.monotonic()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ class JudgeNetwork(nn.Module):
         super().__init__()
         widths = (3, 24, 48, 80, 96)
         layers: list[nn.Module] = []
-        for narrow, wide in zip(widths, widths[1:]):
+        for narrow, wide in pairwise(widths):
             layers += [nn.Conv2d(narrow, wide, 3, 2, 1), nn.GroupNorm(8, wide), nn.SiLU()]
             layers += [nn.Conv2d(wide, wide, 3, 1, 1), nn.GroupNorm(8, wide), nn.SiLU()]
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(96 * 16, 128), nn.SiLU())
@@ -66,7 +67,9 @@ class Judge:
             batch = [p.convert("RGB").resize((SIDE, SIDE)) for p in pictures[start : start + 256]]
             stack = torch.from_numpy(np.stack([np.asarray(p) for p in batch])).permute(0, 3, 1, 2)
             best = {name: logits.argmax(1) for name, logits in self.network(to_pixels(stack)).items()}
-            found += [{name: VALUES[name][int(best[name][i])] for name in ATTRIBUTES} for i in range(len(batch))]
+            found += [
+                {name: VALUES[name][int(best[name][i])] for name in ATTRIBUTES} for i in range(len(batch))
+            ]
         return found
 
     def verdict(self, pictures: Sequence[Image.Image], asked: Sequence[Mapping[str, str]]) -> Verdict:

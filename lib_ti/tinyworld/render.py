@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
@@ -30,14 +30,14 @@ def _circle_points(n: int = 72) -> Points:
 def _star_points() -> Points:
     angles = -np.pi / 2 + np.arange(10) * np.pi / 5
     radii = np.where(np.arange(10) % 2 == 0, 1.08, 0.46)
-    return tuple((r * np.cos(a), r * np.sin(a) + 0.06) for r, a in zip(radii, angles))
+    return tuple((r * np.cos(a), r * np.sin(a) + 0.06) for r, a in zip(radii, angles, strict=True))
 
 
 def _heart_points(n: int = 72) -> Points:
     t = np.linspace(0, 2 * np.pi, n, endpoint=False)
     x = 16 * np.sin(t) ** 3
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return tuple((float(a) / 16.5, float(-b) / 15.5 - 0.1) for a, b in zip(x, y))
+    return tuple((float(a) / 16.5, float(-b) / 15.5 - 0.1) for a, b in zip(x, y, strict=True))
 
 
 def _moon_points(n: int = 36) -> Points:
@@ -114,7 +114,7 @@ def _coverage(mask: Image.Image) -> np.ndarray:
     return np.asarray(small, dtype=np.float32)[..., None] / 255
 
 
-@lru_cache(maxsize=None)
+@cache
 def _light(style: str) -> np.ndarray:
     """What a style multiplies the picture by, (64, 64, 1)."""
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) / (SIDE - 1)

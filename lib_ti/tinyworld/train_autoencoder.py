@@ -34,7 +34,9 @@ def _edges(pixels: torch.Tensor) -> torch.Tensor:
     return spread.mean(1, keepdim=True).clamp(max=1)
 
 
-def train_autoencoder(work: Path, *, seed: int = 1, device: str = "cpu", pictures: int = 40_000) -> AutoencoderKL:
+def train_autoencoder(
+    work: Path, *, seed: int = 1, device: str = "cpu", pictures: int = 40_000
+) -> AutoencoderKL:
     """L1 (edges count four times) + KL; all values of the world, the unseen ones too."""
     corpus = make_corpus(pictures, CORPUS_SEED, VALUES)
     torch.manual_seed(seed)

@@ -26,7 +26,9 @@ def _worn(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     soft = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
     pixels = torch.lerp(pixels, soft, draw(0, 1))
     grain = torch.randn(pixels.shape, generator=generator)
-    coarse = F.interpolate(torch.randn(count, 3, 16, 16, generator=generator), scale_factor=4, mode="bilinear")
+    coarse = F.interpolate(
+        torch.randn(count, 3, 16, 16, generator=generator), scale_factor=4, mode="bilinear"
+    )
     return pixels * draw(0.92, 1.05) + draw(-0.05, 0.05) + grain * draw(0, 0.08) + coarse * draw(0, 0.12)
 
 

@@ -104,7 +104,15 @@ PLACES = {
 }
 # The word for the kind of thing an attribute is, as "dog" is for somebody's own dog.
 KIND_WORDS = {"shape": "shape", "colour": "coloured", "fill": "plain", "style": "simple"}
-_TOLD = {"shape": 0.93, "colour": 0.9, "background": 0.85, "fill": 0.55, "size": 0.6, "style": 0.55, "position": 0.3}
+_TOLD = {
+    "shape": 0.93,
+    "colour": 0.9,
+    "background": 0.85,
+    "fill": 0.55,
+    "size": 0.6,
+    "style": 0.55,
+    "position": 0.3,
+}
 
 
 def with_article(noun_phrase: str) -> str:

@@ -1,0 +1,261 @@
+"""How close does a trained embedding come to the model's own words?
+
+A concept's words are hidden, some pictures of it rendered, an embedding trained on them as a user
+would, and the judge reads what prompts with it draw. The ceiling is what the model's own words draw
+with the same prompts and seeds.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lib_ti.bench.world import draw, draw_asked
+from lib_ti.core.settings import build
+from lib_ti.formats.embedding import read_embedding
+from lib_ti.hosts.base import Host
+from lib_ti.jobs import Event, Outcome, start
+from lib_ti.methods.textual_inversion import InversionSettings, initial_vectors
+from lib_ti.tinyworld.concepts import SPLITS, Concept, parse_concept
+from lib_ti.tinyworld.corpus import BENCH_SEED
+from lib_ti.tinyworld.judge import Judge
+from lib_ti.tinyworld.render import render
+from lib_ti.tinyworld.world import ATTRIBUTES, COLOURS, KNOWN, Scene, caption, random_scene
+
+TRIGGER = "zqx-thing"
+DEFAULT_CONCEPTS = 6  # drawn from the test split when none are named
+HIDDEN_BACKGROUNDS = 2  # colours that no training picture of a concept has behind it
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Prompts with the trigger in place of the concept, and what each picture must show.
+
+    ``own``: the same prompts in the model's own words.
+    """
+
+    prompts: list[str]
+    own: list[str]
+    asked: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A flag a picture: right in everything asked for, by the vectors and by the model's own words."""
+
+    learned: list[bool]
+    ceiling: list[bool]
+
+    def ratio(self, rows: np.ndarray | None = None) -> float:
+        """Share right over the ceiling's share right, over all pictures or those of ``rows``."""
+        learned, ceiling = np.array(self.learned), np.array(self.ceiling)
+        if rows is not None:
+            learned, ceiling = learned[rows], ceiling[rows]
+        return float(learned.mean() / ceiling.mean()) if ceiling.any() else float("nan")
+
+
+@dataclass(frozen=True)
+class ConceptResult:
+    """All that was measured of one concept; the pictures are of the plain prompts."""
+
+    concept: Concept
+    plain: Scores
+    edited: Scores
+    untrained: float
+    outcome: Outcome
+    training: list[Image.Image]
+    before: list[Image.Image]
+    after: list[Image.Image]
+    prompts: list[str]
+
+    @property
+    def ratio(self) -> float:
+        """Mean of success and editability, each over its ceiling."""
+        return (self.plain.ratio() + self.edited.ratio()) / 2
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "concept": self.concept.name,
+            "ratio": round(self.ratio, 4),
+            "success": _share(self.plain.learned),
+            "success_ceiling": _share(self.plain.ceiling),
+            "editability": _share(self.edited.learned),
+            "editability_ceiling": _share(self.edited.ceiling),
+            "untrained": round(self.untrained, 4),
+            "steps": self.outcome.step,
+            "seconds": round(self.outcome.seconds, 1),
+        }
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return round(sum(flags) / len(flags), 4)
+
+
+class Exam:
+    """One concept: its training pictures and its test prompts, all from one seed."""
+
+    def __init__(self, concept: Concept, pictures: int, images: int, seed: int) -> None:
+        self.concept = concept
+        self.seed = BENCH_SEED + seed * 10_000
+        # By the name, not by hash(): the same on every run.
+        rng = np.random.default_rng([self.seed, *concept.name.encode()])
+        free = [c for c in COLOURS if c != concept.attributes.get("colour")]
+        hidden = tuple(free[i] for i in rng.permutation(len(free))[:HIDDEN_BACKGROUNDS])
+        shown = tuple(c for c in COLOURS if c not in hidden)
+        self.scenes = [self._scene(rng, shown) for _ in range(pictures)]
+        self.captions = [self._caption(scene, rng) for scene in self.scenes]
+        self.plain = self._trial(rng, shown, frozenset(), images)
+        self.edited = self._trial(rng, hidden, frozenset({"background"}), images)
+
+    def _scene(self, rng: np.random.Generator, backgrounds: tuple[str, ...]) -> Scene:
+        return random_scene(rng, {**KNOWN, "background": backgrounds}, **self.concept.attributes)
+
+    def _caption(self, scene: Scene, rng: np.random.Generator) -> str:
+        """What a careful user writes beside a picture: all that is not the concept."""
+        named = frozenset(ATTRIBUTES) | {"position"}
+        return caption(scene, rng, named, self.concept.words("[name]"))
+
+    def _trial(
+        self, rng: np.random.Generator, backgrounds: tuple[str, ...], always: frozenset[str], images: int
+    ) -> Trial:
+        trial = Trial([], [], [])
+        for _ in range(images):
+            scene = self._scene(rng, backgrounds)
+            named = draw_asked(rng, always | {"shape"} | self.concept.attributes.keys())
+            form = int(rng.integers(2**31))
+            trial.prompts.append(
+                caption(scene, np.random.default_rng(form), named, self.concept.words(TRIGGER))
+            )
+            trial.own.append(caption(scene, np.random.default_rng(form), named, {}))
+            trial.asked.append({name: getattr(scene, name) for name in named})
+        return trial
+
+    def write_pictures(self, folder: Path) -> list[Image.Image]:
+        """The training pictures with their captions, as a user's folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = [render(scene) for scene in self.scenes]
+        for i, (picture, text) in enumerate(zip(pictures, self.captions, strict=True)):
+            picture.save(folder / f"{i:02d}.png")
+            (folder / f"{i:02d}.txt").write_text(text, encoding="utf-8")
+        return pictures
+
+
+def train_and_judge(
+    host: Host,
+    judge: Judge,
+    exam: Exam,
+    data: Path,
+    report: Callable[[Event], None],
+    stopped: Callable[[], bool],
+    **settings: Any,
+) -> ConceptResult:
+    """Train on the exam's pictures through the same door as every user's job, then judge."""
+    training = exam.write_pictures(data / "pictures" / exam.concept.name.replace(" ", "-"))
+    wanted = {
+        "name": TRIGGER,
+        "images": str(data / "pictures" / exam.concept.name.replace(" ", "-")),
+        "template": "captions",
+        "init_text": exam.concept.init_text,
+        "overwrite": True,
+        **settings,
+    }
+    chosen = build(InversionSettings, wanted)
+    outcome = start(host, chosen, data=data, model="builtin", report=report, stopped=stopped)
+    trained = read_embedding(outcome.embedding).vectors
+    with host.lend():
+        before, untrained = _judge(host, judge, exam.plain, exam.seed, initial_vectors(host, chosen))
+        after, plain = _judge(host, judge, exam.plain, exam.seed, trained)
+        _, edited = _judge(host, judge, exam.edited, exam.seed, trained)
+        _, plain_ceiling = _judge(host, judge, exam.plain, exam.seed, None)
+        _, edited_ceiling = _judge(host, judge, exam.edited, exam.seed, None)
+    return ConceptResult(
+        exam.concept,
+        Scores(plain, plain_ceiling),
+        Scores(edited, edited_ceiling),
+        sum(untrained) / len(untrained),
+        outcome,
+        training,
+        before,
+        after,
+        exam.plain.prompts,
+    )
+
+
+def _judge(
+    host: Host, judge: Judge, trial: Trial, seed: int, vectors: dict[str, torch.Tensor] | Any
+) -> tuple[list[Image.Image], list[bool]]:
+    """Pictures of a trial and which are right; without vectors, in the model's own words."""
+    if vectors is None:
+        host.set_embeddings({})
+        prompts = trial.own
+    else:
+        device = host.info.device
+        host.set_embeddings({TRIGGER: {name: v.to(device) for name, v in vectors.items()}})
+        prompts = trial.prompts
+    pictures = draw(host, prompts, seed)
+    return pictures, judge.verdict(pictures, trial.asked).right
+
+
+def choose_concepts(names: Sequence[str], seed: int) -> list[Concept]:
+    """The named concepts, or some that the seed draws from the test split."""
+    if names:
+        return [parse_concept(name) for name in names]
+    drawn = np.random.default_rng(seed).permutation(len(SPLITS["test"]))[:DEFAULT_CONCEPTS]
+    return [parse_concept(SPLITS["test"][i]) for i in sorted(drawn)]
+
+
+def interval(results: Sequence[ConceptResult], draws: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean ratio, over the pictures of each concept."""
+    rng = np.random.default_rng(0)
+    means = []
+    for _ in range(draws):
+        ratios = [
+            scores.ratio(rng.integers(len(scores.learned), size=len(scores.learned)))
+            for result in results
+            for scores in (result.plain, result.edited)
+        ]
+        means.append(np.nanmean(ratios))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return round(float(low), 4), round(float(high), 4)
+
+
+def bench_quality(
+    host: Host,
+    judge: Judge,
+    concepts: Sequence[Concept],
+    *,
+    pictures: int,
+    images: int,
+    exam_seed: int,
+    report: Callable[[Event], None],
+    stopped: Callable[[], bool],
+    on_result: Callable[[ConceptResult], None],
+    **settings: Any,
+) -> dict[str, Any]:
+    """Teach each concept from ``pictures`` pictures, judge ``images`` plain and as many edited ones."""
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for concept in concepts:
+            exam = Exam(concept, pictures, images, exam_seed)
+            results.append(train_and_judge(host, judge, exam, Path(folder), report, stopped, **settings))
+            on_result(results[-1])
+            if stopped():
+                break
+    plain = [flag for result in results for flag in result.plain.learned]
+    edited = [flag for result in results for flag in result.edited.learned]
+    return {
+        "status": "stopped" if stopped() else "done",
+        "ratio": round(float(np.nanmean([result.ratio for result in results])), 4),
+        "interval": interval(results),
+        "success": _share(plain),
+        "editability": _share(edited),
+        "untrained": round(float(np.mean([result.untrained for result in results])), 4),
+        "concepts": [result.as_json() for result in results],
+    }

@@ -1,0 +1,116 @@
+"""``ti-studio bench``: the measurements behind every figure the project states."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from lib_ti.bench.quality import ConceptResult, bench_quality, choose_concepts
+from lib_ti.bench.step import bench_step
+from lib_ti.bench.world import bench_world
+from lib_ti.commands.shared import Stopped, given_settings, settings_options, shared_options
+from lib_ti.core.errors import BadInput
+from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.jobs import Event
+from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.tinyworld.judge import Judge
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench", help="measure: the built-in model, training quality, cost of a step"
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=type(parser))
+
+    world_ = kinds.add_parser("world", help="does the built-in model draw what prompts ask for?")
+    shared_options(world_, world)
+    world_.add_argument("--images", type=int, default=256, help="pictures judged (default: 256)")
+    world_.add_argument("--seed", type=int, default=0)
+
+    quality_ = kinds.add_parser(
+        "quality", help="how close does a trained embedding come to the model's own words?"
+    )
+    shared_options(quality_, quality)
+    quality_.add_argument(
+        "--concepts",
+        default="",
+        help="comma-separated, such as star,purple moon (default: drawn by the seed)",
+    )
+    quality_.add_argument(
+        "--pictures",
+        "--images",
+        dest="pictures",
+        type=int,
+        default=8,
+        help="training pictures of a concept (default: 8)",
+    )
+    quality_.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
+    settings_options(quality_, InversionSettings, leave_out=("images", "name"))
+
+    step_ = kinds.add_parser("step", help="what an optimizer step costs against its floor")
+    shared_options(step_, step, model=False)
+    step_.add_argument("--arch", choices=("sd15", "tiny"), default="tiny")
+    step_.add_argument("--size", type=int, default=0, help="pixels (default: 64 for tiny, 256 for sd15)")
+    step_.add_argument(
+        "--pairs", type=int, default=20, help="at least 20 for a figure that is quoted (default: 20)"
+    )
+    step_.add_argument("--device", default="cpu")
+
+
+def world(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    if not 1 <= args.images <= 100_000:
+        raise BadInput(f"images: got {args.images}, expected 1 to 100000.")
+    return _shown(
+        bench_world(StandaloneHost.load(args.model, args.device), Judge(), args.images, args.seed), args
+    )
+
+
+def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    given = given_settings(args, InversionSettings)
+    try:
+        names = [name.strip() for name in args.concepts.split(",") if name.strip()]
+        concepts = choose_concepts(names, given.get("seed", 1))
+    except ValueError as error:
+        raise BadInput(f"concepts: {error}.") from error
+    for name, low in (("pictures", 1), ("judged", 8)):
+        if getattr(args, name) < low:
+            raise BadInput(f"{name}: got {getattr(args, name)}, expected at least {low}.")
+
+    def quiet(event: Event) -> None:
+        pass
+
+    def show(result: ConceptResult) -> None:
+        print(json.dumps(result.as_json()), file=sys.stderr, flush=True)
+
+    return _shown(
+        bench_quality(
+            StandaloneHost.load(args.model, args.device),
+            Judge(),
+            concepts,
+            pictures=args.pictures,
+            images=args.judged,
+            exam_seed=given.get("seed", 1),
+            report=quiet,
+            stopped=stopped,
+            on_result=show,
+            **given,
+        ),
+        args,
+    )
+
+
+def step(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    size = args.size or {"sd15": 256, "tiny": 64}[args.arch]
+    if size % 64 or not 64 <= size <= 2048:
+        raise BadInput(f"size: got {size}, expected a multiple of 64 pixels from 64 to 2048.")
+    if args.pairs < 2:
+        raise BadInput(f"pairs: got {args.pairs}, expected at least 2.")
+    return _shown(bench_step(args.arch, size, args.pairs, args.device), args)
+
+
+def _shown(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    if not args.json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    return result

@@ -1,0 +1,103 @@
+"""``ti-studio train``: train an embedding, or go on with a job."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lib_ti.commands.shared import Stopped, given_settings, settings_options, shared_options
+from lib_ti.core.errors import BadInput
+from lib_ti.core.job import Job
+from lib_ti.core.loop import Progress
+from lib_ti.core.settings import build
+from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.jobs import Event, Message, Outcome, Preview, resume, settings_of, start
+from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.report import plot_losses
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser("train", help="train an embedding from a folder of pictures")
+    shared_options(parser, run)
+    parser.add_argument(
+        "--resume", metavar="JOB", help="go on with a stopped or killed job (its id or folder)"
+    )
+    settings_options(parser, InversionSettings)
+
+
+def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    given = given_settings(args, InversionSettings)
+    watch = Watch()
+    if args.resume:
+        if given:
+            flags = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise BadInput(f"--resume goes on with the job's own settings; leave out {flags}.")
+        job = Job.open(args.data, args.resume)
+        record = job.settings()
+        host = StandaloneHost.load(record["model"], args.device, settings_of(record).clip_skip)
+        outcome = resume(host, job, data=args.data, report=watch, stopped=stopped)
+    else:
+        settings = build(InversionSettings, given)
+        if not settings.name:
+            raise BadInput("name: missing; give the new word, such as --name my-cat.")
+        host = StandaloneHost.load(args.model, args.device, settings.clip_skip)
+        outcome = start(host, settings, data=args.data, model=args.model, report=watch, stopped=stopped)
+    watch.close()
+    return conclude(outcome)
+
+
+class Watch:
+    """Shows a job's events: sentences, a progress bar with time left, where previews lie."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Message):
+            tqdm.write(event.text, file=sys.stderr)
+        elif isinstance(event, Progress):
+            if self.bar is None:
+                first = event.step - len(event.rows)
+                self.bar = tqdm(
+                    total=event.steps, initial=first, unit="step", file=sys.stderr, dynamic_ncols=True
+                )
+            self.bar.set_postfix(loss=f"{event.loss:.4f}", refresh=False)
+            self.bar.update(event.step - self.bar.n)
+        elif isinstance(event, Preview):
+            tqdm.write(
+                f"step {event.step}: {len(event.paths)} previews in {event.paths[0].parent}", file=sys.stderr
+            )
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def conclude(outcome: Outcome) -> dict[str, Any]:
+    """Draw the loss curve, tell where everything is; the result also goes into the job's folder."""
+    plot: Path | None = outcome.job.folder / "loss.png"
+    if not plot_losses(outcome.job.losses(), outcome.job.folder / "loss.png"):
+        plot = None
+    result = {
+        "status": outcome.status,
+        "job": outcome.job.id,
+        "step": outcome.step,
+        "embedding": str(outcome.embedding),
+        "loss": outcome.loss,
+        "loss_plot": str(plot) if plot else None,
+        "seconds": round(outcome.seconds, 1),
+    }
+    outcome.job.write_result(result)
+    if outcome.status == "done":
+        told = f"done: {outcome.embedding} after {outcome.step} steps"
+    else:
+        told = (
+            f"stopped at step {outcome.step}; go on with: train --resume {outcome.job.id} "
+            f"(so far: {outcome.embedding})"
+        )
+    print(told, file=sys.stderr)
+    return result

@@ -1,0 +1,88 @@
+"""Training images: which files of a folder they are, and their pixels as the model wants them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from lib_ti.core.errors import BadInput
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# Pillow reads dozens of formats; each is a parser that a stranger's file could attack.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+# What damaged files were seen to raise in Pillow 9.5 and 13; it has no error of its own for them.
+_DAMAGE = (
+    OSError, SyntaxError, TypeError, ValueError, IndexError, struct.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The image files directly in ``folder``, 2.png before 10.png; hidden files are passed over.
+
+    Raises BadInput where there is no such folder or it holds no image.
+    """
+    wanted = f"give a folder with {', '.join(suffix[1:] for suffix in SUFFIXES)} files"
+    if not folder.exists():
+        raise BadInput(f"The image folder {folder} does not exist; {wanted}.")
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is a file, not a folder of images; {wanted}.")
+    try:
+        files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    except OSError as error:
+        raise BadInput(f"The image folder {folder} cannot be read ({error.strerror}); {wanted}.") from error
+    images = sorted((path for path in files if path.suffix.lower() in SUFFIXES), key=_natural_order)
+    if not images:
+        raise BadInput(f"{folder} has no images directly in it (other files: {len(files)}); {wanted}.")
+    return images
+
+
+def _natural_order(path: Path) -> tuple[list[str | int], str]:
+    """Runs of digits compare as numbers; the exact name settles ties such as ``1.png``, ``01.png``."""
+    parts = re.split(r"(\d+)", path.name.casefold())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
+
+
+def load_image(path: Path, width: int, height: int) -> torch.Tensor:
+    """The image, upright, scaled to cover ``width`` x ``height`` pixels, its middle cut out.
+
+    Returns (3, height, width), float32, -1..1. Of an animation the first frame is taken.
+    Raises BadInput where the file is not a whole image.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as file:
+            image = ImageOps.exif_transpose(file)  # reads all pixels, too
+    except _DAMAGE as error:
+        raise BadInput(
+            f"{path} cannot be read as a PNG, JPEG, WEBP or BMP image ({error}); "
+            "save it again from an image editor, or take it out of the folder."
+        ) from error
+    # Lanczos both ways: Pillow widens the kernel when it shrinks, so nothing aliases, and it keeps
+    # more detail than a box. ``fit`` crops at a fraction of a pixel, so the proportions stay exact.
+    image = ImageOps.fit(_flatten(image), (width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Any mode as RGB, transparency laid on white."""
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
+        sixteen_bit = np.asarray(image, dtype=np.uint32)
+        image = Image.fromarray(((sixteen_bit + 128) // 257).astype(np.uint8))
+    # White, since pages show cut-out pictures on it and so the model met them; the colour stored
+    # beneath transparent pixels is an accident. Before scaling, or that colour bleeds into the edges.
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def image_hash(path: Path) -> str:
+    """SHA-256 of the file's bytes, in hexadecimal."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); check that it is still there.") from error

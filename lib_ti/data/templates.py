@@ -1,0 +1,74 @@
+"""Prompt templates: text files of lines with ``[name]`` and ``[filewords]``, one line drawn per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+
+from lib_ti.core.errors import BadInput
+from lib_ti.data.captions import read_text
+
+OUR_TEMPLATES = Path(__file__).resolve().parents[2] / "textual_inversion_templates"
+MAX_PROMPTS = 10_000
+
+
+def list_templates(folders: Sequence[Path] = (OUR_TEMPLATES,)) -> dict[str, Path]:
+    """Template name without ``.txt`` -> file; where folders share a name, the earlier folder wins.
+
+    A link that leads out of its folder is passed over.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        root = folder.resolve()
+        for path in sorted(folder.glob("*.txt")):
+            visible = path.is_file() and not path.name.startswith(".")
+            if visible and path.resolve().is_relative_to(root):
+                found.setdefault(path.stem, path)
+    return found
+
+
+def find_template(name: str, folders: Sequence[Path] = (OUR_TEMPLATES,)) -> Path:
+    """The file of the template called ``name``, with or without ``.txt``; raises BadInput.
+
+    The name is looked up in the folders' listing and never becomes part of a path, so no name can
+    leave its folder.
+    """
+    templates = list_templates(folders)
+    try:
+        return templates[name.removesuffix(".txt")]
+    except KeyError:
+        known = ", ".join(templates) or "none"
+        places = ", ".join(map(str, folders))
+        raise BadInput(f"There is no template {name!r} in {places}; choose one of: {known}.") from None
+
+
+def read_template(path: Path) -> tuple[str, ...]:
+    """The lines of a template that are not empty, stripped; raises BadInput where there is none."""
+    lines = tuple(line for line in map(str.strip, read_text(path).splitlines()) if line)
+    if not lines:
+        raise BadInput(
+            f"The template {path} has no lines; write prompts such as 'a photo of a [name]' in it."
+        )
+    return lines
+
+
+def fill(line: str, *, name: str, filewords: str) -> str:
+    """A template line as a prompt; a ``[name]`` inside the filewords is filled too."""
+    return line.replace("[filewords]", filewords).replace("[name]", name)
+
+
+def all_prompts(
+    lines: Iterable[str], name: str, captions: Iterable[str], limit: int = MAX_PROMPTS
+) -> list[str]:
+    """Each distinct prompt that can be drawn, in order, before tags are shuffled or dropped.
+
+    Stops at ``limit`` prompts. Every line is filled with one caption before the next caption comes, so
+    that a cut leaves captions out and not lines: the trigger mostly stands in the lines.
+    """
+    prompts: dict[str, None] = {}
+    for caption, line in product(captions, lines):
+        if len(prompts) == limit:
+            break
+        prompts[fill(line, name=name, filewords=caption)] = None
+    return list(prompts)

@@ -1,0 +1,324 @@
+"""Embedding files: every trainer's layout is read, two are written.
+
+What a file is, is decided by its content, never by its name. Sources: AUTOMATIC1111, sd-scripts,
+diffusers, HCP-Diffusion, OneTrainer, cog; sai_model_spec 1.0.1.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lib_ti.core.errors import BadInput
+from lib_ti.formats.pickle_machine import ParameterDict
+from lib_ti.formats.pickles import ZIP_MAGIC, read_torch_pickle, write_torch_pickle
+from lib_ti.formats.safetensors_file import read_tensors, write_tensors
+
+log = logging.getLogger(__name__)
+
+Family = Literal["sd1", "sd2", "sdxl"]
+
+MAX_VECTORS = 75  # what one chunk of a prompt holds
+MAX_WIDTH = 4096
+MAX_NAME = 100  # characters
+
+_FAMILIES: Mapping[frozenset[str], Family] = {
+    frozenset({"clip_l"}): "sd1",
+    frozenset({"clip_h"}): "sd2",
+    frozenset({"clip_l", "clip_g"}): "sdxl",
+}
+_ENCODERS = ("clip_l", "clip_h", "clip_g")
+_ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
+_COG_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
+_NAMELESS = {*_ENCODERS, *_COG_NAMES, "emb_params", "emp_params", "*"}  # any other key is a trigger
+_A1111_NAMES = {"sd_checkpoint_name": "base_model"}
+
+_BUNDLED = re.compile(r"bundle_emb\.(?P<name>.+?)\.(?P<key>string_to_param\.[^.]+|[^.]+)")
+_OTHER_KINDS = (
+    (r"[._](lora[._](up|down|A|B)|hada_w|lokr_w|oft_|alpha$)", "a LoRA without an embedding in it"),
+    (r"(model\.diffusion_model|first_stage_model|cond_stage_model)\.|state_dict$", "a checkpoint"),
+    (r"(down_blocks|text_model|encoder|decoder)\.", "a part of a diffusers model"),
+)
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # by Windows
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Vectors that a trigger stands for. Raises BadInput where they cannot be one.
+
+    ``vectors``: text encoder ("clip_l", "clip_h", "clip_g") -> (n, d), float32, finite; n is the same
+    for all. ``metadata``: what is known besides, as text; it travels through ``.safetensors`` files.
+    """
+
+    name: str
+    vectors: Mapping[str, torch.Tensor]
+    step: int | None = None  # optimizer steps behind it
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if frozenset(self.vectors) not in _FAMILIES:
+            encoders = ", ".join(sorted(self.vectors)) or "no text encoder"
+            raise BadInput(
+                f"{self.name} has vectors for {encoders}; expected clip_l (SD1), clip_h (SD2), or clip_l and "
+                f"clip_g together (SDXL)."
+            )
+        for encoder, tensor in self.vectors.items():
+            _check_shape(f"{encoder} of {self.name}", tensor)
+            if tensor.dtype != torch.float32:
+                raise BadInput(
+                    f"{encoder} of {self.name} has the type {tensor.dtype}; expected torch.float32."
+                )
+            if not torch.isfinite(tensor).all():
+                raise BadInput(
+                    f"{encoder} of {self.name} holds numbers that are not finite (NaN or infinite)."
+                )
+        if len({len(tensor) for tensor in self.vectors.values()}) > 1:
+            counts = {encoder: len(tensor) for encoder, tensor in self.vectors.items()}
+            raise BadInput(f"{self.name} has a different number of vectors for each text encoder: {counts}.")
+
+    @property
+    def count(self) -> int:
+        """n, the tokens of a prompt that the trigger takes."""
+        return len(next(iter(self.vectors.values())))
+
+    @property
+    def family(self) -> Family:
+        return _FAMILIES[frozenset(self.vectors)]
+
+
+def _check_shape(what: str, tensor: torch.Tensor) -> None:
+    if tensor.ndim != 2 or not 1 <= tensor.shape[0] <= MAX_VECTORS or not 1 <= tensor.shape[1] <= MAX_WIDTH:
+        raise BadInput(
+            f"{what} has the shape {tuple(tensor.shape)}; expected 1 to {MAX_VECTORS} vectors of at most "
+            f"{MAX_WIDTH} numbers."
+        )
+
+
+def safe_name(name: str) -> str:
+    """``name`` itself where it can be a file name on every system, else BadInput."""
+    allowed = all(character.isalnum() or character in "._- " for character in name)
+    if not allowed or not 1 <= len(name) <= MAX_NAME or name[0] in ". " or name[-1] in ". ":
+        raise BadInput(
+            f"{name[:MAX_NAME]!r} cannot be a name; expected 1 to {MAX_NAME} letters, digits, spaces, "
+            f"'_', '-' and '.', beginning and ending with neither a space nor a dot."
+        )
+    if _RESERVED.fullmatch(name):
+        raise BadInput(f"{name!r} cannot be a name: Windows reserves it for a device; choose another.")
+    return name
+
+
+def read_embedding(path: Path) -> Embedding:
+    """The only embedding of ``path``. Raises BadInput, also where it carries several."""
+    embeddings = read_embeddings(path)
+    if len(embeddings) > 1:
+        names = ", ".join(embedding.name for embedding in embeddings)
+        raise BadInput(f"{path.name} carries {len(embeddings)} embeddings, expected one: {names}.")
+    return embeddings[0]
+
+
+def read_embeddings(path: Path) -> list[Embedding]:
+    """Every embedding of ``path``: one, or those bundled with a LoRA. Raises BadInput."""
+    content, metadata = _read_content(path)
+    bundles: dict[str, dict[str, object]] = {}
+    for key, value in content.items():
+        if match := _BUNDLED.fullmatch(key):
+            bundles.setdefault(match["name"], {})[match["key"]] = value
+    if not bundles:
+        return [_read_single(path, content, metadata)]
+    others = len(content) - sum(map(len, bundles.values()))
+    log.info("%s: %d embeddings; %d other tensors are left alone", path.name, len(bundles), others)
+    origin = {"bundled_in": path.name}
+    return [_assemble(path, safe_name(name), tensors, origin) for name, tensors in bundles.items()]
+
+
+def write_safetensors(embedding: Embedding, path: Path) -> None:
+    """SD1 and SD2: the one tensor ``emb_params``; SDXL: ``clip_l`` and ``clip_g``. Raises BadInput.
+
+    A1111 and diffusers (with ``token=``) accept exactly one tensor, whatever its key; ComfyUI takes the
+    first. Metadata are the embedding's own: "base_model", "settings", "modelspec.date" and the like are
+    set there; what follows from the embedding itself is added.
+    """
+    tensors = embedding.vectors
+    if embedding.family != "sdxl":
+        tensors = {"emb_params": next(iter(tensors.values()))}
+    metadata = _file_metadata(embedding)
+    for key, value in metadata.items():
+        if value.startswith("{"):  # hosts parse such a value
+            try:
+                json.loads(value)
+            except ValueError as error:
+                raise BadInput(f"metadata {key} begins with a brace and is not JSON: {error}.") from error
+    write_tensors(tensors, metadata, path)
+
+
+def write_pt(embedding: Embedding, path: Path) -> None:
+    """A1111's own layout, in the older pickle stream: what newer torch writes, A1111 1.10 refuses.
+
+    For SDXL a pickle of ``clip_l`` and ``clip_g`` alone, since A1111 takes every entry for vectors.
+    """
+    if embedding.family == "sdxl":
+        write_torch_pickle(dict(embedding.vectors), path)
+        return
+    metadata = embedding.metadata
+    content = {
+        "string_to_token": {"*": 265},
+        "string_to_param": {"*": next(iter(embedding.vectors.values()))},
+        "name": embedding.name,
+        "step": embedding.step,
+        "sd_checkpoint": metadata.get("base_model_sha256", "")[:10] or metadata.get("sd_checkpoint"),
+        "sd_checkpoint_name": metadata.get("base_model"),
+    }
+    write_torch_pickle(content, path)
+
+
+def _file_metadata(embedding: Embedding) -> dict[str, str]:
+    v_prediction = embedding.metadata.get("modelspec.prediction_type") == "v"
+    model = {
+        "sd1": "stable-diffusion-v1",
+        "sd2": "stable-diffusion-v2-768-v" if v_prediction else "stable-diffusion-v2-512",
+        "sdxl": "stable-diffusion-xl-v1-base",
+    }[embedding.family]
+    metadata = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{model}/textual-inversion",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": embedding.name,
+        **embedding.metadata,
+        "family": embedding.family,
+        "trigger": embedding.name,
+        "modelspec.trigger_phrase": embedding.name,
+    }
+    return metadata if embedding.step is None else {**metadata, "step": str(embedding.step)}
+
+
+def _read_content(path: Path) -> tuple[dict[str, object], dict[str, str]]:
+    """Key -> tensor or plain value, and the metadata of a safetensors file."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
+    if head[8:] == b"{":
+        tensors, metadata = read_tensors(path)
+        return dict(tensors), metadata
+    if not head.startswith((ZIP_MAGIC, b"\x80")):
+        raise BadInput(f"{path.name} is neither a safetensors file nor a torch pickle, so no embedding file.")
+    content = read_torch_pickle(path)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise BadInput(
+            f"{path.name} holds a {type(content).__name__}; expected the named tensors of an embedding."
+        )
+    return content, {}
+
+
+def _read_single(path: Path, content: Mapping[str, object], metadata: Mapping[str, str]) -> Embedding:
+    """A file of one embedding. Its stem is the trigger, as hosts have it, unless diffusers gave one."""
+    name = path.stem
+    token, value = next(iter(content.items()), ("", None))
+    if len(content) == 1 and token not in _NAMELESS and isinstance(value, torch.Tensor):
+        metadata = {**metadata, "token": token}
+        name = _name_of_token(token, name)
+        content = _join_second_file(path, content)
+    return _assemble(path, name, content, metadata)
+
+
+def _name_of_token(token: str, otherwise: str) -> str:
+    try:
+        return safe_name(token.removeprefix("<").removesuffix(">"))
+    except BadInput:
+        return otherwise
+
+
+def _join_second_file(path: Path, content: Mapping[str, object]) -> Mapping[str, object]:
+    """diffusers saves SDXL's second text encoder beside the first: learned_embeds_2, the same token."""
+    second = path.with_name(path.name.replace("learned_embeds", "learned_embeds_2", 1))
+    if second == path or not second.is_file():
+        return content
+    other, _ = _read_content(second)
+    if other.keys() != content.keys():
+        return content
+    return {"clip_l": next(iter(content.values())), "clip_g": next(iter(other.values()))}
+
+
+def _assemble(path: Path, name: str, content: Mapping[str, object], known: Mapping[str, str]) -> Embedding:
+    """Every entry of ``content`` becomes vectors or metadata, or is reported as not used."""
+    tensors = _parameters(path, content)
+    unused = [key for key in tensors if key.endswith("_out") and key.removesuffix("_out") in tensors]
+    vectors = _by_encoder(path, {key: tensors[key] for key in tensors if key not in unused}, known)
+    if not vectors:
+        raise _no_embedding(path, content, tensors)
+    metadata = dict(known)
+    for key, value in content.items():
+        if key in tensors or key in ("string_to_param", "string_to_token"):
+            continue
+        if isinstance(value, str | int | float):
+            metadata[_A1111_NAMES.get(key, key)] = str(value)
+        elif value is not None:
+            unused.append(key)
+    if unused:
+        metadata["not_used"] = ", ".join(sorted(unused))
+        log.warning("%s: not used: %s", path.name, metadata["not_used"])
+    step = metadata.get("step", "")
+    if not re.fullmatch(r"\d{1,12}", step):
+        return Embedding(name, vectors, None, metadata)
+    del metadata["step"]
+    return Embedding(name, vectors, int(step), metadata)
+
+
+def _parameters(path: Path, content: Mapping[str, object]) -> dict[str, torch.Tensor]:
+    parameters = content.get("string_to_param", content)
+    if isinstance(parameters, ParameterDict):
+        parameters = parameters.parameters
+    if not isinstance(parameters, Mapping):
+        raise BadInput(f"string_to_param of {path.name} holds no named tensors.")
+    return {str(key): value for key, value in parameters.items() if isinstance(value, torch.Tensor)}
+
+
+def _by_encoder(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
+    """Text encoder -> (n, d); empty where the tensors are not those of one embedding."""
+    named = {_COG_NAMES.get(key, key): tensor for key, tensor in tensors.items()}
+    if len(tensors) == 2 and named.keys() == {"clip_l", "clip_g"}:
+        return {encoder: _rows(path, named[encoder]) for encoder in ("clip_l", "clip_g")}
+    if len(tensors) == 1:
+        ((key, tensor),) = named.items()
+        rows = _rows(path, tensor)
+        return {key if key in _ENCODERS else _encoder_of(rows.shape[1], metadata): rows}
+    return {}
+
+
+def _no_embedding(path: Path, content: Iterable[str], tensors: Iterable[str]) -> BadInput:
+    for pattern, kind in _OTHER_KINDS:
+        if any(re.search(pattern, key) for key in content):
+            return BadInput(f"{path.name} is {kind}; an embedding file is needed here.")
+    found = ", ".join(list(tensors)[:8]) or "none"
+    return BadInput(
+        f"{path.name} is no embedding we know; expected one tensor, or clip_l and clip_g, got: {found}."
+    )
+
+
+def _encoder_of(width: int, metadata: Mapping[str, str]) -> str:
+    """The width tells real models apart; metadata, those of other widths such as the built-in one."""
+    architecture = metadata.get("modelspec.architecture", "")
+    sd2 = metadata.get("family") == "sd2" or architecture.startswith("stable-diffusion-v2")
+    return _ENCODER_OF_WIDTH.get(width, "clip_h" if sd2 else "clip_l")
+
+
+def _rows(path: Path, tensor: torch.Tensor) -> torch.Tensor:
+    """(n, d), float32, in memory of its own: the file may be written over."""
+    rows = tensor.unsqueeze(0) if tensor.ndim == 1 else tensor
+    _check_shape(f"The tensor of {path.name}", rows)
+    if not rows.is_floating_point():
+        raise BadInput(
+            f"The tensor of {path.name} has the type {rows.dtype}; expected floating point numbers."
+        )
+    return rows.to(torch.float32, copy=True).contiguous()

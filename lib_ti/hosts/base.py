@@ -1,0 +1,112 @@
+"""The seam to a host: what a program that holds a Stable Diffusion model must answer.
+
+Everything above this seam (loop, loss, files, settings) knows no host; everything that differs
+between programs is a method here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from PIL import Image
+
+Family = Literal["sd1", "sd2", "sdxl"]
+Prediction = Literal["eps", "v"]
+
+# Live embeddings: trigger -> text encoder name -> vectors (n, d), float32. Gradient reaches them.
+Embeddings = Mapping[str, Mapping[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the loaded model is. ``alphas_cumprod``: float32, (1000,), on the CPU."""
+
+    name: str
+    sha256: str  # of the checkpoint file; "" where it is not one file
+    family: Family
+    prediction: Prediction
+    alphas_cumprod: torch.Tensor
+    text_encoders: Mapping[str, int]  # name ("clip_l", "clip_h", "clip_g") -> width d
+    latent_channels: int
+    latent_scale: float  # latents are the VAE's, times this
+    pixels_per_latent: int  # 8
+    native_size: int  # pixels: the side the model was trained at
+    device: torch.device
+    dtype: torch.dtype  # of the U-Net's weights
+
+
+@dataclass(frozen=True)
+class LatentDistribution:
+    """Of a batch of images, already scaled by ``latent_scale``; (b, c, h, w), float32."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the U-Net listens to. ``hidden``: (b, 77 * chunks, d); ``pooled``: SDXL only."""
+
+    hidden: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+    def __getitem__(self, rows: torch.Tensor | slice) -> Condition:
+        """The condition of some of the prompts."""
+        return Condition(self.hidden[rows], None if self.pooled is None else self.pooled[rows])
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One batch of pictures to draw; picture i takes seed ``seeds[i]``, whatever the batch is."""
+
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    negative_prompt: str = ""
+    steps: int = 20
+    cfg_scale: float = 5.0
+    width: int = 512  # pixels, multiple of 8
+    height: int = 512
+
+
+class Host(Protocol):
+    """A program whose model we borrow."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def lend(self) -> AbstractContextManager[None]:
+        """Freeze the model and switch off what would spoil training; on exit, also after an error,
+        everything is exactly as before."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of ``text``, without start and end marks."""
+
+    def token_vectors(self, encoder: str) -> torch.Tensor:
+        """The vocabulary's input vectors of one text encoder, (49408, d), float32, no gradient."""
+
+    def set_embeddings(self, embeddings: Embeddings) -> None:
+        """The triggers that prompts may call from now on; the longest token match wins."""
+
+    def count_triggers(self, prompt: str) -> Mapping[str, int]:
+        """How often each trigger of ``set_embeddings`` is found in ``prompt``."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """As generation reads them (emphasis, chunks, embeddings, clip skip); differentiable."""
+
+    def encode_images(self, pixels: torch.Tensor) -> LatentDistribution:
+        """``pixels``: (b, 3, h, w), float32, -1..1."""
+
+    def predict_noise(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition
+    ) -> torch.Tensor:
+        """The U-Net's raw answer (eps or v), float32, (b, c, h, w); ``timesteps``: int64, (b,)."""
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents -> pixels -1..1, (b, 3, 8h, 8w), float32; differentiable."""
+
+    def sample(self, request: SampleRequest) -> list[Image.Image]:
+        """Draw pictures; leaves every global random state as it was."""

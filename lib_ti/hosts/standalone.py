@@ -1,0 +1,177 @@
+"""The standalone host: Stable Diffusion 1.x and 2.x held by diffusers, no WebUI needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler
+from PIL import Image
+from torch import nn
+
+from lib_ti.core.errors import BadInput
+from lib_ti.hosts.base import Condition, Embeddings, LatentDistribution, ModelInfo, SampleRequest
+from lib_ti.hosts.checkpoints import Components, load_components
+from lib_ti.hosts.clip_text import ClipText
+
+_PIXELS_AT_ONCE = 1024 * 1024  # pictures of a request are drawn in groups of so many pixels
+_ENCODERS = {"sd1": "clip_l", "sd2": "clip_h"}
+_PAD_IDS = {"sd1": None, "sd2": 0}  # None: the end mark
+
+
+def best_device() -> torch.device:
+    """A CUDA card, else Apple's, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+class StandaloneHost:
+    """``Host`` on a set of diffusers components."""
+
+    def __init__(self, components: Components, device: torch.device, clip_skip: int = 1) -> None:
+        self._unet = components.unet.to(device)
+        self._vae = components.vae.to(device)
+        text_encoder = components.text_encoder.to(device)
+        self._text = ClipText(text_encoder, components.tokenizer, _PAD_IDS[components.family])
+        self._clip_skip = clip_skip
+        self._embeddings: Embeddings = {}
+        self._encoder = _ENCODERS[components.family]
+        self.info = ModelInfo(
+            name=components.name,
+            sha256=components.sha256,
+            family=components.family,
+            prediction=components.prediction,
+            alphas_cumprod=components.alphas_cumprod,
+            text_encoders={self._encoder: components.text_encoder.config.hidden_size},
+            latent_channels=self._vae.config.latent_channels,
+            latent_scale=self._vae.config.scaling_factor,
+            pixels_per_latent=2 ** (len(self._vae.config.block_out_channels) - 1),
+            native_size=components.native_size,
+            device=device,
+            dtype=next(self._unet.parameters()).dtype,
+        )
+        for module in self._modules():
+            module.eval()
+
+    @classmethod
+    def load(cls, model: str | Path, device: str = "", clip_skip: int = 1) -> StandaloneHost:
+        """The host of ``model``: ``builtin``, a checkpoint file, a diffusers folder or a hub id."""
+        try:
+            chosen = torch.device(device) if device else best_device()
+            torch.empty(0, device=chosen)
+        except (RuntimeError, AssertionError) as error:
+            raise BadInput(f"device {device!r} cannot be used ({error}); leave it out or try cpu.") from error
+        return cls(load_components(model), chosen, clip_skip)
+
+    def _modules(self) -> tuple[nn.Module, ...]:
+        return self._unet, self._vae, self._text.model
+
+    @contextmanager
+    def lend(self) -> Iterator[None]:
+        flags = [(p, p.requires_grad) for module in self._modules() for p in module.parameters()]
+        try:
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            self._embeddings = {}
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+    def tokenize(self, text: str) -> list[int]:
+        return self._text.tokenize(text)
+
+    def token_vectors(self, encoder: str) -> torch.Tensor:
+        if encoder != self._encoder:
+            raise ValueError(f"this model has the text encoder {self._encoder!r}, not {encoder!r}")
+        return self._text.token_vectors()
+
+    def set_embeddings(self, embeddings: Embeddings) -> None:
+        for trigger, vectors in embeddings.items():
+            if set(vectors) != {self._encoder}:
+                raise BadInput(
+                    f"the embedding {trigger!r} was made for {' and '.join(sorted(vectors))}, "
+                    f"this model reads {self._encoder}; use one made for {self.info.family}."
+                )
+        self._embeddings = embeddings
+
+    def _live(self) -> Mapping[str, torch.Tensor]:
+        return {trigger: vectors[self._encoder] for trigger, vectors in self._embeddings.items()}
+
+    def count_triggers(self, prompt: str) -> Mapping[str, int]:
+        return self._text.count_triggers(prompt, self._live())
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        return Condition(self._text.encode(prompts, self._live(), self._clip_skip))
+
+    @torch.no_grad()
+    def encode_images(self, pixels: torch.Tensor) -> LatentDistribution:
+        posterior = self._vae.encode(pixels.to(self.info.device, self._vae.dtype)).latent_dist
+        scale = self.info.latent_scale
+        return LatentDistribution(posterior.mean.float() * scale, posterior.std.float() * scale)
+
+    def predict_noise(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition
+    ) -> torch.Tensor:
+        hidden = condition.hidden.to(self.info.dtype)
+        return self._unet(latents.to(self.info.dtype), timesteps, encoder_hidden_states=hidden).sample.float()
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return self._vae.decode((latents / self.info.latent_scale).to(self._vae.dtype)).sample.float()
+
+    @torch.no_grad()
+    def sample(self, request: SampleRequest) -> list[Image.Image]:
+        factor = self.info.pixels_per_latent
+        if request.width % factor or request.height % factor:
+            raise BadInput(
+                f"size {request.width}x{request.height}: both must be multiples of {factor} pixels."
+            )
+        group = max(1, _PIXELS_AT_ONCE // (request.width * request.height))
+        images: list[Image.Image] = []
+        for start in range(0, len(request.prompts), group):
+            part = slice(start, start + group)
+            latents = self._denoise(request, request.prompts[part], request.seeds[part])
+            images += [_to_image(pixels) for pixels in self.decode(latents)]
+        return images
+
+    def _denoise(self, request: SampleRequest, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """DPM-Solver++(2M) (arXiv 2211.01095) with Karras' noise levels and classifier-free guidance."""
+        info, factor = self.info, self.info.pixels_per_latent
+        guided = request.cfg_scale != 1
+        negatives = [request.negative_prompt] * len(prompts) if guided else []
+        condition = self.encode_prompts([*negatives, *prompts])
+        scheduler = self._scheduler()
+        scheduler.set_timesteps(request.steps, device=info.device)
+        shape = (info.latent_channels, request.height // factor, request.width // factor)
+        # Drawn on the CPU, a generator a picture: the same on every device and in every batch.
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        latents = torch.stack(noise).to(info.device) * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(latents, t)
+            if guided:
+                answer = self.predict_noise(torch.cat([scaled, scaled]), t, condition)
+                without, with_prompt = answer.chunk(2)
+                answer = without + request.cfg_scale * (with_prompt - without)
+            else:
+                answer = self.predict_noise(scaled, t, condition)
+            latents = scheduler.step(answer, t, latents).prev_sample
+        return latents
+
+    def _scheduler(self) -> DPMSolverMultistepScheduler:
+        abar = self.info.alphas_cumprod.double()
+        betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
+        return DPMSolverMultistepScheduler(
+            trained_betas=betas.float().numpy(),
+            prediction_type={"eps": "epsilon", "v": "v_prediction"}[self.info.prediction],
+            use_karras_sigmas=True,
+        )
+
+
+def _to_image(pixels: torch.Tensor) -> Image.Image:
+    """(3, h, w), -1..1 -> RGB."""
+    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,155 @@
+"""Textual inversion (arXiv 2208.01618): n vectors, found by gradient, that a prompt calls by a word."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.job import TrainSettings
+from lib_ti.core.objective import q_sample, squared_error, target_of
+from lib_ti.core.randomness import generator_at
+from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.core.settings import option
+from lib_ti.data.samples import Batch, TrainingSet
+from lib_ti.formats.embedding import Embedding, safe_name
+from lib_ti.hosts.base import Host
+
+_INIT = 0  # the place of the random numbers of a random start; steps count from 1
+
+
+@dataclass(frozen=True)
+class InversionSettings(TrainSettings):
+    """What textual inversion is told beside what every method is."""
+
+    name: str = option("", "The new word, and the file's name.", group="embedding")
+    vectors: int = option(
+        2,
+        "Vectors the word stands for; each takes one of a prompt's 75 places.",
+        group="embedding",
+        low=1,
+        high=75,
+    )
+    init: str = option(
+        "text", "Where the vectors start.", group="embedding", choices=("text", "zero", "random")
+    )
+    init_text: str = option(
+        "*", "Words whose vectors are the start, in turn; say what kind of thing it is.", group="embedding"
+    )
+    template: str = option(
+        "subject", "Template file with a prompt per line, using [name] and [filewords].", group="data"
+    )
+    overwrite: bool = option(False, "Replace an embedding of the same name.", group="embedding")
+
+
+def initial_vectors(host: Host, settings: InversionSettings) -> dict[str, torch.Tensor]:
+    """The start, per text encoder: (n, d), float32. Raises BadInput for an empty init text."""
+    ids = host.tokenize(settings.init_text)
+    if settings.init == "text" and not ids:
+        raise BadInput('init-text is empty; give a word such as "dog", or choose --init zero or random.')
+    start = {}
+    for encoder, width in host.info.text_encoders.items():
+        vocabulary = host.token_vectors(encoder)
+        if settings.init == "text":
+            rows = [ids[i % len(ids)] for i in range(settings.vectors)]
+            start[encoder] = vocabulary[rows].clone()
+        elif settings.init == "zero":
+            start[encoder] = torch.zeros(settings.vectors, width)
+        else:
+            noise = torch.randn(settings.vectors, width, generator=generator_at(settings.seed, _INIT, width))
+            start[encoder] = vocabulary.mean(0).cpu() + noise * vocabulary.std(0).cpu()
+    return start
+
+
+def check_name(host: Host, name: str) -> None:
+    """Raises BadInput where ``name`` is no usable file name, or already a word of the vocabulary."""
+    safe_name(name)
+    if len(host.tokenize(name)) == 1:
+        raise BadInput(
+            f"name {name!r} is an ordinary word of the model's vocabulary, every prompt with it would "
+            f"change; expected a new word, such as my-{name}."
+        )
+
+
+def relative_travel(host: Host, settings: InversionSettings) -> float:
+    """How far the vectors can move, as a share of the vocabulary's median norm.
+
+    Adam moves an element by at most about the learning rate a step, a vector of d by sqrt(d) of it.
+    """
+    travel = parse_learning_rate(settings.learning_rate).travel(settings.steps)
+    shares = []
+    for encoder, width in host.info.text_encoders.items():
+        norm = float(host.token_vectors(encoder).norm(dim=1).median())
+        shares.append(travel * width**0.5 / norm)
+    return min(shares)
+
+
+def preflight(host: Host, settings: InversionSettings, prompts: Sequence[str]) -> list[str]:
+    """What should be said before the start; the host already knows the trigger.
+
+    Raises BadInput where the trigger occurs in none of ``prompts``: nothing could be learned.
+    """
+    found = sum(1 for prompt in prompts if host.count_triggers(prompt).get(settings.name))
+    if not found:
+        raise BadInput(
+            f"the trigger {settings.name!r} occurs in none of the {len(prompts)} prompts "
+            f"(first: {prompts[0]!r}); put [name] into the template's lines."
+        )
+    said = [f"trigger {settings.name!r} found in {found} of {len(prompts)} prompts"]
+    if found < len(prompts):
+        said[0] += "; steps with the others teach nothing"
+    travel = relative_travel(host, settings)
+    said.append(f"vectors can move {travel:.0%} of a word's usual length")
+    if travel < 0.1:
+        said[1] = (
+            f"warning: {said[1]}, too little to learn anything; raise learning-rate "
+            f"({settings.learning_rate}) or steps ({settings.steps})"
+        )
+    return said
+
+
+class TextualInversion:
+    """The method for the training loop: its only parameters are the vectors."""
+
+    def __init__(self, host: Host, settings: InversionSettings, samples: TrainingSet) -> None:
+        self.host = host
+        self.samples = samples
+        device = host.info.device
+        self.vectors = {k: v.to(device).requires_grad_() for k, v in initial_vectors(host, settings).items()}
+        host.set_embeddings({settings.name: self.vectors})
+
+    def parameters(self) -> Mapping[str, torch.Tensor]:
+        return self.vectors
+
+    def draw(self, step: int) -> list[Batch]:
+        return self.samples.draw(step)
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        info = self.host.info
+        latents, noise = batch.latents.to(info.device), batch.noise.to(info.device)
+        timesteps = batch.timesteps.to(info.device)
+        noisy = q_sample(latents, noise, timesteps, info.alphas_cumprod)
+        predicted = self.host.predict_noise(noisy, timesteps, self.host.encode_prompts(batch.prompts))
+        target = target_of(info.prediction, latents, noise, timesteps, info.alphas_cumprod)
+        return squared_error(predicted.float(), target)
+
+
+def as_embedding(
+    vectors: Mapping[str, torch.Tensor], host: Host, settings: InversionSettings, step: int
+) -> Embedding:
+    """The vectors as a file will carry them. The settings travel along, the picture folder does not:
+    where somebody keeps their pictures is nobody's business."""
+    told = {key: value for key, value in asdict(settings).items() if key != "images"}
+    metadata = {
+        "base_model": host.info.name,
+        "base_model_sha256": host.info.sha256,
+        "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "modelspec.prediction_type": {"eps": "epsilon", "v": "v"}[host.info.prediction],
+        "settings": json.dumps(told, ensure_ascii=False, sort_keys=True),
+    }
+    on_cpu = {name: value.detach().float().cpu().clone() for name, value in vectors.items()}
+    return Embedding(name=settings.name, vectors=on_cpu, step=step, metadata=metadata)

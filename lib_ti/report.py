@@ -1,0 +1,89 @@
+"""Pictures that tell how training went: contact sheets and loss curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from lib_ti.core.files import write_atomically
+
+_GAP = 8  # pixels
+_INK, _PAPER, _FAINT = (24, 24, 27), (250, 250, 249), (113, 113, 122)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a contact sheet."""
+
+    title: str
+    note: str
+    pictures: Sequence[Image.Image]
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", size)
+    except OSError:
+        pass
+    try:
+        return ImageFont.load_default(size)  # Pillow 10.1 and later
+    except TypeError:
+        return ImageFont.load_default()
+
+
+def contact_sheet(title: str, rows: Sequence[Row], cell: int = 128) -> Image.Image:
+    """Rows of pictures under their titles, each picture shown ``cell`` pixels wide."""
+    columns = max(len(row.pictures) for row in rows)
+    caption = 46
+    width = _GAP + columns * (cell + _GAP)
+    height = 52 + len(rows) * (caption + cell + _GAP) + _GAP
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, 12), title, fill=_INK, font=_font(22))
+    top = 52
+    for row in rows:
+        draw.text((_GAP, top + 2), row.title, fill=_INK, font=_font(15))
+        draw.text((_GAP, top + 22), row.note, fill=_FAINT, font=_font(12))
+        top += caption
+        for column, picture in enumerate(row.pictures):
+            # Small pictures keep their pixels: nothing is made to look better than it is.
+            method = Image.Resampling.NEAREST if picture.width < cell else Image.Resampling.LANCZOS
+            sheet.paste(
+                picture.convert("RGB").resize((cell, cell), method), (_GAP + column * (cell + _GAP), top)
+            )
+        top += cell + _GAP
+    return sheet
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """``image`` as a PNG, whole or not at all."""
+    write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
+
+
+def plot_losses(rows: Sequence[tuple[int, float, float]], path: Path) -> bool:
+    """The loss over the steps and its running mean as a PNG; False where matplotlib is missing or
+    there is nothing to draw."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    if not rows:
+        return False
+    steps, losses = [row[0] for row in rows], [row[1] for row in rows]
+    mean, smooth = losses[0], []
+    for loss in losses:
+        mean += 0.05 * (loss - mean)
+        smooth.append(mean)
+    figure = Figure(figsize=(7, 3.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot(steps, losses, color="#d4d4d8", linewidth=0.8, label="each step")
+    axes.plot(steps, smooth, color="#2563eb", linewidth=1.8, label="running mean")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend(frameon=False)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+    return True

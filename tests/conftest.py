@@ -1,0 +1,66 @@
+"""What every test has: no network, a modest number of threads, the real tokenizer."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+# Read by huggingface_hub at its import, so before anything that imports it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+    from lib_ti.hosts.standalone import StandaloneHost
+
+# Tiny models lose more by waiting for threads than they win by having many.
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def is_local(family: int, address: Any) -> bool:
+    """Whether ``address``, as ``socket.connect`` takes it, stays on this machine."""
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    try:
+        return ipaddress.ip_address(address[0]).is_loopback
+    except ValueError:
+        return address[0] == "localhost"
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that reaches for the network fails, also where the machine has one."""
+
+    def guarded(name: str):
+        connect = getattr(socket.socket, name)
+
+        def refuse_strangers(self: socket.socket, address: Any) -> Any:
+            if not is_local(self.family, address):
+                raise RuntimeError(f"a test reached for the network: {address}")
+            return connect(self, address)
+
+        return refuse_strangers
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, guarded(name))
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> CLIPTokenizer:
+    """The CLIP tokenizer of Stable Diffusion 1."""
+    from lib_ti.hosts.tokenizer import build_clip_tokenizer
+
+    return build_clip_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def host() -> StandaloneHost:
+    """The standalone host with the built-in checkpoint; a test leaves it as it found it."""
+    from lib_ti.hosts.standalone import StandaloneHost
+
+    return StandaloneHost.load("builtin", "cpu")

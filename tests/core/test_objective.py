@@ -1,0 +1,39 @@
+"""Against diffusers' own scheduler, which was written by others from the same papers."""
+
+import torch
+from diffusers import DDPMScheduler
+
+from lib_ti.core.objective import q_sample, squared_error, target_of
+
+SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+
+def _draw() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(5, 4, 8, 8, generator=generator) for _ in range(2))
+    return x0, noise, torch.tensor([0, 1, 250, 700, 999])
+
+
+def test_q_sample_is_ddpm_equation_4() -> None:
+    x0, noise, t = _draw()
+    expected = SCHEDULER.add_noise(x0, noise, t)
+    torch.testing.assert_close(q_sample(x0, noise, t, SCHEDULER.alphas_cumprod), expected)
+
+
+def test_eps_target_is_the_noise() -> None:
+    x0, noise, t = _draw()
+    assert target_of("eps", x0, noise, t, SCHEDULER.alphas_cumprod) is noise
+
+
+def test_v_target() -> None:
+    x0, noise, t = _draw()
+    expected = SCHEDULER.get_velocity(x0, noise, t)
+    torch.testing.assert_close(target_of("v", x0, noise, t, SCHEDULER.alphas_cumprod), expected)
+
+
+def test_loss_is_per_sample() -> None:
+    x0, noise, _ = _draw()
+    loss = squared_error(x0, noise)
+    assert loss.shape == (5,)
+    for i in range(5):
+        torch.testing.assert_close(loss[i], torch.nn.functional.mse_loss(x0[i], noise[i]))

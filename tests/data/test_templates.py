@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lib_ti.core.errors import BadInput
+from lib_ti.data.templates import (
+    OUR_TEMPLATES,
+    all_prompts,
+    fill,
+    find_template,
+    list_templates,
+    read_template,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """``root`` with one template in it, and others that must stay out of reach."""
+    root = tmp_path / "root"
+    (root / "below").mkdir(parents=True)
+    (root / "mine.txt").write_text("a [name]")
+    (root / ".hidden.txt").write_text("[name]")
+    (root / "below" / "deep.txt").write_text("[name]")
+    (root / "folder.txt").mkdir()
+    (root / "notes.md").write_text("[name]")
+    (tmp_path / "secret.txt").write_text("[name]")
+    (root / "link.txt").symlink_to(tmp_path / "secret.txt")
+    return root
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.txt"])
+def test_a_template_is_found_with_or_without_its_suffix(folder: Path, name: str) -> None:
+    assert find_template(name, [folder]) == folder / "mine.txt"
+
+
+def test_no_name_leaves_its_folder(folder: Path) -> None:
+    secret = folder.parent / "secret.txt"
+    names = ["../secret", "../secret.txt", "..\\secret", str(secret), str(secret.with_suffix("")), "link"]
+    names += [
+        "below/deep",
+        "below/../mine",
+        "./mine",
+        f"{folder}/mine",
+        "mine\0",
+        "mine/",
+        "",
+        ".",
+        "..",
+        ".txt",
+    ]
+    names += [".hidden", "folder", "notes.md", "*", "mine.txt.txt", "~/secret"]
+    for name in names:
+        with pytest.raises(BadInput, match="choose one of: mine"):
+            find_template(name, [folder])
+
+
+def test_the_earlier_folder_wins_and_a_missing_one_does_no_harm(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("mine.txt", "more.txt"):
+        (other / name).write_text("[name]")
+    folders = [tmp_path / "missing", folder, other]
+    assert list_templates(folders) == {"mine": folder / "mine.txt", "more": other / "more.txt"}
+    with pytest.raises(BadInput, match="choose one of: none"):
+        find_template("mine", [tmp_path / "missing"])
+
+
+def test_empty_lines_are_left_out_and_there_are_no_comments(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbf  a [name] \r\n\r\n\t\n# [filewords]\n")
+    assert read_template(path) == ("a [name]", "# [filewords]")
+
+
+def test_an_empty_an_undecodable_and_a_missing_template_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(" \n")
+    with pytest.raises(BadInput, match=r"a\.txt has no lines"):
+        read_template(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match=r"a\.txt is not UTF-8"):
+        read_template(path)
+    with pytest.raises(BadInput, match=r"gone\.txt cannot be read"):
+        read_template(tmp_path / "gone.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "prompt"),
+    [
+        ("a [name], [filewords]; [name]", "a zq, red, big; zq"),
+        ("nothing", "nothing"),
+        ("[Name] [file words] \\1", "[Name] [file words] \\1"),
+    ],
+)
+def test_fill(line: str, prompt: str) -> None:
+    assert fill(line, name="zq", filewords="red, big") == prompt
+
+
+def test_a_name_in_the_caption_is_filled_and_filewords_in_a_name_are_not() -> None:
+    assert fill("[filewords]", name="zq", filewords="a [name] on red") == "a zq on red"
+    assert fill("[name] [filewords]", name="[filewords]", filewords="red") == "[filewords] red"
+
+
+def test_all_prompts_are_distinct_and_in_order() -> None:
+    lines = ("a [name]", "[filewords]", "a [name]", "[name] [filewords]")
+    prompts = all_prompts(lines, "zq", ["red", "blue", "red"])
+    assert prompts == ["a zq", "red", "zq red", "blue", "zq blue"]
+    assert all_prompts(lines, "zq", ["red", "blue", "red"], limit=3) == prompts[:3]
+    assert all_prompts(lines, "zq", []) == []
+
+
+def test_our_templates_call_the_name_in_every_line() -> None:
+    assert set(list_templates()) == {"subject", "subject_filewords", "style", "style_filewords", "plain"}
+    assert find_template("style") == OUR_TEMPLATES / "style.txt"
+    for name, path in list_templates().items():
+        lines = read_template(path)
+        assert len(set(lines)) == len(lines)
+        assert all(line.count("[name]") == 1 for line in lines)
+        if name != "plain":
+            assert all(line.count("[filewords]") == name.endswith("_filewords") for line in lines)

@@ -1,0 +1,186 @@
+"""On the built-in checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.loop import Loop
+from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.core.settings import options_of
+from lib_ti.data.samples import LatentCache, TrainingSet
+from lib_ti.hosts.base import Embeddings
+from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.methods.textual_inversion import (
+    InversionSettings,
+    TextualInversion,
+    as_embedding,
+    check_name,
+    initial_vectors,
+    preflight,
+    relative_travel,
+)
+
+SETTINGS = InversionSettings(name="zqx-cat", vectors=3, init_text="star", steps=100)
+
+
+@pytest.fixture
+def lent(host: StandaloneHost) -> Iterator[StandaloneHost]:
+    with host.lend():
+        yield host
+
+
+def know(host: StandaloneHost, settings: InversionSettings) -> None:
+    live: Embeddings = {settings.name: {"clip_l": torch.zeros(settings.vectors, 64)}}
+    host.set_embeddings(live)
+
+
+def make(host: StandaloneHost, settings: InversionSettings, lines: list[str]) -> TextualInversion:
+    generator = torch.Generator().manual_seed(3)
+    cache = LatentCache(torch.randn(4, 1, 4, 8, 8, generator=generator), torch.full((4, 1, 4, 8, 8), 0.1))
+    return TextualInversion(
+        host, settings, TrainingSet(cache, ["a", "b", "c", "d"], lines, settings.name, settings)
+    )
+
+
+class TestStart:
+    def test_init_text_tokens_take_turns(self, lent: StandaloneHost) -> None:
+        vectors = initial_vectors(lent, replace(SETTINGS, vectors=5, init_text="red star"))["clip_l"]
+        rows = lent.token_vectors("clip_l")[lent.tokenize("red star")]
+        assert torch.equal(vectors, rows[[0, 1, 0, 1, 0]])
+
+    def test_zero(self, lent: StandaloneHost) -> None:
+        assert not initial_vectors(lent, replace(SETTINGS, init="zero"))["clip_l"].any()
+
+    def test_random_is_settled_by_the_seed_and_sized_as_the_vocabulary(self, lent: StandaloneHost) -> None:
+        settings = replace(SETTINGS, init="random", vectors=75)
+        one, again = (initial_vectors(lent, settings)["clip_l"] for _ in range(2))
+        other = initial_vectors(lent, replace(settings, seed=2))["clip_l"]
+        assert torch.equal(one, again)
+        assert not torch.equal(one, other)
+        assert one.std() == pytest.approx(float(lent.token_vectors("clip_l").std()), rel=0.1)
+
+    def test_empty_init_text_is_refused(self, lent: StandaloneHost) -> None:
+        with pytest.raises(BadInput, match="init-text is empty"):
+            initial_vectors(lent, replace(SETTINGS, init_text=" "))
+
+
+class TestChecks:
+    def test_an_ordinary_word_is_no_name(self, lent: StandaloneHost) -> None:
+        with pytest.raises(BadInput, match="'cat' is an ordinary word"):
+            check_name(lent, "cat")
+        check_name(lent, "zqx-cat")
+
+    def test_a_trigger_in_no_prompt_is_refused(self, lent: StandaloneHost) -> None:
+        know(lent, SETTINGS)
+        with pytest.raises(BadInput, match="occurs in none of the 2 prompts"):
+            preflight(lent, SETTINGS, ["a photo", "a drawing"])
+
+    def test_found_prompts_are_counted(self, lent: StandaloneHost) -> None:
+        know(lent, SETTINGS)
+        said = preflight(lent, SETTINGS, ["a zqx-cat", "a drawing of (ZQX-cat:1.2)", "a dog"])
+        assert said[0].startswith("trigger 'zqx-cat' found in 2 of 3 prompts")
+        assert len(said) == 2
+        assert "warning" not in said[1]
+
+    def test_a_rate_that_cannot_learn_is_said(self, lent: StandaloneHost) -> None:
+        know(lent, SETTINGS)
+        hopeless = replace(SETTINGS, learning_rate="1e-6", steps=1600)
+        assert relative_travel(lent, hopeless) < 0.1
+        assert preflight(lent, hopeless, ["zqx-cat"])[1].startswith("warning")
+
+
+class TestLearning:
+    def test_only_the_vectors_get_gradient_and_only_they_change(self, lent: StandaloneHost) -> None:
+        modules = lent._modules()
+        before = [p.detach().clone() for module in modules for p in module.parameters()]
+        method = make(lent, SETTINGS, ["a photo of zqx-cat"])
+        start = method.vectors["clip_l"].detach().clone()
+        Loop(method, parse_learning_rate("0.005"), None).run(
+            3, due=lambda s: False, on_progress=lambda p: None, stopped=lambda: False
+        )
+        after = [p for module in modules for p in module.parameters()]
+        assert all(p.grad is None and torch.equal(p, old) for p, old in zip(after, before, strict=True))
+        assert (method.vectors["clip_l"] != start).any(1).all()
+
+    def test_no_memory_is_kept_for_frozen_weights(self, lent: StandaloneHost) -> None:
+        """Nothing that the graph holds is there for a weight's gradient: unfrozen, it holds more."""
+
+        def saved_bytes() -> int:
+            kept: dict[int, int] = {}
+
+            def pack(tensor: torch.Tensor) -> torch.Tensor:
+                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor
+
+            batch = method.draw(1)[0]
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                method.losses(batch).sum()
+            return sum(kept.values())
+
+        method = make(lent, SETTINGS, ["a photo of zqx-cat"])
+        frozen = saved_bytes()
+        for module in lent._modules():
+            module.requires_grad_(True)
+        unfrozen = saved_bytes()
+        for module in lent._modules():
+            module.requires_grad_(False)
+        assert frozen < 0.8 * unfrozen
+
+    def test_accumulated_gradients_equal_the_larger_batch(self, lent: StandaloneHost) -> None:
+        """In float64, same noise and timesteps, to 1e-9 (DESIGN of the loop: drawn whole, then cut)."""
+        modules, info = lent._modules(), lent.info
+        gradients = []
+        try:
+            torch.set_default_dtype(torch.float64)  # transformers makes its causal mask in it
+            for module in modules:
+                module.double()
+            object.__setattr__(info, "dtype", torch.float64)
+            for batch_size, accumulation in ((4, 1), (2, 2), (1, 4)):
+                settings = replace(SETTINGS, batch_size=batch_size, accumulation=accumulation)
+                method = make(lent, settings, ["a photo of zqx-cat", "a small zqx-cat"])
+                method.vectors["clip_l"].data = method.vectors["clip_l"].data.double()
+                Loop(method, parse_learning_rate("0.005"), None).take_step()
+                gradients.append(method.vectors["clip_l"].grad)
+        finally:
+            torch.set_default_dtype(torch.float32)
+            for module in modules:
+                module.float()
+            object.__setattr__(info, "dtype", torch.float32)
+        assert gradients[0] is not None and gradients[0].abs().max() > 1e-6
+        for other in gradients[1:]:
+            torch.testing.assert_close(other, gradients[0], rtol=0, atol=1e-9)
+
+    def test_gradient_equals_a_finite_difference(self, lent: StandaloneHost) -> None:
+        method = make(lent, SETTINGS, ["a photo of zqx-cat"])
+        batch = method.draw(1)[0]
+        method.losses(batch).sum().backward()
+        vectors = method.vectors["clip_l"]
+        gradient = vectors.grad
+        assert gradient is not None
+        direction = gradient / gradient.norm()
+        step = 1e-2
+        with torch.no_grad():
+            sides = []
+            for sign in (1, -1):
+                vectors += sign * step * direction
+                sides.append(float(method.losses(batch).sum()))
+                vectors -= sign * step * direction
+        assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(float(gradient.norm()), rel=0.05)
+
+
+class TestExport:
+    def test_metadata_tell_the_training_and_nothing_private(self, lent: StandaloneHost) -> None:
+        settings = replace(SETTINGS, images="/home/somebody/secret")
+        embedding = as_embedding(initial_vectors(lent, settings), lent, settings, 50)
+        assert embedding.name == "zqx-cat"
+        assert embedding.step == 50
+        assert embedding.metadata["base_model"] == "tinyworld"
+        assert "secret" not in str(dict(embedding.metadata))
+
+    def test_every_setting_tells_of_itself(self) -> None:
+        assert all(told.help and told.group for _, told, _ in options_of(InversionSettings).values())
