@@ -6,7 +6,6 @@ Widgets, API schema, command-line options and docs are made from them; nothing i
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,39 +47,35 @@ def option(
 def options_of(kind: type) -> dict[str, tuple[dataclasses.Field[Any], Option, type]]:
     """Field, option and plain type (int, float, str or bool) of every setting, in order."""
     hints = typing.get_type_hints(kind)
-    found = {}
-    for field in dataclasses.fields(kind):
-        hint = hints[field.name]
-        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-            hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-        found[field.name] = (field, field.metadata["option"], hint)
-    return found
+    return {f.name: (f, f.metadata["option"], hints[f.name]) for f in dataclasses.fields(kind)}
 
 
-def _check(name: str, value: Any, option: Option, kind: type, optional: bool) -> Any:
-    label = name.replace("_", "-")
-    expected = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
-    if value is None and optional:
-        return None
+def _expected(option: Option, kind: type) -> str:
+    """What a value should have been, in words."""
+    if option.choices:
+        return f"one of {', '.join(option.choices)}"
+    noun = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
+    bounds = [
+        f"{words} {bound:g}"
+        for words, bound in (("of at least", option.low), ("of at most", option.high))
+        if bound is not None
+    ]
+    return " ".join([noun, " and ".join(bounds), option.unit]).strip()
+
+
+def _check(name: str, value: Any, option: Option, kind: type) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise BadInput(f"{label}: got {value!r}, expected {expected}.")
-    if option.choices and value not in option.choices:
-        raise BadInput(f"{label}: got {value!r}, expected one of {', '.join(option.choices)}.")
-    too_low = option.low is not None and not value >= option.low
-    too_high = option.high is not None and not value <= option.high
-    if too_low or too_high:
-        low = "" if option.low is None else f" of at least {option.low:g}"
-        high = (
-            ""
-            if option.high is None
-            else f" and at most {option.high:g}"
-            if low
-            else f" of at most {option.high:g}"
-        )
-        unit = f" {option.unit}" if option.unit else ""
-        raise BadInput(f"{label}: got {value!r}, expected {expected}{low}{high}{unit}.")
+    good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if good and option.choices:
+        good = value in option.choices
+    # Written so that nan fails: it is neither above nor below anything.
+    if good and option.low is not None:
+        good = value >= option.low
+    if good and option.high is not None:
+        good = value <= option.high
+    if not good:
+        raise BadInput(f"{name.replace('_', '-')}: got {value!r}, expected {_expected(option, kind)}.")
     return value
 
 
@@ -95,13 +90,7 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
         raise BadInput(f"unknown setting {', '.join(unknown)}; expected some of {', '.join(known)}.")
     checked = {}
     for name, (field, option_, plain) in known.items():
-        if name in values:
-            value = values[name]
-        elif field.default is dataclasses.MISSING:
-            raise BadInput(f"{name.replace('_', '-')}: missing; {option_.help}")
-        else:
-            value = field.default
-        checked[name] = _check(name, value, option_, plain, optional=field.default is None)
+        checked[name] = _check(name, values.get(name, field.default), option_, plain)
     return kind(**checked)
 
 

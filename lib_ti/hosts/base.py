@@ -14,7 +14,8 @@ from typing import Literal, Protocol
 import torch
 from PIL import Image
 
-Family = Literal["sd1", "sd2", "sdxl"]
+from lib_ti.formats.embedding import Family
+
 Prediction = Literal["eps", "v"]
 
 # Live embeddings: trigger -> text encoder name -> vectors (n, d), float32. Gradient reaches them.

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,8 @@ from torch import nn
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 600.0
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def generator_at(seed: int, step: int) -> torch.Generator:
@@ -38,17 +41,16 @@ def cosine(step: int, steps: int, warmup: int = 200) -> float:
 
 
 def _average_gradients(parameters: list[nn.Parameter]) -> None:
-    flat = torch.cat([p.grad.flatten() for p in parameters])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    offset = 0
-    for p in parameters:
-        p.grad.copy_(flat[offset : offset + p.numel()].view_as(p))
-        offset += p.numel()
+    for gradient, averaged in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(averaged.view_as(gradient))
 
 
 def fit(
-    module: nn.Module,
+    module: Module,
     loss_at: Callable[[int, torch.Generator], torch.Tensor],
     *,
     steps: int,
@@ -57,7 +59,7 @@ def fit(
     seed: int,
     ema: float = 0.999,
     clip: float = 1.0,
-) -> nn.Module:
+) -> Module:
     """Minimise ``loss_at(step, generator)`` over ``module``; returns its exponential moving average.
 
     Every ten minutes the whole state goes to ``folder/state.pt`` (temporary name, then renamed) and
@@ -67,7 +69,9 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
+    )
     average = copy.deepcopy(module).requires_grad_(False)
     state_file = folder / "state.pt"
     first, seconds = 0, 0.0

@@ -134,8 +134,8 @@ def render(scene: Scene) -> Image.Image:
     shift = _SHIFT[scene.size]
     dx, dy = _DIRECTION[scene.position]
     centre = (SIDE / 2 + dx * shift + jitter[0], SIDE / 2 + dy * shift + jitter[1])
-    colour = np.float32(COLOURS[scene.colour]) + rng.uniform(-7, 7, 3).astype(np.float32)
-    background = np.float32(COLOURS[scene.background]) + rng.uniform(-7, 7, 3).astype(np.float32)
+    colour = np.array(COLOURS[scene.colour], np.float32) + rng.uniform(-7, 7, 3).astype(np.float32)
+    background = np.array(COLOURS[scene.background], np.float32) + rng.uniform(-7, 7, 3).astype(np.float32)
 
     path = _path(scene, centre)
     inside = _coverage(_ink(scene, path, centre[1]))

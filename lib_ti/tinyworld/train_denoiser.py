@@ -15,7 +15,7 @@ from lib_ti.tinyworld.corpus import CORPUS_SEED, make_corpus, to_pixels
 from lib_ti.tinyworld.fit import fit, share_of
 from lib_ti.tinyworld.world import KNOWN, caption, draw_words
 
-STEPS = 6000
+STEPS = 5000
 BATCH = 128  # over all processes
 SCENES = 48_000
 CAPTIONS = 6  # of each scene
@@ -110,6 +110,4 @@ def train_denoiser(work: Path, *, seed: int = 2, device: str = "cpu") -> nn.Modu
         weight = (snr[t].clamp(max=MIN_SNR_GAMMA) / snr[t]).to(device)
         return (weight * (predicted - noise.to(device)).pow(2).mean((1, 2, 3))).mean()
 
-    fitted = fit(model, loss_at, steps=STEPS, learning_rate=1e-3, folder=work / "denoiser", seed=seed)
-    assert isinstance(fitted, nn.ModuleDict)
-    return fitted
+    return fit(model, loss_at, steps=STEPS, learning_rate=1e-3, folder=work / "denoiser", seed=seed)

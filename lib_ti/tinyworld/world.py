@@ -77,7 +77,7 @@ def random_scene(
 
     The background never has the shape's own colour: nothing would be seen.
     """
-    chosen = {}
+    chosen: dict[str, str] = {}
     for attribute, options in values.items():
         taken = chosen.get("colour", fixed.get("colour"))
         if attribute == "background":

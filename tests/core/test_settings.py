@@ -30,7 +30,7 @@ def test_every_field_tells_of_itself() -> None:
     ("values", "said"),
     [
         ({"stepz": 3}, "unknown setting stepz"),
-        ({"steps": 0}, "at least 1 and at most 100 steps"),
+        ({"steps": 0}, "of at least 1 and of at most 100 steps"),
         ({"steps": 101}, "at most 100"),
         ({"steps": 1.5}, "whole number"),
         ({"steps": True}, "whole number"),
