@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-OPTIONAL = {"bitsandbytes": "8-bit optimizers"}
+OPTIONAL = {"matplotlib": "the loss curve as a picture"}
 
 
 def main() -> None:

@@ -37,13 +37,13 @@ def webui(tmp_path: Path) -> Path:
 def test_names_what_is_optional_and_missing(webui: Path) -> None:
     done = start(webui)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "bitsandbytes" in done.stdout
+    assert "matplotlib" in done.stdout
     assert len(done.stdout.splitlines()) == 1
     assert not list(webui.glob("*.touched"))
 
 
 def test_is_silent_when_nothing_is_missing(webui: Path) -> None:
-    (webui / "bitsandbytes.py").write_text(TRAP)
+    (webui / "matplotlib.py").write_text(TRAP)
     done = start(webui)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not list(webui.glob("*.touched"))

@@ -8,13 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lib_ti.bench.step import fill_zeros
 from lib_ti.core.errors import BadInput
 from lib_ti.core.loop import Loop
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.core.settings import options_of
 from lib_ti.data.samples import LatentCache, TrainingSet
 from lib_ti.hosts.base import Embeddings
+from lib_ti.hosts.checkpoints import Components
 from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.hosts.tokenizer import build_clip_tokenizer
 from lib_ti.methods.textual_inversion import (
     InversionSettings,
     TextualInversion,
@@ -24,6 +27,8 @@ from lib_ti.methods.textual_inversion import (
     preflight,
     relative_travel,
 )
+from lib_ti.tinyworld.train_autoencoder import new_autoencoder
+from lib_ti.tinyworld.train_denoiser import new_scheduler, new_text_encoder, new_unet
 
 SETTINGS = InversionSettings(name="zqx-cat", vectors=3, init_text="star", steps=100)
 
@@ -184,3 +189,30 @@ class TestExport:
 
     def test_every_setting_tells_of_itself(self) -> None:
         assert all(told.help and told.group for _, told, _ in options_of(InversionSettings).values())
+
+
+def test_sd2_with_v_prediction_learns_too() -> None:
+    """Random weights at tiny width: gradient reaches the vectors, the file says SD2."""
+    torch.manual_seed(0)
+    unet = new_unet()
+    fill_zeros(unet, torch.Generator().manual_seed(0))
+    components = Components(
+        unet=unet,
+        vae=new_autoencoder(),
+        text_encoder=new_text_encoder(),
+        tokenizer=build_clip_tokenizer(),
+        family="sd2",
+        prediction="v",
+        alphas_cumprod=new_scheduler().alphas_cumprod,
+        name="random-sd2",
+        native_size=64,
+        file=None,
+    )
+    host = StandaloneHost(components, torch.device("cpu"))
+    with host.lend():
+        method = make(host, SETTINGS, ["a photo of zqx-cat"])
+        loop = Loop(method, parse_learning_rate("0.005"), None)
+        start = method.vectors["clip_h"].detach().clone()
+        loop.run(12, due=lambda s: False, on_progress=lambda p: None, stopped=lambda: False)
+        assert (method.vectors["clip_h"] != start).any(1).all()
+        assert as_embedding(method.vectors, host, SETTINGS, 12).family == "sd2"
