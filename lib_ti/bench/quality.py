@@ -7,6 +7,7 @@ with the same prompts and seeds.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class ConceptResult:
     def as_json(self) -> dict[str, Any]:
         return {
             "concept": self.concept.name,
-            "ratio": round(self.ratio, 4),
+            "ratio": _figure(self.ratio),
             "success": _share(self.plain.learned),
             "success_ceiling": _share(self.plain.ceiling),
             "editability": _share(self.edited.learned),
@@ -96,6 +97,11 @@ class ConceptResult:
 
 def _share(flags: Sequence[bool]) -> float:
     return round(sum(flags) / len(flags), 4)
+
+
+def _figure(value: float) -> float | None:
+    """For JSON, which has no nan; a ratio is nan where the model's own words draw nothing right."""
+    return None if math.isnan(value) else round(float(value), 4)
 
 
 class Exam:
@@ -211,7 +217,7 @@ def choose_concepts(names: Sequence[str], seed: int) -> list[Concept]:
     return [parse_concept(SPLITS["test"][i]) for i in sorted(drawn)]
 
 
-def interval(results: Sequence[ConceptResult], draws: int = 2000) -> tuple[float, float]:
+def interval(results: Sequence[ConceptResult], draws: int = 2000) -> list[float | None]:
     """95 % bootstrap interval of the mean ratio, over the pictures of each concept."""
     rng = np.random.default_rng(0)
     means = []
@@ -221,9 +227,8 @@ def interval(results: Sequence[ConceptResult], draws: int = 2000) -> tuple[float
             for result in results
             for scores in (result.plain, result.edited)
         ]
-        means.append(np.nanmean(ratios))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return round(float(low), 4), round(float(high), 4)
+        means.append(np.mean(ratios))
+    return [_figure(bound) for bound in np.percentile(means, [2.5, 97.5])]
 
 
 def bench_quality(
@@ -252,7 +257,7 @@ def bench_quality(
     edited = [flag for result in results for flag in result.edited.learned]
     return {
         "status": "stopped" if stopped() else "done",
-        "ratio": round(float(np.nanmean([result.ratio for result in results])), 4),
+        "ratio": _figure(np.mean([result.ratio for result in results])),
         "interval": interval(results),
         "success": _share(plain),
         "editability": _share(edited),

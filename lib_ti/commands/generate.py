@@ -45,7 +45,6 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         counts = host.count_triggers(f"{args.prompt} BREAK {args.negative}")
         called = sorted(name for name, count in counts.items() if count)
         paths: list[Path] = []
-        args.out.mkdir(parents=True, exist_ok=True)
         for seed in range(args.seed, args.seed + args.count):
             if stopped():
                 break

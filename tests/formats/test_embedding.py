@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.loaders import TextualInversionLoaderMixin
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -368,21 +366,22 @@ def test_pt_passes_the_check_of_a1111(tmp_path: Path, kind: str) -> None:
     assert names == {"torch._utils _rebuild_tensor_v2", "torch FloatStorage", "collections OrderedDict"}
 
 
-class _Pipeline(DiffusionPipeline, TextualInversionLoaderMixin):
-    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
-        super().__init__()
-        self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder)
-
-
 @pytest.mark.parametrize("write", [write_safetensors, write_pt])
 def test_diffusers_loads_what_we_write(tmp_path: Path, write: object) -> None:
+    diffusers = pytest.importorskip("diffusers")
+
+    class Pipeline(diffusers.DiffusionPipeline, diffusers.loaders.TextualInversionLoaderMixin):
+        def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
+            super().__init__()
+            self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder)
+
     config = CLIPTextConfig(
         vocab_size=49408, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1
     )
     tokenizer, encoder = build_clip_tokenizer(), CLIPTextModel(config)
     path = tmp_path / ("x.safetensors" if write is write_safetensors else "x.pt")
     write(ALL["tiny"], path)  # type: ignore[operator]
-    pipeline = _Pipeline(tokenizer, encoder)
+    pipeline = Pipeline(tokenizer, encoder)
     pipeline.load_textual_inversion(str(path), token="my-char")
     ids = tokenizer(pipeline.maybe_convert_prompt("my-char", tokenizer), add_special_tokens=False).input_ids
     assert len(ids) == 3

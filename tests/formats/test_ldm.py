@@ -1,27 +1,27 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 import yaml
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_clip_checkpoint,
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-    create_unet_diffusers_config_from_ldm,
-    create_vae_diffusers_config_from_ldm,
-)
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_ti.core.errors import BadInput
 from lib_ti.formats import ldm
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+diffusers = pytest.importorskip("diffusers")
+theirs = pytest.importorskip("diffusers.loaders.single_file_utils")
 
 DOWN = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
 UP = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
 
 
 def new_unet(channels: tuple[int, ...], heads: int, context: int) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
+    return diffusers.UNet2DConditionModel(
         sample_size=8,
         down_block_types=DOWN,
         up_block_types=UP,
@@ -32,7 +32,7 @@ def new_unet(channels: tuple[int, ...], heads: int, context: int) -> UNet2DCondi
 
 
 def new_vae(channels: tuple[int, ...], layers: int) -> AutoencoderKL:
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=channels,
@@ -58,20 +58,20 @@ def state(parts) -> dict[str, torch.Tensor]:
     return ldm.to_ldm(*(part.state_dict() for part in parts))
 
 
-def assert_same_state(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+def assert_same_state(ours: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == other.keys()
+    assert all(torch.equal(ours[key], other[key]) for key in ours)
 
 
 def test_diffusers_own_converters_give_the_state_dicts_back(parts, state):
     unet, vae, text_encoder = (part.state_dict() for part in parts)
     config = yaml.safe_load(ldm.ldm_yaml(ldm.ldm_config(shapes_of(state), heads=4, image_size=8)))
 
-    unet_config = create_unet_diffusers_config_from_ldm(config, state)
-    assert_same_state(convert_ldm_unet_checkpoint(dict(state), unet_config), unet)
-    vae_config = create_vae_diffusers_config_from_ldm(config, state)
-    assert_same_state(convert_ldm_vae_checkpoint(dict(state), vae_config), vae)
-    assert_same_state(convert_ldm_clip_checkpoint(dict(state)), text_encoder)
+    unet_config = theirs.create_unet_diffusers_config_from_ldm(config, state)
+    assert_same_state(theirs.convert_ldm_unet_checkpoint(dict(state), unet_config), unet)
+    vae_config = theirs.create_vae_diffusers_config_from_ldm(config, state)
+    assert_same_state(theirs.convert_ldm_vae_checkpoint(dict(state), vae_config), vae)
+    assert_same_state(theirs.convert_ldm_clip_checkpoint(dict(state)), text_encoder)
 
 
 def test_the_yaml_describes_the_models(parts, state):
@@ -79,12 +79,12 @@ def test_the_yaml_describes_the_models(parts, state):
     config = ldm.ldm_config(shapes_of(state), heads=4, image_size=8, clip_version="some/folder")
     assert yaml.safe_load(ldm.ldm_yaml(config)) == config
 
-    described = create_unet_diffusers_config_from_ldm(config, state)
+    described = theirs.create_unet_diffusers_config_from_ldm(config, state)
     for name in ("down_block_types", "up_block_types", "block_out_channels"):
         assert tuple(described[name]) == tuple(unet.config[name])
     for name in ("layers_per_block", "cross_attention_dim", "attention_head_dim", "out_channels"):
         assert described[name] == unet.config[name]
-    described = create_vae_diffusers_config_from_ldm(config, state)
+    described = theirs.create_vae_diffusers_config_from_ldm(config, state)
     assert tuple(described["block_out_channels"]) == vae.config.block_out_channels
     for name in ("layers_per_block", "latent_channels", "scaling_factor", "in_channels", "out_channels"):
         assert described[name] == vae.config[name]

@@ -61,8 +61,7 @@ def plain(model: torch.nn.Module, *rows: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("pad_token", ["<|endoftext|>", "!"])
 @pytest.mark.parametrize("prompts", [[PLAIN], ["", PLAIN], ["cat " * 75]])
 def test_a_plain_prompt_is_encoded_as_diffusers_does(model, pad_token, prompts):
-    import diffusers
-
+    diffusers = pytest.importorskip("diffusers")
     tokenizer = build_clip_tokenizer(pad_token)
     pipeline = diffusers.StableDiffusionPipeline(
         vae=diffusers.AutoencoderKL(block_out_channels=(32,), norm_num_groups=32),

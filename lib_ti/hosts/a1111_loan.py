@@ -1,0 +1,181 @@
+"""What a job changes in AUTOMATIC1111's WebUI, each as a context that undoes it, after an error too.
+
+Contexts nest: a preview, which lets the WebUI switch things on again, enters ``neutral`` once more and
+leaves everything as training needs it.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+_MISSING = object()
+
+
+@contextmanager
+def kept(owner: object, *names: str) -> Iterator[None]:
+    """Afterwards the attributes are again the objects they were, or again not the instance's own."""
+    before = {name: vars(owner).get(name, _MISSING) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is _MISSING:
+                vars(owner).pop(name, None)
+            else:
+                setattr(owner, name, value)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter takes gradient: autograd then saves no activations for weight gradients."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def moved(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """``module`` on ``device``, then back where it was."""
+    before = next(module.parameters()).device
+    module.to(device)
+    try:
+        yield
+    finally:
+        module.to(before)
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """The WebUI seeds the global generators for every picture."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the host's own
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def neutral(model: Any) -> Iterator[None]:
+    """The checkpoint as it is: without hypernetworks, LoRAs, another U-Net, token merging and tiling."""
+    with ExitStack() as undo:
+        undo.enter_context(_no_hypernetworks())
+        undo.enter_context(_no_loras())
+        undo.enter_context(_own_unet())
+        undo.enter_context(_no_token_merging(model))
+        undo.enter_context(_no_tiling())
+        yield
+
+
+@contextmanager
+def own_vae(model: Any) -> Iterator[None]:
+    """The VAE that the checkpoint came with, in the place of one loaded beside it.
+
+    The U-Net was trained on the latents of its own. Where the WebUI no longer has it, nothing changes.
+    """
+    from modules import sd_vae
+
+    file = sd_vae.loaded_vae_file
+    if file is None or sd_vae.get_base_vae(model) is None:
+        yield
+        return
+    sd_vae.load_vae(model, None)
+    try:
+        yield
+    finally:
+        sd_vae.load_vae(model, file, "again after training")
+
+
+@contextmanager
+def condition_caches_cleared() -> Iterator[None]:
+    """The keys of the WebUI's cache do not tell embeddings: what it holds may be out of date afterwards."""
+    from modules.processing import StableDiffusionProcessing, StableDiffusionProcessingTxt2Img
+
+    try:
+        yield
+    finally:
+        for cache in (
+            StableDiffusionProcessing.cached_c,
+            StableDiffusionProcessing.cached_uc,
+            StableDiffusionProcessingTxt2Img.cached_hr_c,
+            StableDiffusionProcessingTxt2Img.cached_hr_uc,
+        ):
+            cache[:] = [None, None]
+
+
+@contextmanager
+def _no_hypernetworks() -> Iterator[None]:
+    from modules import shared
+
+    active = shared.loaded_hypernetworks
+    before = list(active)
+    active.clear()
+    try:
+        yield
+    finally:
+        active[:] = before
+
+
+@contextmanager
+def _no_loras() -> Iterator[None]:
+    """The built-in extension takes merged weights out, or in again, at each layer's next forward."""
+    networks = sys.modules.get("networks")
+    if not hasattr(networks, "loaded_networks"):  # switched off, or somebody else's module
+        yield
+        return
+    before = list(networks.loaded_networks)
+    networks.loaded_networks.clear()
+    try:
+        yield
+    finally:
+        networks.load_networks([])  # also takes back the embeddings bundled in a preview's LoRAs
+        networks.loaded_networks[:] = before
+
+
+@contextmanager
+def _own_unet() -> Iterator[None]:
+    from modules import sd_unet
+
+    before = sd_unet.current_unet_option
+    sd_unet.apply_unet("None")
+    try:
+        yield
+    finally:
+        sd_unet.apply_unet("None" if before is None else before.label)
+
+
+@contextmanager
+def _no_token_merging(model: Any) -> Iterator[None]:
+    from modules import sd_models
+
+    before = getattr(model, "applied_token_merged_ratio", 0)
+    sd_models.apply_token_merging(model, 0)
+    try:
+        yield
+    finally:
+        sd_models.apply_token_merging(model, before)
+
+
+@contextmanager
+def _no_tiling() -> Iterator[None]:
+    from modules.sd_hijack import model_hijack
+
+    before = model_hijack.circular_enabled
+    model_hijack.apply_circular(False)
+    try:
+        yield
+    finally:
+        model_hijack.apply_circular(before)

@@ -1,0 +1,148 @@
+"""The adapter inside a real AUTOMATIC1111 WebUI, against the standalone host on the same checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+if TYPE_CHECKING:
+    from lib_ti.hosts.standalone import StandaloneHost
+    from tests.host.conftest import WebUI
+
+pytestmark = pytest.mark.host
+
+PROMPTS = [
+    "a zqx on a white background",
+    "a (zqx:1.4) beside a [small] blue star",
+    "zqx BREAK a large green heart, zqx",
+    "a red circle, " * 30 + "zqx",
+    "",
+]
+
+
+@pytest.fixture
+def standalone(request: pytest.FixtureRequest) -> StandaloneHost:
+    pytest.importorskip("diffusers")
+    return request.getfixturevalue("host")
+
+
+def test_what_the_model_is(webui: WebUI, standalone: StandaloneHost) -> None:
+    told, ours = webui.probe("info"), standalone.info
+    schedule = torch.tensor(told.pop("alphas_cumprod"))
+    assert float((schedule - ours.alphas_cumprod).abs().max()) < 1e-6  # one sums in float32
+    expected = {k: str(v) for k, v in vars(ours).items() if k in told and k not in ("latent_scale", "name")}
+    assert {k: told[k] for k in expected} == expected
+    assert float(told["latent_scale"]) == pytest.approx(ours.latent_scale)
+    assert told["name"] == "tinyworld"
+
+
+def test_every_answer_equals_the_standalone_hosts(
+    webui: WebUI, standalone: StandaloneHost, tmp_path: Path
+) -> None:
+    """Text (emphasis, BREAK, two chunks, live vectors), U-Net, VAE, and the gradients through them."""
+    generator = torch.Generator().manual_seed(1)
+    given = {
+        "vectors": torch.randn(3, 64, generator=generator) * 0.02,
+        "latents": torch.randn(len(PROMPTS), 4, 8, 8, generator=generator),
+        "timesteps": torch.tensor([0, 250, 500, 750, 999]),
+        "pixels": torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1,
+    }
+    save_file(given, tmp_path / "given.safetensors")
+    answers = str(tmp_path / "out.safetensors")
+    counts = webui.probe("numbers", given=str(tmp_path / "given.safetensors"), out=answers, prompts=PROMPTS)
+    theirs = load_file(answers)
+
+    vectors = given["vectors"].clone().requires_grad_()
+    latents = given["latents"].clone().requires_grad_()
+    with standalone.lend():
+        standalone.set_embeddings({"zqx": {"clip_l": vectors}})
+        assert counts == [dict(standalone.count_triggers(prompt)) for prompt in PROMPTS]
+        condition = standalone.encode_prompts(PROMPTS)
+        noise = standalone.predict_noise(given["latents"], given["timesteps"], condition)
+        noise.square().mean().backward()
+        encoded = standalone.encode_images(given["pixels"])
+        pixels = standalone.decode(latents)
+        pixels.square().mean().backward()
+        ours = {
+            "hidden": condition.hidden,
+            "noise": noise,
+            "vectors_grad": vectors.grad,
+            "mean": encoded.mean,
+            "std": encoded.std,
+            "pixels": pixels,
+            "latents_grad": latents.grad,
+            "token_vectors": standalone.token_vectors("clip_l"),
+        }
+    assert float(theirs["vectors_grad"].abs().min(1).values.min()) > 0
+    for name, value in ours.items():
+        size = float(value.detach().abs().max())
+        assert float((theirs[name] - value.detach()).abs().max()) < 1e-4 * size, name
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_a_job_leaves_the_webui_as_it_was(webui: WebUI, fail: bool) -> None:
+    """Whatever was on before: a merged LoRA, tiling. Previews follow the vectors."""
+    prompt = "a zqx and a red star <lora:strong:0.5>"
+    before = webui.txt2img(prompt, tiling=True)
+    done = webui.probe("job", fail=fail)
+    assert done["changed"] == []
+    assert done["caches"] == [[None, None]] * 4
+    assert done["moved"] > 0.05
+    assert len(set(done["previews"])) == 2
+    assert hashlib.sha256(webui.txt2img(prompt, tiling=True)).digest() == hashlib.sha256(before).digest()
+
+
+def test_two_jobs_give_the_same_previews(webui: WebUI) -> None:
+    assert webui.probe("job")["previews"] == webui.probe("job")["previews"]
+
+
+@pytest.mark.parametrize("disturbance", ["lora", "hypernetwork", "unet", "token merging", "tiling"])
+def test_a_loan_is_of_the_checkpoint_alone(webui: WebUI, disturbance: str) -> None:
+    measured = webui.probe("loan_is_clean", disturbance=disturbance)
+    assert measured["disturbed"] > 1e-3
+    assert (measured["lent"], measured["after_preview"], measured["again"]) == (0, 0, 0)
+    assert measured["changed"] == []
+
+
+def test_a_loan_uses_the_checkpoints_own_vae(webui: WebUI) -> None:
+    measured = webui.probe("latents_with_another_vae")
+    assert measured["other"] > 1e-3
+    assert (measured["lent"], measured["again"], measured["changed"]) == (0, 0, [])
+
+
+def test_the_users_attention_is_kept_and_lets_the_gradient_through(webui: WebUI) -> None:
+    gradients = {name: torch.tensor(g) for name, g in webui.probe("attention_gradients").items()}
+    assert len(gradients) >= 4
+    one, *others = gradients.values()
+    assert float(one.abs().max()) > 0
+    for other in others:
+        assert float((other - one).abs().max()) < 1e-4 * float(one.abs().max())
+
+
+def test_a_live_embedding_wins_over_a_stored_one_but_not_over_a_longer(webui: WebUI) -> None:
+    seen = webui.probe("triggers_beside_stored_ones")
+    assert seen["counts"] == [2, 3]  # "zqx two" goes with the stored ones when the disk is read anew
+    assert seen["afterwards"] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("lowvram", "--medvram"),
+        ("fp8", "FP8 weight"),
+        ("sdxl", "neither SD 1.x nor SD 2.x"),
+        ("inpainting", "inpainting"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_sentence(webui: WebUI, kind: str, words: str) -> None:
+    assert words in webui.probe("refusal", kind=kind)
+
+
+def test_an_interrupt_during_a_preview_stays_one(webui: WebUI) -> None:
+    seen = webui.probe("interrupted_preview")
+    assert "interrupted" in seen["error"] and seen["still"] is True
