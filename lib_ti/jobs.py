@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from lib_ti.core.errors import BadInput, JobFailed
+from lib_ti.core.files import write_atomically
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Loop, Progress
 from lib_ti.core.schedule import parse_learning_rate
@@ -30,8 +32,6 @@ from lib_ti.methods.textual_inversion import (
     check_name,
     preflight,
 )
-
-log = logging.getLogger(__name__)
 
 EMBEDDINGS = "embeddings"
 TEMPLATES = "textual_inversion_templates"
@@ -88,58 +88,56 @@ def read_source(settings: InversionSettings, data: Path) -> Source:
     return Source(paths, captions, lines, digest.hexdigest())
 
 
-@dataclass
+def _size(host: Host, settings: InversionSettings) -> tuple[int, int]:
+    """Width and height in pixels."""
+    return settings.width or host.info.native_size, settings.height or host.info.native_size
+
+
+def _samples(host: Host, settings: InversionSettings, source: Source) -> TrainingSet:
+    """The training set, its pictures encoded. Raises BadInput at a picture that cannot be read."""
+
+    def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        latents = host.encode_images(pixels)
+        return latents.mean, latents.std
+
+    cache = cache_latents(source.paths, *_size(host, settings), settings.flip, encode)
+    timesteps = len(host.info.alphas_cumprod)
+    return TrainingSet(cache, source.captions, source.lines, settings.name, settings, timesteps)
+
+
 class _Run:
-    """One job on one host."""
+    """One job on one host: trains from the saved state, or from the start, to the end."""
 
-    host: Host
-    settings: InversionSettings
-    data: Path
-    job: Job
-    source: Source
-    report: Callable[[Event], None]
-    recent: list[float] = field(default_factory=list)
-
-    @property
-    def target(self) -> Path:
-        return self.data / EMBEDDINGS / f"{self.settings.name}.safetensors"
+    def __init__(
+        self,
+        host: Host,
+        settings: InversionSettings,
+        samples: TrainingSet,
+        job: Job,
+        target: Path,
+        report: Callable[[Event], None],
+    ) -> None:
+        self.host, self.settings, self.samples = host, settings, samples
+        self.job, self.target, self.report = job, target, report
+        self.started = time.monotonic()
+        self.recent: deque[float] = deque(maxlen=50)
+        self.method = TextualInversion(host, settings, samples)
+        self.loop = Loop(self.method, parse_learning_rate(settings.learning_rate), job.load_state())
+        job.forget_losses_after(self.loop.step)
 
     def execute(self, stopped: Callable[[], bool]) -> Outcome:
-        """Train from the saved state, or from the start, to the end."""
-        started = time.monotonic()
-        settings, host = self.settings, self.host
-        native = host.info.native_size
-        cache = cache_latents(
-            self.source.paths,
-            settings.width or native,
-            settings.height or native,
-            settings.flip,
-            self._encode,
-        )
-        samples = TrainingSet(
-            cache,
-            self.source.captions,
-            self.source.lines,
-            settings.name,
-            settings,
-            len(host.info.alphas_cumprod),
-        )
-        self.method = TextualInversion(host, settings, samples)
-        self.loop = Loop(self.method, parse_learning_rate(settings.learning_rate), self.job.load_state())
-        self.job.forget_losses_after(self.loop.step)
+        """Raises JobFailed; then, and at an interrupt, what is good so far has been saved."""
         try:
-            status = self.loop.run(settings.steps, due=self._due, on_progress=self._progress, stopped=stopped)
+            status = self.loop.run(
+                self.settings.steps, due=self._due, on_progress=self._progress, stopped=stopped
+            )
         except (JobFailed, KeyboardInterrupt):
             self.loop.restore(self.loop.good)
             self._leave()
             raise
         embedding = self._leave() if status == "stopped" else self._save_embedding(self.target)
         loss = sum(self.recent) / len(self.recent) if self.recent else None
-        return Outcome(status, self.job, self.loop.step, embedding, loss, time.monotonic() - started)
-
-    def _encode(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        latents = self.host.encode_images(pixels)
-        return latents.mean, latents.std
+        return Outcome(status, self.job, self.loop.step, embedding, loss, time.monotonic() - self.started)
 
     def _due(self, step: int) -> bool:
         s = self.settings
@@ -148,7 +146,7 @@ class _Run:
     def _progress(self, progress: Progress) -> None:
         step, settings = progress.step, self.settings
         self.job.append_losses(progress.rows)
-        self.recent = [*self.recent, *(row[1] for row in progress.rows)][-50:]
+        self.recent.extend(row[1] for row in progress.rows)
         self.report(progress)
         if step % settings.save_every == 0 or step == settings.steps:
             self.job.save_state(self.loop.good)
@@ -173,23 +171,23 @@ class _Run:
         return path
 
     def _preview(self, step: int) -> None:
-        settings, native = self.settings, self.host.info.native_size
-        line = settings.preview_prompt or self.source.lines[0]
-        prompt = fill(line, name=settings.name, filewords=self.source.captions[0])
+        settings = self.settings
+        width, height = _size(self.host, settings)
+        line = settings.preview_prompt or self.samples.lines[0]
+        prompt = fill(line, name=settings.name, filewords=self.samples.captions[0])
         request = SampleRequest(
             prompts=[prompt] * settings.preview_count,
             seeds=[settings.preview_seed + i for i in range(settings.preview_count)],
             negative_prompt=fill(settings.preview_negative, name=settings.name, filewords=""),
             steps=settings.preview_steps,
             cfg_scale=settings.preview_cfg,
-            width=settings.width or native,
-            height=settings.height or native,
+            width=width,
+            height=height,
         )
-        self.job.samples.mkdir(exist_ok=True)
-        paths = []
-        for i, image in enumerate(self.host.sample(request)):
-            paths.append(self.job.samples / f"step-{step:06d}-{i}.png")
-            image.save(paths[-1])
+        images = self.host.sample(request)
+        paths = [self.job.samples / f"step-{step:06d}-{i}.png" for i in range(len(images))]
+        for path, image in zip(paths, images, strict=True):
+            write_atomically(path, partial(image.save, format="PNG"))
         self.report(Preview(step, paths))
 
 
@@ -214,8 +212,8 @@ def start(
         widths = host.info.text_encoders.items()
         host.set_embeddings({settings.name: {name: torch.zeros(settings.vectors, d) for name, d in widths}})
         said = preflight(host, settings, all_prompts(source.lines, settings.name, source.captions))
-        target = data / EMBEDDINGS / f"{settings.name}.safetensors"
-        _refuse_to_replace(target, settings.overwrite)
+        target = _target(settings, data)
+        samples = _samples(host, settings, source)
         record = {
             "method": "ti",
             "model": model,
@@ -229,7 +227,7 @@ def start(
         )
         for sentence in said:
             report(Message(sentence))
-        return _Run(host, settings, data, job, source, report).execute(stopped)
+        return _Run(host, settings, samples, job, target, report).execute(stopped)
 
 
 def resume(
@@ -250,9 +248,10 @@ def resume(
         )
     if record["fingerprint"] != source.fingerprint:
         raise BadInput(f"pictures, captions or template of job {job.id} have changed since; start a new job.")
+    target = _target(settings, data)
     with host.lend():
         report(Message(f"resuming job {job.id}"))
-        return _Run(host, settings, data, job, source, report).execute(stopped)
+        return _Run(host, settings, _samples(host, settings, source), job, target, report).execute(stopped)
 
 
 def settings_of(record: dict[str, Any]) -> InversionSettings:
@@ -260,6 +259,9 @@ def settings_of(record: dict[str, Any]) -> InversionSettings:
     return build(InversionSettings, record["settings"])
 
 
-def _refuse_to_replace(target: Path, overwrite: bool) -> None:
-    if target.exists() and not overwrite:
+def _target(settings: InversionSettings, data: Path) -> Path:
+    """Where the embedding will be. Raises BadInput where one is that may not be replaced."""
+    target = data / EMBEDDINGS / f"{settings.name}.safetensors"
+    if target.exists() and not settings.overwrite:
         raise BadInput(f"{target} exists; choose another name, or --overwrite to replace it.")
+    return target

@@ -178,6 +178,8 @@ def test_the_same_job_twice_gives_the_same_tensors(folder: Path) -> None:
         (("--name", "zqx-a", "--steps", "0"), "at least 1"),
         (("--name", "zqx-a", "--learning-rate", "fast"), "learning rate 'fast'"),
         (("--name", "zqx-a", "--images", "nowhere"), "nowhere"),
+        (("--name", "zqx-a", "--images", "broken"), "bad.png"),
+        (("--name", "zqx-there"), "exists"),
         (("--name", "zqx-a", "--images", "."), "no images"),
         (("--name", "zqx-a", "--template", "none"), "'none'"),
         (("--name", "zqx-a", "--init-text", ""), "init-text"),
@@ -196,6 +198,10 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     from lib_ti.cli import main
 
     monkeypatch.chdir(folder)
+    (folder / "broken").mkdir()
+    (folder / "broken" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
+    (folder / "embeddings").mkdir()
+    (folder / "embeddings" / "zqx-there.safetensors").write_text("mine")
     before = sorted(folder.rglob("*"))
     images = () if "--images" in arguments or "--resume" in arguments else ("--images", "pictures")
     assert main(["train", "--json", *images, *arguments]) == 2

@@ -257,7 +257,7 @@ def bench_quality(
     edited = [flag for result in results for flag in result.edited.learned]
     return {
         "status": "stopped" if stopped() else "done",
-        "ratio": _figure(np.mean([result.ratio for result in results])),
+        "ratio": _figure(float(np.mean([result.ratio for result in results]))),
         "interval": interval(results),
         "success": _share(plain),
         "editability": _share(edited),

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from lib_ti.core.errors import BadInput, StudioError
+from lib_ti.formats.embedding import Family
 from lib_ti.hosts.a1111_loan import (
     condition_caches_cleared,
     frozen,
@@ -29,7 +30,7 @@ from lib_ti.hosts.base import Condition, Embeddings, LatentDistribution, ModelIn
 from lib_ti.hosts.prompts import Trigger, Vocabulary, tokenize_triggers
 
 _PIXELS_AT_ONCE = 1024 * 1024  # pictures of a request are drawn in groups of so many pixels
-_ENCODERS = {"sd1": "clip_l", "sd2": "clip_h"}
+_ENCODERS: Mapping[Family, str] = {"sd1": "clip_l", "sd2": "clip_h"}
 _EMPHASIS = re.compile(r"[(\[]")
 # What txt2img writes to the WebUI's state. Not "interrupted": a stop asked for meanwhile must stay.
 _PROGRESS = (
@@ -66,7 +67,7 @@ class A1111Host:
         from modules import devices, processing
 
         model, checkpoint = self._model, self._model.sd_checkpoint_info
-        family = "sd2" if model.is_sd2 else "sd1"
+        family: Family = "sd2" if model.is_sd2 else "sd1"
         # Stability's own .yaml says 64 of the model they trained at 768 pixels.
         side = 96 if model.is_sd2 and model.parameterization == "v" else model.image_size
         return ModelInfo(
@@ -133,10 +134,10 @@ class A1111Host:
         if not self._lent:
             raise RuntimeError("embeddings can be set in a loan only, which takes them back")
         (encoder,) = self.info.text_encoders
-        for trigger, vectors in embeddings.items():
+        for name, vectors in embeddings.items():
             if set(vectors) != {encoder}:
                 raise BadInput(
-                    f"the embedding {trigger!r} was made for {' and '.join(sorted(vectors))}, "
+                    f"the embedding {name!r} was made for {' and '.join(sorted(vectors))}, "
                     f"this model reads {encoder}; use one made for {self.info.family}."
                 )
         live = {name: vectors[encoder] for name, vectors in embeddings.items()}
@@ -222,7 +223,7 @@ class A1111Host:
 
     @torch.no_grad()
     def sample(self, request: SampleRequest) -> list[Image.Image]:
-        """By the WebUI's txt2img with its first sampler. Raises StudioError when it was interrupted."""
+        """By the WebUI's own txt2img. Raises StudioError when it was interrupted."""
         from modules import processing, shared
         from modules.sd_hijack import model_hijack
 
@@ -258,6 +259,8 @@ class A1111Host:
             prompt=list(request.prompts),
             negative_prompt=request.negative_prompt,
             seed=list(request.seeds),
+            sampler_name="DPM++ 2M",
+            scheduler="Karras",
             steps=request.steps,
             cfg_scale=request.cfg_scale,
             width=request.width,

@@ -73,7 +73,7 @@ def neutral(model: Any) -> Iterator[None]:
     """The checkpoint as it is: without hypernetworks, LoRAs, another U-Net, token merging and tiling."""
     with ExitStack() as undo:
         undo.enter_context(_no_hypernetworks())
-        undo.enter_context(_no_loras())
+        undo.enter_context(_no_loras(model))
         undo.enter_context(_own_unet())
         undo.enter_context(_no_token_merging(model))
         undo.enter_context(_no_tiling())
@@ -130,19 +130,33 @@ def _no_hypernetworks() -> Iterator[None]:
 
 
 @contextmanager
-def _no_loras() -> Iterator[None]:
-    """The built-in extension takes merged weights out, or in again, at each layer's next forward."""
-    networks = sys.modules.get("networks")
-    if not hasattr(networks, "loaded_networks"):  # switched off, or somebody else's module
+def _no_loras(model: nn.Module) -> Iterator[None]:
+    networks: Any = sys.modules.get("networks")
+    if not hasattr(networks, "loaded_networks"):  # the built-in extension is off, or it is another module
         yield
         return
-    before = list(networks.loaded_networks)
+    before, merged = list(networks.loaded_networks), _merged_layers(model)
     networks.loaded_networks.clear()
+    _merge_again(networks, merged)
     try:
         yield
     finally:
         networks.load_networks([])  # also takes back the embeddings bundled in a preview's LoRAs
+        _merge_again(networks, _merged_layers(model))
         networks.loaded_networks[:] = before
+        _merge_again(networks, merged)
+
+
+def _merged_layers(model: nn.Module) -> list[nn.Module]:
+    """Those whose weights the built-in extension has changed in place."""
+    return [module for module in model.modules() if getattr(module, "network_current_names", ())]
+
+
+@torch.no_grad()
+def _merge_again(networks: Any, layers: list[nn.Module]) -> None:
+    """Make their weights those of the loaded networks now, and not only at their next forward."""
+    for layer in layers:
+        networks.network_apply_weights(layer)
 
 
 @contextmanager

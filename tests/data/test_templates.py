@@ -111,9 +111,12 @@ def test_all_prompts_are_distinct_and_in_order() -> None:
 
 
 def test_our_templates_call_the_name_in_every_line() -> None:
-    assert set(list_templates()) == {"subject", "subject_filewords", "style", "style_filewords", "plain"}
+    templates = list_templates()
     assert find_template("style") == OUR_TEMPLATES / "style.txt"
-    for name, path in list_templates().items():
+    # Captions that call the name themselves need nothing around them.
+    assert tuple(read_template(templates.pop("captions"))) == ("[filewords]",)
+    assert set(templates) == {"subject", "subject_filewords", "style", "style_filewords", "plain"}
+    for name, path in templates.items():
         lines = read_template(path)
         assert len(set(lines)) == len(lines)
         assert all(line.count("[name]") == 1 for line in lines)

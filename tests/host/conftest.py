@@ -49,6 +49,10 @@ class WebUI:
     process: subprocess.Popen[bytes]
     log: Path
 
+    @property
+    def checkpoint(self) -> Path:
+        return self.data / "models" / "Stable-diffusion" / BUILTIN.name
+
     def post(self, path: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}

@@ -9,6 +9,7 @@ import hashlib
 import random
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ldm.modules.attention
@@ -21,9 +22,11 @@ from modules import devices, processing, script_callbacks, sd_hijack, sd_models,
 from modules.call_queue import queue_lock
 from safetensors.torch import load_file, save_file
 
+from lib_ti import jobs
 from lib_ti.core.errors import StudioError
 from lib_ti.hosts.a1111 import A1111Host
 from lib_ti.hosts.base import SampleRequest
+from lib_ti.methods.textual_inversion import InversionSettings
 
 CHECKS: dict[str, Callable[..., Any]] = {}
 
@@ -136,8 +139,9 @@ def numbers(given: str, out: str, prompts: list[str]) -> dict[str, int]:
 
 
 @check
-def job(fail: bool = False, prompt: str = "a zqx") -> dict[str, Any]:
+def job(fail: bool = False, move_vae: bool = False, prompt: str = "a zqx") -> dict[str, Any]:
     """A little training with previews; what is different afterwards (nothing should be)."""
+    shared.opts.data["unload_models_when_training"] = move_vae
     host, before, vectors = A1111Host(), surroundings(), live()
     optimizer = torch.optim.AdamW([vectors], lr=0.05, weight_decay=0)
     previews = []
@@ -162,6 +166,21 @@ def job(fail: bool = False, prompt: str = "a zqx") -> dict[str, Any]:
     }
 
 
+@check
+def train(images: str, data: str, settings: dict[str, Any]) -> str:
+    """A whole job as the command line runs it; the file it made."""
+    chosen = InversionSettings(images=images, **settings)
+    outcome = jobs.start(
+        A1111Host(),
+        chosen,
+        data=Path(data),
+        model="the WebUI's",
+        report=lambda event: None,
+        stopped=lambda: False,
+    )
+    return str(outcome.embedding)
+
+
 def pixels_of(image: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(image))
 
@@ -171,12 +190,13 @@ def loan_is_clean(disturbance: str) -> dict[str, Any]:
     """Noise with the disturbance, in a loan, in a loan after a preview, and afterwards."""
     host = A1111Host()
     put, take_away = DISTURBANCES[disturbance]
-    clean = noise_of(host).detach()
+    with host.lend():
+        clean = noise_of(host)
     put()
     try:
-        before = surroundings()
         with torch.no_grad():
-            disturbed = noise_of(host)
+            disturbed = noise_of(host)  # also merges a LoRA, which waits for a forward
+        before = surroundings()
         with host.lend():
             lent = noise_of(host)
             host.sample(request("a blue <lora:strong:1> heart"))
@@ -228,7 +248,10 @@ def remove_unet() -> None:
 
 
 DISTURBANCES: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-    "lora": (lambda: networks.load_networks(["strong"]), lambda: networks.load_networks([])),
+    "lora": (
+        lambda: networks.load_networks(["strong"], [1.0], [1.0], [None]),
+        lambda: networks.load_networks([]),
+    ),
     "hypernetwork": (
         lambda: shared.loaded_hypernetworks.append(Doubled()),
         lambda: shared.loaded_hypernetworks.clear(),
@@ -249,7 +272,8 @@ DISTURBANCES: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
 def latents_with_another_vae() -> dict[str, Any]:
     """Latents with the checkpoint's VAE, with another, in a loan, and afterwards."""
     host, pixels = A1111Host(), torch.zeros(1, 3, 64, 64)
-    own = host.encode_images(pixels).mean
+    with host.lend():
+        own = host.encode_images(pixels).mean
     sd_vae.reload_vae_weights(vae_file=sd_vae.vae_dict["other.safetensors"])
     try:
         before = surroundings()
