@@ -28,13 +28,15 @@ class TrainSettings:
     images: str = option("", "Folder with the training pictures.", group="data")
     steps: int = option(600, "Optimizer steps in all.", group="length", low=1, high=1_000_000)
     learning_rate: str = option(
-        "0.005", "A rate, or stages as rate:last step, e.g. 0.005:100, 1e-3:1000, 1e-4.", group="learning"
+        "0.01:300, 0.002",
+        "A rate, or stages as rate:last step, e.g. 0.005:100, 1e-3:1000, 1e-4.",
+        group="learning",
     )
     batch_size: int = option(
         1, "Pictures that go through the model together.", group="learning", low=1, high=256
     )
     accumulation: int = option(
-        1,
+        4,
         "Batches whose gradients make one step: a larger batch without its memory.",
         group="learning",
         low=1,
@@ -45,6 +47,12 @@ class TrainSettings:
         "sampled draws from the VAE's distribution at every step, mean takes its middle.",
         group="learning",
         choices=("sampled", "mean"),
+    )
+    weighting: str = option(
+        "x0",
+        "x0 measures the error of the clean picture the model has in mind, none that of the noise.",
+        group="learning",
+        choices=("x0", "none"),
     )
     seed: int = option(1, "Settles everything random of the job.", group="learning", low=0, high=2**32 - 1)
     width: int = option(

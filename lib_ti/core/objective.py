@@ -9,6 +9,8 @@ from typing import Literal
 
 import torch
 
+Weighting = Literal["x0", "none"]
+
 
 def _at(values: torch.Tensor, timesteps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """``values[timesteps]`` in the dtype and on the device of ``like``, shaped (b, 1, 1, 1)."""
@@ -42,3 +44,21 @@ def target_of(
 def squared_error(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean squared error of each sample, (b,)."""
     return (predicted - target).pow(2).flatten(1).mean(1)
+
+
+def loss_weight(
+    weighting: Weighting,
+    prediction: Literal["eps", "v"],
+    timesteps: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+) -> torch.Tensor:
+    """What each sample's loss is multiplied by, (b,), float32.
+
+    "x0": the squared error then is that of the clean latents the U-Net has in mind (arXiv 2202.00512,
+    section 4): 1 / SNR for eps, 1 / (SNR + 1) for v. A plain eps loss hardly hears the noisiest
+    timesteps, where colour and layout are decided.
+    """
+    if weighting == "none":
+        return torch.ones(len(timesteps), device=timesteps.device)
+    abar = alphas_cumprod.to(timesteps.device)[timesteps].float()
+    return (1 - abar) / abar if prediction == "eps" else 1 - abar

@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import TrainSettings
-from lib_ti.core.objective import q_sample, squared_error, target_of
+from lib_ti.core.objective import Weighting, loss_weight, q_sample, squared_error, target_of
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.core.settings import option
@@ -118,6 +119,7 @@ class TextualInversion:
     def __init__(self, host: Host, settings: InversionSettings, samples: TrainingSet) -> None:
         self.host = host
         self.samples = samples
+        self.weighting = cast(Weighting, settings.weighting)
         device = host.info.device
         self.vectors = {k: v.to(device).requires_grad_() for k, v in initial_vectors(host, settings).items()}
         host.set_embeddings({settings.name: self.vectors})
@@ -135,7 +137,8 @@ class TextualInversion:
         noisy = q_sample(latents, noise, timesteps, info.alphas_cumprod)
         predicted = self.host.predict_noise(noisy, timesteps, self.host.encode_prompts(batch.prompts))
         target = target_of(info.prediction, latents, noise, timesteps, info.alphas_cumprod)
-        return squared_error(predicted.float(), target)
+        weight = loss_weight(self.weighting, info.prediction, timesteps, info.alphas_cumprod)
+        return weight * squared_error(predicted.float(), target)
 
 
 def as_embedding(

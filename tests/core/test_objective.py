@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 import torch
 
-from lib_ti.core.objective import q_sample, squared_error, target_of
+from lib_ti.core.objective import loss_weight, q_sample, squared_error, target_of
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
@@ -48,3 +48,23 @@ def test_loss_is_per_sample() -> None:
     assert loss.shape == (5,)
     for i in range(5):
         torch.testing.assert_close(loss[i], torch.nn.functional.mse_loss(x0[i], noise[i]))
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_x0_weighting_gives_the_error_of_the_clean_latents(prediction: Literal["eps", "v"]) -> None:
+    """For any answer of the U-Net, against x0 solved for from it, in float64."""
+    x0, noise, t = (tensor.double() if tensor.is_floating_point() else tensor for tensor in _draw())
+    abar = torch.linspace(0.999, 0.005, 1000, dtype=torch.float64)
+    noisy = q_sample(x0, noise, t, abar)
+    answer = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    signal, sigma = abar[t].sqrt().view(-1, 1, 1, 1), (1 - abar[t]).sqrt().view(-1, 1, 1, 1)
+    imagined = (noisy - sigma * answer) / signal if prediction == "eps" else signal * noisy - sigma * answer
+    weighted = loss_weight("x0", prediction, t, abar) * squared_error(
+        answer, target_of(prediction, x0, noise, t, abar)
+    )
+    torch.testing.assert_close(weighted, squared_error(imagined, x0), rtol=1e-4, atol=0)
+
+
+def test_no_weighting_is_one() -> None:
+    weight = loss_weight("none", "eps", torch.tensor([0, 999]), torch.linspace(0.999, 0.005, 1000))
+    assert weight.tolist() == [1.0, 1.0]
