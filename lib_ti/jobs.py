@@ -30,6 +30,7 @@ from lib_ti.methods.textual_inversion import (
     TextualInversion,
     as_embedding,
     check_name,
+    initial_vectors,
     preflight,
 )
 
@@ -208,9 +209,8 @@ def start(
         check_name(host, settings.name)
         rate = parse_learning_rate(settings.learning_rate)
         source = read_source(settings, data)
-        # A stand-in of the right size: the prompts can be checked before the pictures are encoded.
-        widths = host.info.text_encoders.items()
-        host.set_embeddings({settings.name: {name: torch.zeros(settings.vectors, d) for name, d in widths}})
+        # The prompts are checked before the pictures are encoded.
+        host.set_embeddings({settings.name: initial_vectors(host, settings)})
         said = preflight(host, settings, all_prompts(source.lines, settings.name, source.captions))
         target = _target(settings, data)
         samples = _samples(host, settings, source)
