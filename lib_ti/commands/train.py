@@ -67,6 +67,8 @@ class Watch:
                 )
             self.bar.set_postfix(loss=f"{event.loss:.4f}", refresh=False)
             self.bar.update(event.step - self.bar.n)
+            if event.step == event.steps:
+                self.close()
         elif isinstance(event, Preview):
             tqdm.write(
                 f"step {event.step}: {len(event.paths)} previews in {event.paths[0].parent}", file=sys.stderr
