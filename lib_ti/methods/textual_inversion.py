@@ -104,7 +104,8 @@ def preflight(host: Host, settings: InversionSettings, prompts: Sequence[str]) -
     if found < len(prompts):
         said[0] += "; steps with the others teach nothing"
     travel = relative_travel(host, settings)
-    said.append(f"vectors can move {travel:.0%} of a word's usual length")
+    reach = f"{travel:.0%} of" if travel < 1 else f"{travel:.0f} times"
+    said.append(f"vectors can move {reach} a word's usual length")
     if travel < 0.1:
         said[1] = (
             f"warning: {said[1]}, too little to learn anything; raise learning-rate "
