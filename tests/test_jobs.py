@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -10,12 +11,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from lib_ti.core.errors import JobFailed
 from lib_ti.core.job import Job
 from lib_ti.formats.embedding import read_embedding
+from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.jobs import resume, start
+from lib_ti.methods.textual_inversion import InversionSettings
 
 ROOT = Path(__file__).parents[1]
 # What makes a step random: all of it at once.
@@ -221,3 +228,29 @@ def test_a_resumed_job_refuses_other_pictures(
     (folder / "pictures" / "0.txt").write_text("[name], changed")
     assert main(["train", "--json", "--resume", job_of(folder, "zqx-b").name]) == 2
     assert "have changed" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_good_vectors(
+    folder: Path, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, calls = host.predict_noise, itertools.count(1)
+
+    def poisoned(*arguments: Any) -> torch.Tensor:
+        answer = predict(*arguments)
+        return answer * float("nan") if next(calls) == 15 else answer
+
+    monkeypatch.setattr(host, "predict_noise", poisoned)
+    settings = InversionSettings(
+        name="zqx-nan", images=str(folder / "pictures"), steps=30, accumulation=1, template="captions"
+    )
+    with pytest.raises(JobFailed, match="step 15 is not a finite number; went back to step 10"):
+        start(host, settings, data=folder, model="builtin", report=lambda event: None, stopped=lambda: False)
+    job = Job(job_of(folder, "zqx-nan"))
+    kept = read_embedding(job.copies / "zqx-nan-000010.safetensors")
+    state = job.load_state()
+    assert kept.step == state.step == 10
+    assert torch.equal(kept.vectors["clip_l"], state.parameters["clip_l"])
+    assert not (folder / "embeddings").exists()
+    monkeypatch.undo()
+    outcome = resume(host, job, data=folder, report=lambda event: None, stopped=lambda: False)
+    assert (outcome.status, outcome.step) == ("done", 30)
