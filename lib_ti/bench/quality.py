@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,6 @@ class ConceptResult:
     training: list[Image.Image]
     before: list[Image.Image]
     after: list[Image.Image]
-    prompts: list[str]
 
     @property
     def ratio(self) -> float:
@@ -163,10 +162,11 @@ def train_and_judge(
     **settings: Any,
 ) -> ConceptResult:
     """Train on the exam's pictures through the same door as every user's job, then judge."""
-    training = exam.write_pictures(data / "pictures" / exam.concept.name.replace(" ", "-"))
+    folder = data / "pictures" / exam.concept.name.replace(" ", "-")
+    training = exam.write_pictures(folder)
     wanted = {
         "name": TRIGGER,
-        "images": str(data / "pictures" / exam.concept.name.replace(" ", "-")),
+        "images": str(folder),
         "template": "captions",
         # The default step, its four pictures in one pass: the same gradient, sooner.
         "batch_size": 4,
@@ -193,12 +193,11 @@ def train_and_judge(
         training,
         before,
         after,
-        exam.plain.prompts,
     )
 
 
 def _judge(
-    host: Host, judge: Judge, trial: Trial, seed: int, vectors: dict[str, torch.Tensor] | Any
+    host: Host, judge: Judge, trial: Trial, seed: int, vectors: Mapping[str, torch.Tensor] | None
 ) -> tuple[list[Image.Image], list[bool]]:
     """Pictures of a trial and which are right; without vectors, in the model's own words."""
     if vectors is None:

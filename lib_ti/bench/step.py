@@ -15,7 +15,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -26,6 +26,7 @@ from lib_ti.hosts.checkpoints import Components, load_components
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.hosts.tokenizer import build_clip_tokenizer
 from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion
+from lib_ti.tinyworld.train_denoiser import new_scheduler
 
 TRIGGER = "zqx-bench"
 
@@ -42,7 +43,6 @@ def fill_zeros(module: nn.Module, generator: torch.Generator) -> None:
 def random_sd15() -> Components:
     """The true architecture of Stable Diffusion 1.5 (860 M U-Net) with random weights."""
     torch.manual_seed(0)
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     text_config = CLIPTextConfig(
         hidden_size=768,
         intermediate_size=3072,
@@ -66,7 +66,7 @@ def random_sd15() -> Components:
         tokenizer=build_clip_tokenizer(),
         family="sd1",
         prediction="eps",
-        alphas_cumprod=scheduler.alphas_cumprod,
+        alphas_cumprod=new_scheduler().alphas_cumprod,
         name="random-sd15",
         native_size=512,
         file=None,

@@ -69,11 +69,8 @@ def world(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
 
 def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     given = given_settings(args, InversionSettings)
-    try:
-        names = [name.strip() for name in args.concepts.split(",") if name.strip()]
-        concepts = choose_concepts(names, given.get("seed", 1))
-    except ValueError as error:
-        raise BadInput(f"concepts: {error}.") from error
+    names = [name.strip() for name in args.concepts.split(",") if name.strip()]
+    concepts = choose_concepts(names, given.get("seed", 1))
     for name, low in (("pictures", 1), ("judged", 8)):
         if getattr(args, name) < low:
             raise BadInput(f"{name}: got {getattr(args, name)}, expected at least {low}.")

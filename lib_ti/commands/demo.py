@@ -7,6 +7,8 @@ import shutil
 import sys
 from typing import Any
 
+from PIL import Image
+
 from lib_ti.bench.quality import TRIGGER, ConceptResult, Exam, train_and_judge
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.commands.train import Watch
@@ -29,10 +31,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
-    try:
-        concept = parse_concept(args.concept)
-    except ValueError as error:
-        raise BadInput(f"concept: {error}.") from error
+    concept = parse_concept(args.concept)
     if args.model != "builtin":
         raise BadInput("the demo knows how to judge the built-in model only; use train for other models.")
     folder = args.data / ".ti-studio" / "demo"
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     }
 
 
-def _sheet(result: ConceptResult) -> Any:
+def _sheet(result: ConceptResult) -> Image.Image:
     count = len(result.training)
     right = result.as_json()
     return contact_sheet(

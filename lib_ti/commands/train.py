@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -81,16 +80,15 @@ class Watch:
 
 def conclude(outcome: Outcome) -> dict[str, Any]:
     """Draw the loss curve, tell where everything is; the result also goes into the job's folder."""
-    plot: Path | None = outcome.job.folder / "loss.png"
-    if not plot_losses(outcome.job.losses(), outcome.job.folder / "loss.png"):
-        plot = None
+    plot = outcome.job.folder / "loss.png"
+    drawn = plot_losses(outcome.job.losses(), plot)
     result = {
         "status": outcome.status,
         "job": outcome.job.id,
         "step": outcome.step,
         "embedding": str(outcome.embedding),
         "loss": outcome.loss,
-        "loss_plot": str(plot) if plot else None,
+        "loss_plot": str(plot) if drawn else None,
         "seconds": round(outcome.seconds, 1),
     }
     outcome.job.write_result(result)

@@ -76,16 +76,6 @@ class _GradientWatch:
         self.satisfied = True
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """The optimizer's tensors under each parameter's name."""
-    state = optimizer.state
-    return {
-        name: {k: v for k, v in state[p].items() if torch.is_tensor(v)}
-        for name, p in names.items()
-        if p in state
-    }
-
-
 class Loop:
     """Optimizer steps from a state to the last one, with a way back to the last good state."""
 
@@ -102,11 +92,14 @@ class Loop:
 
     def snapshot(self) -> TrainState:
         """A copy of everything the next step depends on."""
-        slots = optimizer_state(self.optimizer, self.parameters)
         return TrainState(
             self.step,
             {name: p.detach().clone() for name, p in self.parameters.items()},
-            {name: {k: v.clone() for k, v in tensors.items()} for name, tensors in slots.items()},
+            {
+                name: {slot: v.clone() for slot, v in self.optimizer.state[p].items() if torch.is_tensor(v)}
+                for name, p in self.parameters.items()
+                if p in self.optimizer.state
+            },
         )
 
     def restore(self, state: TrainState) -> None:

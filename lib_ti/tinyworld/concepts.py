@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lib_ti.core.errors import BadInput
 from lib_ti.tinyworld.world import KIND_WORDS, VALUES
+
+_KINDS = ("style", "fill", "colour", "shape")
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,17 @@ class Concept:
 def parse_concept(name: str) -> Concept:
     """``purple star`` -> the concept; words in the order fill, colour, shape; or one style.
 
-    Raises ValueError for a word the world does not know.
+    Raises BadInput for a word the world does not know.
     """
     attributes = {}
     for word in name.split():
-        for attribute in ("style", "fill", "colour", "shape"):
+        for attribute in _KINDS:
             if word in VALUES[attribute]:
                 attributes[attribute] = word
                 break
         else:
-            raise ValueError(f"the tiny world has no {word!r}; see lib_ti/tinyworld/world.py for its words")
+            known = dict.fromkeys(value for kind in _KINDS for value in VALUES[kind])
+            raise BadInput(f"concept {name!r}: the tiny world has no {word!r}; it has {', '.join(known)}.")
     return Concept(attributes)
 
 
