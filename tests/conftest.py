@@ -13,6 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
+from tests.webui import webui as webui
+
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 

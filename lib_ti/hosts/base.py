@@ -71,6 +71,7 @@ class SampleRequest:
     cfg_scale: float = 5.0
     width: int = 512  # pixels, multiple of 8
     height: int = 512
+    sampler: str = ""  # one the host knows by that name; "": DPM++ 2M with Karras' noise levels
 
 
 class Host(Protocol):

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from lib_ti import jobs
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.methods.textual_inversion import InversionSettings, initial_vectors
+from tests.webui import BUILTIN, probe
 
 if TYPE_CHECKING:
     from lib_ti.hosts.standalone import StandaloneHost
-    from tests.host.conftest import WebUI
+    from lib_ti.bench.webui import WebUI
 
 pytestmark = pytest.mark.host
 
@@ -36,11 +37,11 @@ def standalone(webui: WebUI) -> StandaloneHost:
     pytest.importorskip("diffusers")
     from lib_ti.hosts.standalone import StandaloneHost
 
-    return StandaloneHost.load(webui.checkpoint, "cpu")
+    return StandaloneHost.load(webui.data / "models" / "Stable-diffusion" / BUILTIN.name, "cpu")
 
 
 def test_what_the_model_is(webui: WebUI, standalone: StandaloneHost) -> None:
-    told, ours = webui.probe("info"), standalone.info
+    told, ours = probe(webui, "info"), standalone.info
     schedule = torch.tensor(told.pop("alphas_cumprod"))
     assert float((schedule - ours.alphas_cumprod).abs().max()) < 1e-6  # one sums in float32
     expected = {k: str(v) for k, v in vars(ours).items() if k in told and k not in ("latent_scale", "name")}
@@ -62,7 +63,7 @@ def test_every_answer_equals_the_standalone_hosts(
     }
     save_file(given, tmp_path / "given.safetensors")
     answers = str(tmp_path / "out.safetensors")
-    counts = webui.probe("numbers", given=str(tmp_path / "given.safetensors"), out=answers, prompts=PROMPTS)
+    counts = probe(webui, "numbers", given=str(tmp_path / "given.safetensors"), out=answers, prompts=PROMPTS)
     theirs = load_file(answers)
 
     vectors = given["vectors"].clone().requires_grad_()
@@ -103,7 +104,7 @@ def test_a_whole_job_finds_the_vectors_of_the_standalone_host(
         blocks = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         picture = Image.fromarray(blocks).resize((64, 64), Image.Resampling.NEAREST)
         picture.save(tmp_path / "images" / f"a red thing {number}.png")
-    theirs = webui.probe(
+    theirs = probe(webui, 
         "train", images=str(tmp_path / "images"), data=str(tmp_path / "webui"), settings=settings
     )
     ours = jobs.start(
@@ -129,7 +130,7 @@ def test_a_job_leaves_the_webui_as_it_was(webui: WebUI, fail: bool, move_vae: bo
     before = webui.txt2img(prompt, tiling=True)
     assert before != webui.txt2img(prompt.replace("0.5", "0"), tiling=True)
     assert webui.txt2img(prompt, tiling=True) == before
-    done = webui.probe("job", fail=fail, move_vae=move_vae)
+    done = probe(webui, "job", fail=fail, move_vae=move_vae)
     assert done["changed"] == []
     assert done["caches"] == [[None, None]] * 4
     assert done["moved"] > 0.05
@@ -139,25 +140,25 @@ def test_a_job_leaves_the_webui_as_it_was(webui: WebUI, fail: bool, move_vae: bo
 
 
 def test_two_jobs_give_the_same_previews(webui: WebUI) -> None:
-    assert webui.probe("job")["previews"] == webui.probe("job")["previews"]
+    assert probe(webui, "job")["previews"] == probe(webui, "job")["previews"]
 
 
 @pytest.mark.parametrize("disturbance", ["lora", "hypernetwork", "unet", "token merging", "tiling"])
 def test_a_loan_is_of_the_checkpoint_alone(webui: WebUI, disturbance: str) -> None:
-    measured = webui.probe("loan_is_clean", disturbance=disturbance)
+    measured = probe(webui, "loan_is_clean", disturbance=disturbance)
     assert measured["disturbed"] > 1e-3
     assert (measured["lent"], measured["after_preview"], measured["again"]) == (0, 0, 0)
     assert measured["changed"] == []
 
 
 def test_a_loan_uses_the_checkpoints_own_vae(webui: WebUI) -> None:
-    measured = webui.probe("latents_with_another_vae")
+    measured = probe(webui, "latents_with_another_vae")
     assert measured["other"] > 1e-3
     assert (measured["lent"], measured["again"], measured["changed"]) == (0, 0, [])
 
 
 def test_the_users_attention_is_kept_and_lets_the_gradient_through(webui: WebUI) -> None:
-    gradients = {name: torch.tensor(g) for name, g in webui.probe("attention_gradients").items()}
+    gradients = {name: torch.tensor(g) for name, g in probe(webui, "attention_gradients").items()}
     assert len(gradients) >= 4
     one, *others = gradients.values()
     assert float(one.abs().max()) > 0
@@ -166,7 +167,7 @@ def test_the_users_attention_is_kept_and_lets_the_gradient_through(webui: WebUI)
 
 
 def test_a_live_embedding_wins_over_a_stored_one_but_not_over_a_longer(webui: WebUI) -> None:
-    seen = webui.probe("triggers_beside_stored_ones")
+    seen = probe(webui, "triggers_beside_stored_ones")
     assert seen["counts"] == [2, 3]  # "zqx two" goes with the stored ones when the disk is read anew
     assert seen["afterwards"] == [None, None]
 
@@ -181,9 +182,9 @@ def test_a_live_embedding_wins_over_a_stored_one_but_not_over_a_longer(webui: We
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_a_sentence(webui: WebUI, kind: str, words: str) -> None:
-    assert words in webui.probe("refusal", kind=kind)
+    assert words in probe(webui, "refusal", kind=kind)
 
 
 def test_an_interrupt_during_a_preview_stays_one(webui: WebUI) -> None:
-    seen = webui.probe("interrupted_preview")
+    seen = probe(webui, "interrupted_preview")
     assert "interrupted" in seen["error"] and seen["still"] is True
