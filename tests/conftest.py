@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Any
 # Read by huggingface_hub at its import, so before anything that imports it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.webui import webui as webui
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from transformers import CLIPTokenizer
 
     from lib_ti.hosts.standalone import StandaloneHost
+    from lib_ti.workshop import Workshop
+    from tests.place import StandalonePlace
 
 # Tiny models lose more by waiting for threads than they win by having many.
 torch.set_num_threads(min(2, torch.get_num_threads()))
@@ -66,3 +73,47 @@ def host() -> StandaloneHost:
     from lib_ti.hosts.standalone import StandaloneHost
 
     return StandaloneHost.load("builtin", "cpu")
+
+
+@pytest.fixture
+def place(host: StandaloneHost, tmp_path: Path) -> StandalonePlace:
+    """A program that lends the built-in model."""
+    from tests.place import StandalonePlace
+
+    return StandalonePlace(host, tmp_path / "data")
+
+
+@pytest.fixture
+def workshop(place: StandalonePlace) -> Iterator[Workshop]:
+    """Its jobs end with the test."""
+    from lib_ti.workshop import Workshop
+    from tests.place import ended
+
+    workshop = Workshop(place)
+    yield workshop
+    for job in workshop.jobs():
+        if workshop.status(job).running:
+            workshop.stop(job)
+        ended(workshop, job)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    """Of a job of a second, on three pictures of noise."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(3):
+        Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+            folder / f"{number}.png"
+        )
+    return {
+        "name": "zqx-cat",
+        "images": str(folder),
+        "steps": 20,
+        "accumulation": 1,
+        "preview_every": 10,
+        "preview_count": 1,
+        "preview_steps": 2,
+        "copy_every": 10,
+    }

@@ -28,15 +28,18 @@ MAY_IMPORT = {
     "report": {"core", "formats"},
     "tinyworld": {*BELOW_HOSTS, "hosts"},
     "bench": {*BELOW_HOSTS, "hosts", "jobs", "tinyworld"},
-    "ui": {*BELOW_HOSTS, "hosts", "jobs", "report"},
+    "workshop": {*BELOW_HOSTS, "jobs", "report"},
+    "api": {"core", "methods", "workshop"},
+    "ui": {"core", "methods", "workshop"},
+    "webui": {"hosts", "workshop", "api", "ui"},
     "commands": {*BELOW_HOSTS, "hosts", "jobs", "report", "tinyworld", "bench"},
     "cli": {"core", "commands"},
 }
 # The protocol itself imports no host, so what works with any host may speak of it.
 SEAM = "lib_ti.hosts.base"
-MAY_IMPORT_SEAM = {"methods", "jobs"}
+MAY_IMPORT_SEAM = {"methods", "jobs", "workshop"}
 
-HOSTLESS = {"core", "networks", "data", "formats", "methods", "jobs"}
+HOSTLESS = {"core", "networks", "data", "formats", "methods", "jobs", "workshop", "api"}
 # Who may import a host, and which. A WebUI's own modules are for its adapter alone.
 HOST_MODULES = {
     "diffusers": {"hosts", "tinyworld", "bench"},

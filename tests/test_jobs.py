@@ -21,7 +21,7 @@ from lib_ti.core.errors import JobFailed
 from lib_ti.core.job import Job
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.standalone import StandaloneHost
-from lib_ti.jobs import resume, start
+from lib_ti.jobs import folders_under, resume, start
 from lib_ti.methods.textual_inversion import InversionSettings
 
 ROOT = Path(__file__).parents[1]
@@ -161,7 +161,7 @@ def test_previews_copies_and_plot(folder: Path) -> None:
         f"step-{step:06d}-{i}.png" for step in (10, 20) for i in (0, 1)
     ]
     assert sorted(p.name for p in (job / "copies").iterdir()) == [
-        f"zqx-look-{step:06d}.safetensors" for step in (7, 14)
+        f"zqx-look-{step:06d}.safetensors" for step in (7, 14, 20)
     ]
     assert (folder / str(result["loss_plot"])).stat().st_size > 1000
     assert json.loads((job / "result.json").read_text())["status"] == "done"
@@ -244,7 +244,14 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_vectors(
         name="zqx-nan", images=str(folder / "pictures"), steps=30, accumulation=1, template="captions"
     )
     with pytest.raises(JobFailed, match="step 15 is not a finite number; went back to step 10"):
-        start(host, settings, data=folder, model="builtin", report=lambda event: None, stopped=lambda: False)
+        start(
+            host,
+            settings,
+            folders=folders_under(folder),
+            model="builtin",
+            report=lambda event: None,
+            stopped=lambda: False,
+        )
     job = Job(job_of(folder, "zqx-nan"))
     kept = read_embedding(job.copies / "zqx-nan-000010.safetensors")
     state = job.load_state()
@@ -252,5 +259,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_vectors(
     assert torch.equal(kept.vectors["clip_l"], state.parameters["clip_l"])
     assert not (folder / "embeddings").exists()
     monkeypatch.undo()
-    outcome = resume(host, job, data=folder, report=lambda event: None, stopped=lambda: False)
+    outcome = resume(
+        host, job, folders=folders_under(folder), report=lambda event: None, stopped=lambda: False
+    )
     assert (outcome.status, outcome.step) == ("done", 30)

@@ -22,7 +22,7 @@ from lib_ti.bench.world import draw, draw_asked
 from lib_ti.core.settings import build
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import Host
-from lib_ti.jobs import Event, Outcome, start
+from lib_ti.jobs import Event, Outcome, folders_under, start
 from lib_ti.methods.textual_inversion import InversionSettings, initial_vectors
 from lib_ti.tinyworld.concepts import SPLITS, Concept, parse_concept
 from lib_ti.tinyworld.corpus import BENCH_SEED
@@ -173,10 +173,13 @@ def train_and_judge(
         "accumulation": 1,
         "init_text": exam.concept.init_text,
         "overwrite": True,
+        "preview_every": 0,
         **settings,
     }
     chosen = build(InversionSettings, wanted)
-    outcome = start(host, chosen, data=data, model="builtin", report=report, stopped=stopped)
+    outcome = start(
+        host, chosen, folders=folders_under(data), model="builtin", report=report, stopped=stopped
+    )
     trained = read_embedding(outcome.embedding).vectors
     with host.lend():
         before, untrained = _judge(host, judge, exam.plain, exam.seed, initial_vectors(host, chosen))

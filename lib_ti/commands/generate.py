@@ -12,7 +12,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import read_embedding, read_embeddings
 from lib_ti.hosts.base import Host, SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
-from lib_ti.jobs import EMBEDDINGS
+from lib_ti.jobs import folders_under
 from lib_ti.report import save_png
 
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
             raise BadInput(f"{name}: got {getattr(args, name)}, expected {low} to {high}.")
     host = StandaloneHost.load(args.model, args.device, args.clip_skip)
     with host.lend():
-        load_embeddings(host, args.data / EMBEDDINGS, args.embedding)
+        load_embeddings(host, folders_under(args.data).embeddings, args.embedding)
         counts = host.count_triggers(f"{args.prompt} BREAK {args.negative}")
         called = sorted(name for name, count in counts.items() if count)
         paths: list[Path] = []

@@ -14,7 +14,7 @@ from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress
 from lib_ti.core.settings import build
 from lib_ti.hosts.standalone import StandaloneHost
-from lib_ti.jobs import Event, Message, Outcome, Preview, resume, settings_of, start
+from lib_ti.jobs import Event, Message, Outcome, Preview, folders_under, resume, settings_of, start
 from lib_ti.methods.textual_inversion import InversionSettings
 from lib_ti.report import plot_losses
 
@@ -23,28 +23,28 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("train", help="train an embedding from a folder of pictures")
     shared_options(parser, run)
     parser.add_argument(
-        "--resume", metavar="JOB", help="go on with a stopped or killed job (its id or folder)"
+        "--resume", metavar="JOB", help="go on with a stopped or killed job"
     )
     settings_options(parser, InversionSettings)
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     given = given_settings(args, InversionSettings)
-    watch = Watch()
+    watch, folders = Watch(), folders_under(args.data)
     if args.resume:
         if given:
             flags = ", ".join("--" + name.replace("_", "-") for name in given)
             raise BadInput(f"--resume goes on with the job's own settings; leave out {flags}.")
-        job = Job.open(args.data, args.resume)
+        job = Job.open(folders.jobs, args.resume)
         record = job.settings()
-        host = StandaloneHost.load(record["model"], args.device, settings_of(record).clip_skip)
-        outcome = resume(host, job, data=args.data, report=watch, stopped=stopped)
+        host = StandaloneHost.load(record["model"], args.device, settings_of(record).clip_skip or 1)
+        outcome = resume(host, job, folders=folders, report=watch, stopped=stopped)
     else:
         settings = build(InversionSettings, given)
         if not settings.name:
             raise BadInput("name: missing; give the new word, such as --name my-cat.")
-        host = StandaloneHost.load(args.model, args.device, settings.clip_skip)
-        outcome = start(host, settings, data=args.data, model=args.model, report=watch, stopped=stopped)
+        host = StandaloneHost.load(args.model, args.device, settings.clip_skip or 1)
+        outcome = start(host, settings, folders=folders, model=args.model, report=watch, stopped=stopped)
     watch.close()
     return conclude(outcome)
 
@@ -82,15 +82,7 @@ def conclude(outcome: Outcome) -> dict[str, Any]:
     """Draw the loss curve, tell where everything is; the result also goes into the job's folder."""
     plot = outcome.job.folder / "loss.png"
     drawn = plot_losses(outcome.job.losses(), plot)
-    result = {
-        "status": outcome.status,
-        "job": outcome.job.id,
-        "step": outcome.step,
-        "embedding": str(outcome.embedding),
-        "loss": outcome.loss,
-        "loss_plot": str(plot) if drawn else None,
-        "seconds": round(outcome.seconds, 1),
-    }
+    result = {**outcome.as_json(), "loss_plot": str(plot) if drawn else None}
     outcome.job.write_result(result)
     if outcome.status == "done":
         told = f"done: {outcome.embedding} after {outcome.step} steps"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import time
@@ -18,22 +19,28 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically, write_text
 from lib_ti.core.settings import option
 
-JOBS = Path(".ti-studio") / "jobs"  # a dot folder: WebUIs never serve those over HTTP
-
 
 @dataclass(frozen=True)
 class TrainSettings:
     """What every training method is told."""
 
-    images: str = option("", "Folder with the training pictures.", group="data")
-    steps: int = option(600, "Optimizer steps in all.", group="length", low=1, high=1_000_000)
+    images: str = option(
+        "", "Folder with the training pictures.", group="pictures", label="Picture folder", basic=True
+    )
+    steps: int = option(600, "Optimizer steps in all.", group="length", low=1, high=1_000_000, basic=True)
     learning_rate: str = option(
         "0.01:300, 0.002",
         "A rate, or stages as rate:last step, e.g. 0.005:100, 1e-3:1000, 1e-4.",
         group="learning",
+        basic=True,
     )
     batch_size: int = option(
-        1, "Pictures that go through the model together.", group="learning", low=1, high=256
+        1,
+        "Pictures that go through the model together.",
+        group="learning",
+        low=1,
+        high=256,
+        label="Pictures at once",
     )
     accumulation: int = option(
         4,
@@ -41,6 +48,7 @@ class TrainSettings:
         group="learning",
         low=1,
         high=256,
+        label="Batches a step",
     )
     latents: str = option(
         "sampled",
@@ -53,33 +61,56 @@ class TrainSettings:
         "x0 measures the error of the clean picture the model has in mind, none that of the noise.",
         group="learning",
         choices=("x0", "none"),
+        label="Loss weighting",
     )
-    seed: int = option(1, "Settles everything random of the job.", group="learning", low=0, high=2**32 - 1)
+    seed: int = option(
+        1,
+        "Settles everything random of the job.",
+        group="learning",
+        low=0,
+        high=2**32 - 1,
+        label="Training seed",
+    )
     width: int = option(
         0,
         "Width pictures are cropped to; 0: the model's own size.",
-        group="data",
+        group="pictures",
         low=0,
         high=4096,
         unit="pixels",
+        label="Picture width",
     )
     height: int = option(
         0,
         "Height pictures are cropped to; 0: the model's own size.",
-        group="data",
+        group="pictures",
         low=0,
         high=4096,
         unit="pixels",
+        label="Picture height",
     )
-    flip: bool = option(False, "Show every second picture mirrored, at random.", group="data")
-    shuffle_tags: bool = option(False, "Shuffle the comma-separated parts of a caption.", group="data")
-    drop_tags: float = option(0.0, "Share of those parts left out at random.", group="data", low=0, high=1)
+    flip: bool = option(
+        False, "Show every second picture mirrored, at random.", group="pictures", label="Mirror pictures"
+    )
+    shuffle_tags: bool = option(False, "Shuffle the comma-separated parts of a caption.", group="pictures")
+    drop_tags: float = option(
+        0.0, "Share of those parts left out at random.", group="pictures", low=0, high=1
+    )
     word_regex: str = option(
-        "", "Which words of a file name are its caption; empty: all of it.", group="data"
+        "",
+        "Which words of a file name are its caption; empty: all of it.",
+        group="pictures",
+        label="Caption word regex",
     )
-    word_join: str = option(" ", "What joins the words that the regex finds.", group="data")
+    word_join: str = option(
+        " ", "What joins the words that the regex finds.", group="pictures", label="Caption word joint"
+    )
     clip_skip: int = option(
-        1, "Take the text encoder's answer this many layers before its end.", group="learning", low=1, high=12
+        0,
+        "Take the text encoder's answer this many layers before its end; 0: as pictures are generated.",
+        group="learning",
+        low=0,
+        high=12,
     )
     save_every: int = option(
         50,
@@ -90,27 +121,70 @@ class TrainSettings:
         unit="steps",
     )
     copy_every: int = option(
-        0,
-        "Steps between copies of the result in the job's folder; 0: none.",
+        100,
+        "Steps between copies of the result in the job's folder, to choose from; 0: the last only.",
         group="saving",
         low=0,
         high=1_000_000,
         unit="steps",
     )
     preview_every: int = option(
-        0, "Steps between preview pictures; 0: none.", group="previews", low=0, high=1_000_000, unit="steps"
+        100,
+        "Steps between preview pictures; 0: none.",
+        group="previews",
+        low=0,
+        high=1_000_000,
+        unit="steps",
+        basic=True,
     )
     preview_prompt: str = option(
-        "", "Prompt of the previews; empty: the first line of the template.", group="previews"
+        "",
+        "Prompt of the previews, with [name] for the new word; empty: the first line of the template.",
+        group="previews",
+        basic=True,
     )
-    preview_negative: str = option("", "Negative prompt of the previews.", group="previews")
-    preview_count: int = option(4, "Pictures in a preview.", group="previews", low=1, high=64)
-    preview_steps: int = option(20, "Sampling steps of a preview.", group="previews", low=1, high=1000)
+    preview_negative: str = option(
+        "", "Negative prompt of the previews.", group="previews", label="Preview negative prompt"
+    )
+    preview_count: int = option(
+        2, "Pictures in a preview.", group="previews", low=1, high=64, label="Preview pictures"
+    )
+    preview_steps: int = option(
+        20, "Sampling steps of a preview.", group="previews", low=1, high=1000, label="Preview sampling steps"
+    )
+    preview_sampler: str = option(
+        "", "Sampler of a preview, by the program's name for it; empty: DPM++ 2M Karras.", group="previews"
+    )
     preview_cfg: float = option(
-        5.0, "Classifier-free guidance scale of a preview.", group="previews", low=1, high=50
+        5.0,
+        "Classifier-free guidance scale of a preview.",
+        group="previews",
+        low=1,
+        high=50,
+        label="Preview CFG scale",
     )
     preview_seed: int = option(
-        1, "Seed of a preview's first picture; the others follow.", group="previews", low=0, high=2**32 - 1
+        1,
+        "Seed of a preview's first picture; the others follow.",
+        group="previews",
+        low=0,
+        high=2**32 - 1,
+    )
+    preview_width: int = option(
+        0,
+        "Width of a preview; 0: as trained.",
+        group="previews",
+        low=0,
+        high=4096,
+        unit="pixels",
+    )
+    preview_height: int = option(
+        0,
+        "Height of a preview; 0: as trained.",
+        group="previews",
+        low=0,
+        high=4096,
+        unit="pixels",
     )
 
 
@@ -146,32 +220,48 @@ class Job:
         return self.folder / "state.safetensors"
 
     @property
+    def _result_file(self) -> Path:
+        return self.folder / "result.json"
+
+    @property
     def _loss_file(self) -> Path:
         return self.folder / "loss.csv"
 
     @classmethod
-    def create(cls, data: Path, name: str, settings: Mapping[str, Any]) -> Job:
-        """A new job's folder under ``data``, with its settings written down."""
+    def reserve(cls, root: Path, name: str) -> Job:
+        """A new, still empty folder under ``root``: the job has its id, and nobody else gets it."""
         stem = time.strftime("%Y%m%d-%H%M%S-") + name
         for number in range(1, 1000):
-            folder = data / JOBS / (stem if number == 1 else f"{stem}-{number}")
+            folder = root / (stem if number == 1 else f"{stem}-{number}")
             try:
                 folder.mkdir(parents=True)
             except FileExistsError:
                 continue
-            write_text(folder / "settings.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
             return cls(folder)
-        raise BadInput(f"a thousand jobs called {stem} exist in {data / JOBS}; remove some.")
+        raise BadInput(f"a thousand jobs called {stem} exist in {root}; remove some.")
+
+    def begin(self, record: Mapping[str, Any]) -> None:
+        """Write down what the job was told: from now on it exists."""
+        write_text(self.folder / "settings.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+    def discard(self) -> None:
+        """Take back a reservation that came to nothing; a job that began stays."""
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     @classmethod
-    def open(cls, data: Path, job: str) -> Job:
-        """The job of that id under ``data``, or in that folder. Raises BadInput where there is none."""
-        folder = data / JOBS / job if Path(job).name == job else Path(job)
-        if not (folder / "settings.json").is_file():
-            known = sorted(p.parent.name for p in (data / JOBS).glob("*/settings.json"))
+    def open(cls, root: Path, job: str) -> Job:
+        """The job of that id under ``root``. Raises BadInput where there is none."""
+        known = cls.known(root)
+        if job not in known:
             there = f"there are {', '.join(known[-5:])}" if known else "there are none yet"
-            raise BadInput(f"no job {job!r} under {data / JOBS}; {there}.")
-        return cls(folder)
+            raise BadInput(f"no job {job!r} in {root}; {there}.")
+        return cls(root / job)
+
+    @classmethod
+    def known(cls, root: Path) -> list[str]:
+        """The ids of the jobs under ``root``, the oldest first."""
+        return sorted(path.parent.name for path in root.glob("*/settings.json"))
 
     def settings(self) -> dict[str, Any]:
         """The settings the job was started with."""
@@ -231,4 +321,17 @@ class Job:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """How the job ended, for people and programs."""
-        write_text(self.folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        write_text(self._result_file, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+    def result(self) -> dict[str, Any] | None:
+        """How the job ended; None for one that runs, or that was killed."""
+        if not self._result_file.is_file():
+            return None
+        return json.loads(self._result_file.read_text(encoding="utf-8"))
+
+    def previews(self) -> dict[int, list[Path]]:
+        """Step -> the pictures drawn then, in the order of the steps."""
+        found: dict[int, list[Path]] = {}
+        for path in sorted(self.samples.glob("step-*-*.png")):
+            found.setdefault(int(path.name.split("-")[1]), []).append(path)
+        return found

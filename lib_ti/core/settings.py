@@ -26,6 +26,8 @@ class Option:
     high: float | None = None
     unit: str = ""
     choices: tuple[str, ...] = ()
+    label: str = ""  # on a page; "": the field's name
+    basic: bool = False  # a page shows it at once and the others on request
 
 
 def option(
@@ -37,17 +39,24 @@ def option(
     high: float | None = None,
     unit: str = "",
     choices: tuple[str, ...] = (),
+    label: str = "",
+    basic: bool = False,
 ) -> Any:
     """A settings field. ``low`` and ``high`` are inclusive; ``unit`` is shown beside the widget."""
-    return dataclasses.field(
-        default=default, metadata={"option": Option(help, group, low, high, unit, choices)}
-    )
+    told = Option(help, group, low, high, unit, choices, label, basic)
+    return dataclasses.field(default=default, metadata={"option": told})
 
 
 def options_of(kind: type) -> dict[str, tuple[dataclasses.Field[Any], Option, type]]:
     """Field, option and plain type (int, float, str or bool) of every setting, in order."""
     hints = typing.get_type_hints(kind)
     return {f.name: (f, f.metadata["option"], hints[f.name]) for f in dataclasses.fields(kind)}
+
+
+def label_of(name: str, option: Option) -> str:
+    """What a page calls the setting ``name``."""
+    label = option.label or name.replace("_", " ").capitalize()
+    return f"{label} ({option.unit})" if option.unit else label
 
 
 def _expected(option: Option, kind: type) -> str:
@@ -97,3 +106,20 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
 def as_dict(settings: Any) -> dict[str, Any]:
     """Settings as JSON values; ``build`` reads them back."""
     return dataclasses.asdict(settings)
+
+
+def json_schema(kind: type) -> dict[str, Any]:
+    """The settings as a JSON schema: type, range, default and help of each; nothing else is accepted."""
+    properties = {}
+    for name, (field, option_, plain) in options_of(kind).items():
+        noun = {int: "integer", float: "number", str: "string", bool: "boolean"}[plain]
+        told = {
+            "type": noun,
+            "default": field.default,
+            "description": option_.help,
+            "minimum": option_.low,
+            "maximum": option_.high,
+            "enum": list(option_.choices) or None,
+        }
+        properties[name] = {key: value for key, value in told.items() if value is not None}
+    return {"type": "object", "properties": properties, "additionalProperties": False}

@@ -14,7 +14,8 @@ MAX_PROMPTS = 10_000
 
 
 def list_templates(folders: Sequence[Path] = (OUR_TEMPLATES,)) -> dict[str, Path]:
-    """Template name without ``.txt`` -> file; where folders share a name, the earlier folder wins.
+    """Template name without ``.txt`` -> file; of folders that share a name, the later one's is told
+    apart by where it lies, as in ``style (ti-studio)``.
 
     A link that leads out of its folder is passed over.
     """
@@ -24,7 +25,8 @@ def list_templates(folders: Sequence[Path] = (OUR_TEMPLATES,)) -> dict[str, Path
         for path in sorted(folder.glob("*.txt")):
             visible = path.is_file() and not path.name.startswith(".")
             if visible and path.resolve().is_relative_to(root):
-                found.setdefault(path.stem, path)
+                name = f"{path.stem} ({root.parent.name})" if path.stem in found else path.stem
+                found.setdefault(name, path)
     return found
 
 

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
+SUFFIXES = frozenset({".safetensors", ".pt", ".bin"})  # of embedding files in a WebUI's folder
 MAX_VECTORS = 75  # what one chunk of a prompt holds
 MAX_WIDTH = 4096
 MAX_NAME = 100  # characters

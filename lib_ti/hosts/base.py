@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -112,3 +113,32 @@ class Host(Protocol):
 
     def sample(self, request: SampleRequest) -> list[Image.Image]:
         """Draw pictures; leaves every global random state as it was."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where jobs read and write. Of templates of one name the earlier folder's comes first."""
+
+    jobs: Path
+    embeddings: Path
+    templates: tuple[Path, ...]
+
+
+class Place(Protocol):
+    """A program that lends its model to one job at a time, as a workshop sees it."""
+
+    def folders(self) -> Folders: ...
+
+    def look(self) -> Host:
+        """The model as it is now, for what only reads it. Raises BadInput where it cannot be trained."""
+
+    def turn(self, clip_skip: int) -> AbstractContextManager[Host]:
+        """Wait until nobody else uses the model, then hold it. Raises BadInput as ``look`` does."""
+
+    def interrupted(self) -> bool:
+        """Whether the program's own button was pressed since the turn began."""
+
+    def sampler_names(self) -> list[str]: ...
+
+    def published(self, embedding: Path, preview: Path | None, description: str) -> None:
+        """The file is new, or changed: from the next prompt on the program uses it."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, SchedulerMixin
 from PIL import Image
 from torch import nn
 
@@ -19,6 +21,13 @@ from lib_ti.hosts.clip_text import ClipText
 
 _PIXELS_AT_ONCE = 1024 * 1024  # pictures of a request are drawn in groups of so many pixels
 _ENCODERS = {"sd1": "clip_l", "sd2": "clip_h"}
+# By the WebUI's names; those that draw no noise on their way, so that the seeds settle everything.
+_SAMPLERS: Mapping[str, Callable[..., SchedulerMixin]] = {
+    "DPM++ 2M Karras": partial(DPMSolverMultistepScheduler, use_karras_sigmas=True),
+    "DPM++ 2M": DPMSolverMultistepScheduler,
+    "Euler": EulerDiscreteScheduler,
+    "DDIM": partial(DDIMScheduler, clip_sample=False),
+}
 _PAD_IDS = {"sd1": None, "sd2": 0}  # None: the end mark
 
 
@@ -139,12 +148,13 @@ class StandaloneHost:
         return images
 
     def _denoise(self, request: SampleRequest, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """DPM-Solver++(2M) (arXiv 2211.01095) with Karras' noise levels and classifier-free guidance."""
+        """Latents by the request's sampler (DPM-Solver++(2M), arXiv 2211.01095, with Karras' noise levels
+        if it names none) and classifier-free guidance."""
         info, factor = self.info, self.info.pixels_per_latent
         guided = request.cfg_scale != 1
         negatives = [request.negative_prompt] * len(prompts) if guided else []
         condition = self.encode_prompts([*negatives, *prompts])
-        scheduler = self._scheduler()
+        scheduler = self._scheduler(request.sampler)
         scheduler.set_timesteps(request.steps, device=info.device)
         shape = (info.latent_channels, request.height // factor, request.width // factor)
         # Drawn on the CPU, a generator a picture: the same on every device and in every batch.
@@ -161,13 +171,15 @@ class StandaloneHost:
             latents = scheduler.step(answer, t, latents).prev_sample
         return latents
 
-    def _scheduler(self) -> DPMSolverMultistepScheduler:
+    def _scheduler(self, sampler: str) -> Any:
+        kind = _SAMPLERS.get(sampler or "DPM++ 2M Karras")
+        if kind is None:
+            raise BadInput(f"there is no sampler {sampler!r} here; choose one of {', '.join(_SAMPLERS)}.")
         abar = self.info.alphas_cumprod.double()
         betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
-        return DPMSolverMultistepScheduler(
+        return kind(
             trained_betas=betas.float().numpy(),
             prediction_type={"eps": "epsilon", "v": "v_prediction"}[self.info.prediction],
-            use_karras_sigmas=True,
         )
 
 

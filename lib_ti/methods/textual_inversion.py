@@ -27,24 +27,40 @@ _INIT = 0  # the place of the random numbers of a random start; steps count from
 class InversionSettings(TrainSettings):
     """What textual inversion is told beside what every method is."""
 
-    name: str = option("", "The new word, and the file's name.", group="embedding")
+    name: str = option(
+        "", "The new word, and the file's name.", group="embedding", label="New word", basic=True
+    )
+    init_text: str = option(
+        "*",
+        "Words whose vectors are the start, in turn; say what kind of thing it is.",
+        group="embedding",
+        basic=True,
+    )
     vectors: int = option(
         2,
         "Vectors the word stands for; each takes one of a prompt's 75 places.",
         group="embedding",
         low=1,
         high=75,
+        basic=True,
     )
     init: str = option(
-        "text", "Where the vectors start.", group="embedding", choices=("text", "zero", "random")
+        "text",
+        "Where the vectors start.",
+        group="embedding",
+        choices=("text", "zero", "random"),
+        label="Start from",
     )
-    init_text: str = option(
-        "*", "Words whose vectors are the start, in turn; say what kind of thing it is.", group="embedding"
+    overwrite: bool = option(
+        False, "Replace an embedding of the same name.", group="embedding", label="Replace old embedding"
     )
     template: str = option(
-        "subject", "Template file with a prompt per line, using [name] and [filewords].", group="data"
+        "subject",
+        "Template file with a prompt per line, using [name] and [filewords].",
+        group="pictures",
+        label="Template",
+        basic=True,
     )
-    overwrite: bool = option(False, "Replace an embedding of the same name.", group="embedding")
 
 
 def initial_vectors(host: Host, settings: InversionSettings) -> dict[str, torch.Tensor]:
@@ -117,12 +133,20 @@ def preflight(host: Host, settings: InversionSettings, prompts: Sequence[str]) -
 class TextualInversion:
     """The method for the training loop: its only parameters are the vectors."""
 
-    def __init__(self, host: Host, settings: InversionSettings, samples: TrainingSet) -> None:
+    def __init__(
+        self,
+        host: Host,
+        settings: InversionSettings,
+        samples: TrainingSet,
+        start: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """``start``: vectors by text encoder, instead of those the settings describe."""
         self.host = host
         self.samples = samples
         self.weighting = cast(Weighting, settings.weighting)
+        given = initial_vectors(host, settings) if start is None else start
         device = host.info.device
-        self.vectors = {k: v.to(device).requires_grad_() for k, v in initial_vectors(host, settings).items()}
+        self.vectors = {k: v.to(device, copy=True).requires_grad_() for k, v in given.items()}
         host.set_embeddings({settings.name: self.vectors})
 
     def parameters(self) -> Mapping[str, torch.Tensor]:
@@ -143,12 +167,13 @@ class TextualInversion:
 
 
 def as_embedding(
-    vectors: Mapping[str, torch.Tensor], host: Host, settings: InversionSettings, step: int
+    vectors: Mapping[str, torch.Tensor], host: Host, settings: InversionSettings, step: int, job: str = ""
 ) -> Embedding:
     """The vectors as a file will carry them. The settings travel along, the picture folder does not:
-    where somebody keeps their pictures is nobody's business."""
+    where somebody keeps their pictures is nobody's business. ``job``: the id of the one that made them."""
     told = {key: value for key, value in asdict(settings).items() if key != "images"}
     metadata = {
+        "job": job,
         "base_model": host.info.name,
         "base_model_sha256": host.info.sha256,
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),

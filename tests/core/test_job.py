@@ -9,18 +9,33 @@ from lib_ti.core.job import Job, TrainState
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    return Job.create(tmp_path, "cat", {"settings": {"steps": 3}})
+    job = Job.reserve(tmp_path, "cat")
+    job.begin({"settings": {"steps": 3}})
+    return job
 
 
 def test_jobs_of_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
-    ids = {Job.create(tmp_path, "cat", {}).id for _ in range(5)}
+    ids = {Job.reserve(tmp_path, "cat").id for _ in range(5)}
     assert len(ids) == 5
 
 
-def test_a_job_is_found_by_id_and_by_folder(tmp_path: Path, job: Job) -> None:
+def test_a_job_is_found_by_its_id_from_when_it_began_to_ever_after(tmp_path: Path, job: Job) -> None:
     assert Job.open(tmp_path, job.id) == job
-    assert Job.open(tmp_path, str(job.folder)) == job
     assert job.settings() == {"settings": {"steps": 3}}
+    waiting = Job.reserve(tmp_path, "dog")
+    assert Job.known(tmp_path) == [job.id]
+    waiting.discard()
+    job.discard()
+    assert not waiting.folder.exists() and Job.known(tmp_path) == [job.id]
+
+
+@pytest.mark.parametrize("name", ["..", "../jobs", "/", "", "./"])
+def test_no_name_leaves_the_folder_of_jobs(tmp_path: Path, job: Job, name: str) -> None:
+    inner = tmp_path / "jobs"
+    inner.mkdir()
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(BadInput, match="no job"):
+        Job.open(inner, name + "/" + job.id if name == ".." else name)
 
 
 def test_an_unknown_job_is_refused_with_those_that_exist(tmp_path: Path, job: Job) -> None:

@@ -56,13 +56,18 @@ def test_no_name_leaves_its_folder(folder: Path) -> None:
             find_template(name, [folder])
 
 
-def test_the_earlier_folder_wins_and_a_missing_one_does_no_harm(folder: Path, tmp_path: Path) -> None:
+def test_every_folder_is_offered_and_a_missing_one_does_no_harm(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     for name in ("mine.txt", "more.txt"):
         (other / name).write_text("[name]")
     folders = [tmp_path / "missing", folder, other]
-    assert list_templates(folders) == {"mine": folder / "mine.txt", "more": other / "more.txt"}
+    assert list_templates(folders) == {
+        "mine": folder / "mine.txt",
+        f"mine ({tmp_path.name})": other / "mine.txt",
+        "more": other / "more.txt",
+    }
+    assert find_template(f"mine ({tmp_path.name})", folders) == other / "mine.txt"
     with pytest.raises(BadInput, match="choose one of: none"):
         find_template("mine", [tmp_path / "missing"])
 

@@ -1,0 +1,42 @@
+// Keeps the studio's panel true to the job, which lives in the server: asks for it while one runs, and when
+// the page is opened, so that a reload finds it again.
+(function () {
+    "use strict";
+    const PERIOD = 1000; // milliseconds
+    let published = "0";
+
+    function find(id) {
+        return gradioApp().querySelector("#" + id);
+    }
+
+    // A button of gradio's that nobody sees carries out what the server does for the page.
+    function press(id) {
+        const button = find(id);
+        if (button) button.dispatchEvent(new Event("click"));
+    }
+
+    function look() {
+        const panel = gradioApp().querySelector("#ti_studio_status .ti-studio-status");
+        if (!panel) return;
+        if (panel.dataset.ask === "1") press("ti_studio_poll");
+        // The host lists its cards when the page is opened first, and anew at its own button only.
+        if (panel.dataset.published && panel.dataset.published !== published) {
+            published = panel.dataset.published;
+            press("txt2img_textual_inversion_extra_refresh_internal");
+            press("img2img_textual_inversion_extra_refresh_internal");
+        }
+    }
+
+    // While the studio's tab is open it takes the width of the column beside it, which serves other tabs.
+    function widen() {
+        const tabs = find("train_tabs"), studio = find("ti_studio");
+        if (tabs && studio && tabs.contains(studio)) {
+            tabs.parentElement.classList.toggle("ti-studio-wide", studio.offsetParent !== null);
+        }
+    }
+
+    onAfterUiUpdate(widen);
+    onUiLoaded(function () {
+        setInterval(look, PERIOD);
+    });
+})();

@@ -1,0 +1,105 @@
+"""The workshop over HTTP, under /ti-studio/v1/: the same settings, checks and sentences as everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.routing import APIRoute
+
+from lib_ti.core.errors import BadInput, StudioError
+from lib_ti.core.settings import json_schema
+from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.workshop import Workshop
+
+PREFIX = "/ti-studio/v1"
+
+
+class _Route(APIRoute):
+    """A sentence instead of a traceback: 422 for what was given, 500 for what went wrong."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def told(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except StudioError as error:
+                code = 422 if isinstance(error, BadInput) else 500
+                return JSONResponse({"error": str(error)}, status_code=code)
+
+        return told
+
+
+def _settings_body(needed: list[str]) -> dict[str, Any]:
+    """What OpenAPI tells of a request whose body are settings."""
+    schema = {**json_schema(InversionSettings), "required": needed}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+# Not coroutines: FastAPI runs plain functions in threads of their own, so that none keeps others waiting.
+def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
+    """Routes to ``workshop``, for those whom ``guard`` lets through."""
+    router = APIRouter(prefix=PREFIX, tags=["TI Studio"], dependencies=[Depends(guard)], route_class=_Route)
+
+    @router.get("/embeddings")
+    def list_embeddings() -> list[dict[str, Any]]:
+        """What lies in the embeddings folder."""
+        return workshop.embeddings()
+
+    @router.post("/embeddings", openapi_extra=_settings_body(["name"]))
+    def create_embedding(settings: dict[str, Any] = Body(...)) -> dict[str, Any]:
+        """Write an embedding that is not trained yet."""
+        return {"embedding": str(workshop.create(settings))}
+
+    @router.get("/templates")
+    def list_templates() -> list[str]:
+        """The prompt templates to choose from."""
+        return workshop.templates()
+
+    @router.get("/jobs")
+    def list_jobs() -> dict[str, Any]:
+        """The ids of all jobs, the newest first, and of the one that runs."""
+        current = workshop.current()
+        running = current if current and workshop.status(current).running else None
+        return {"jobs": workshop.jobs(), "running": running}
+
+    @router.post("/jobs", status_code=202, openapi_extra=_settings_body(["name", "images"]))
+    def train(settings: dict[str, Any] = Body(...)) -> dict[str, Any]:
+        """Start a job; it waits until the model is free."""
+        return {"job": workshop.train(settings)}
+
+    @router.get("/jobs/{job}")
+    def status(job: str) -> dict[str, Any]:
+        """How a job stands, or how it ended."""
+        return workshop.status(job).as_json()
+
+    @router.get("/jobs/{job}/losses")
+    def losses(job: str) -> list[tuple[int, float, float]]:
+        """Step, loss and learning rate of every step so far."""
+        return workshop.losses(job)
+
+    @router.get("/jobs/{job}/samples/{name}", response_class=FileResponse)
+    def sample(job: str, name: str) -> FileResponse:
+        """A preview picture."""
+        return FileResponse(workshop.sample(job, name), media_type="image/png")
+
+    @router.post("/jobs/{job}/interrupt")
+    def interrupt(job: str, publish: bool = False) -> dict[str, Any]:
+        """Stop a job after its present step; ``publish`` puts what it has into the embeddings folder."""
+        workshop.stop(job, publish=publish)
+        return {"job": job}
+
+    @router.post("/jobs/{job}/resume", status_code=202)
+    def resume(job: str) -> dict[str, Any]:
+        """Go on with a job that was stopped, failed or was broken off."""
+        return {"job": workshop.resume(job)}
+
+    @router.post("/jobs/{job}/publish")
+    def publish(job: str, step: int) -> dict[str, Any]:
+        """Put a saved step into the embeddings folder."""
+        return {"embedding": str(workshop.publish(job, step))}
+
+    return router

@@ -1,0 +1,95 @@
+"""AUTOMATIC1111's WebUI as the place of a workshop: whose turn it is, where files go, what is told to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from lib_ti.core.files import write_atomically, write_text
+from lib_ti.data.templates import OUR_TEMPLATES
+from lib_ti.hosts.a1111 import A1111Host
+from lib_ti.hosts.a1111_loan import condition_caches_cleared
+from lib_ti.hosts.a1111_options import describe_embeddings, jobs_folder
+from lib_ti.hosts.base import Folders
+
+
+class WebUIPlace:
+    """``Place`` in the WebUI that this process is."""
+
+    def folders(self) -> Folders:
+        from modules import shared
+
+        theirs = Path(shared.cmd_opts.textual_inversion_templates_dir)
+        return Folders(jobs_folder(), Path(shared.cmd_opts.embeddings_dir), (theirs, OUR_TEMPLATES))
+
+    def look(self) -> A1111Host:
+        return A1111Host()
+
+    @contextmanager
+    def turn(self, clip_skip: int) -> Iterator[A1111Host]:
+        """Under the lock that the WebUI's own generations take, in the order of asking."""
+        from modules import shared
+        from modules.call_queue import queue_lock
+
+        with queue_lock, _clip_skip(clip_skip):
+            shared.state.begin(job="ti-studio")
+            try:
+                yield A1111Host()
+            finally:
+                shared.state.end()
+
+    def interrupted(self) -> bool:
+        from modules import shared
+
+        return bool(shared.state.interrupted)
+
+    def sampler_names(self) -> list[str]:
+        from modules import sd_samplers
+
+        return [sampler.name for sampler in sd_samplers.visible_samplers()]
+
+    def published(self, embedding: Path, preview: Path | None, description: str) -> None:
+        from modules.sd_hijack import model_hijack
+
+        if describe_embeddings():
+            _describe(embedding, preview, description)
+        # By force: it looks at the folder's time only, which a replaced file does not change.
+        model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
+        with condition_caches_cleared():
+            pass
+
+
+@contextmanager
+def _clip_skip(layers: int) -> Iterator[None]:
+    """The WebUI's own setting, for the time of a job that asks for another one."""
+    from modules import shared
+
+    if not layers:
+        yield
+        return
+    options, key = shared.opts.data, "CLIP_stop_at_last_layers"
+    known = {key: options[key]} if key in options else {}  # a fresh WebUI has no entry for a default
+    options[key] = layers
+    try:
+        yield
+    finally:
+        del options[key]
+        options.update(known)
+
+
+def _describe(embedding: Path, preview: Path | None, description: str) -> None:
+    """The preview and the text of the embedding's card among the WebUI's extra networks."""
+    from modules import shared
+
+    write_text(embedding.with_suffix(".description.txt"), description + "\n")
+    if preview is None:
+        return
+    kind = shared.opts.samples_format
+    with Image.open(preview) as image:
+        picture = image.convert("RGB")
+    name = {"jpg": "JPEG"}.get(kind, kind.upper())
+    write_atomically(embedding.with_suffix(f".preview.{kind}"), partial(picture.save, format=name))

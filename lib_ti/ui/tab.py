@@ -1,0 +1,188 @@
+"""The studio's tab: controls on the left, what happens on the right; it only talks to the workshop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from lib_ti.core.errors import StudioError
+from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.ui.controls import make_controls, values_of
+from lib_ti.ui.view import ASKING, error_html, said_html, status_html
+from lib_ti.workshop import Status, Workshop
+
+# Settings that the program's own txt2img page can give, in the order in which it hands its controls over.
+FROM_TXT2IMG = (
+    "preview_prompt",
+    "preview_negative",
+    "preview_steps",
+    "preview_sampler",
+    "preview_cfg",
+    "preview_seed",
+    "preview_width",
+    "preview_height",
+)
+_SHOWN = 60  # previews in the gallery, the latest first
+
+
+class Tab:
+    """Builds the tab inside the gradio context that is open now."""
+
+    def __init__(self, workshop: Workshop, txt2img: Sequence[Any] = ()) -> None:
+        """``txt2img``: the controls that hold what ``FROM_TXT2IMG`` names, if the program has them."""
+        self.workshop = workshop
+        with gr.Row(elem_id="ti_studio", equal_height=False):
+            with gr.Column():
+                self._build_controls(bool(txt2img))
+            with gr.Column():
+                self._build_panel()
+        inputs = [self.from_txt2img, *txt2img, *self.controls.values()]
+        panel = [self.status, *self.buttons, self.shown, self.previews, self.saved_step]
+        self.create.click(self._create, inputs, [self.said, *panel], queue=False)
+        self.train.click(self._train, inputs, [self.said, *panel], queue=False)
+        self.poll.click(self._panel, [self.shown], panel, queue=False)
+        for button, act in (
+            (self.interrupt, self._interrupt),
+            (self.stop_and_save, self._stop_and_save),
+            (self.resume, self._resume),
+        ):
+            button.click(act, [], [self.said, *panel], queue=False)
+        self.use_step.click(self._use_step, [self.saved_step], [self.said, self.status], queue=False)
+
+    def _build_controls(self, with_txt2img: bool) -> None:
+        choices = {
+            "template": self.workshop.templates,
+            "preview_sampler": lambda: ["", *self.workshop.place.sampler_names()],
+        }
+        self.controls = make_controls(InversionSettings, choices, basic=True)
+        self.from_txt2img = gr.Checkbox(
+            label="Take the preview's prompt, sampler, seed and size from txt2img",
+            elem_id="ti_studio_from_txt2img",
+            visible=with_txt2img,
+        )
+        self.from_txt2img.do_not_save_to_config = True
+        with gr.Row():
+            self.create = gr.Button("Create embedding", elem_id="ti_studio_create")
+            self.train = gr.Button("Train", variant="primary", elem_id="ti_studio_train")
+        self.controls.update(make_controls(InversionSettings, choices, basic=False))
+
+    def _build_panel(self) -> None:
+        self.said = gr.HTML(elem_id="ti_studio_said")
+        self.status = gr.HTML(ASKING, elem_id="ti_studio_status")
+        with gr.Row():
+            self.interrupt = gr.Button("Interrupt", elem_id="ti_studio_interrupt")
+            self.stop_and_save = gr.Button("Stop and save", elem_id="ti_studio_stop_and_save")
+            self.resume = gr.Button("Resume", elem_id="ti_studio_resume")
+        self.buttons = [self.interrupt, self.stop_and_save, self.resume]
+        self.previews = gr.Gallery(
+            label="Previews of the job", columns=4, object_fit="contain", elem_id="ti_studio_previews"
+        )
+        with gr.Row():
+            self.saved_step = gr.Dropdown(label="Saved step", choices=[], elem_id="ti_studio_saved_step")
+            self.use_step = gr.Button("Put this step into embeddings", elem_id="ti_studio_use_step")
+        self.saved_step.do_not_save_to_config = True
+        # The page's script presses it while a job runs, and once when the page is opened.
+        self.poll = gr.Button("Look", elem_id="ti_studio_poll", visible=True)
+        self.shown = gr.State("")
+
+    # What the buttons do. Each answers with a sentence in the place of an error.
+
+    def _values(self, from_txt2img: bool, given: Sequence[Any]) -> dict[str, Any]:
+        names = list(self.controls)
+        values = values_of(InversionSettings, names, given[-len(names) :])
+        if from_txt2img:
+            txt2img = dict(zip(FROM_TXT2IMG, given[: -len(names)], strict=True))
+            values.update(values_of(InversionSettings, list(txt2img), list(txt2img.values())))
+            # -1 asks txt2img for a new seed every time; previews compare steps, so they keep theirs.
+            values["preview_seed"] = max(0, values["preview_seed"])
+        return values
+
+    def _create(self, from_txt2img: bool, *given: Any) -> tuple[Any, ...]:
+        def act() -> str:
+            path = self.workshop.create(self._values(from_txt2img, given))
+            return f"Created {path}, not trained yet."
+
+        return _told(act), *self._panel()
+
+    def _train(self, from_txt2img: bool, *given: Any) -> tuple[Any, ...]:
+        def act() -> str:
+            self.workshop.train(self._values(from_txt2img, given))
+            return ""
+
+        return _told(act), *self._panel()
+
+    def _interrupt(self) -> tuple[Any, ...]:
+        return self._stop(publish=False)
+
+    def _stop_and_save(self) -> tuple[Any, ...]:
+        return self._stop(publish=True)
+
+    def _stop(self, *, publish: bool) -> tuple[Any, ...]:
+        def act() -> str:
+            self.workshop.stop(self._job(), publish=publish)
+            return "Stopping after this step."
+
+        return _told(act), *self._panel()
+
+    def _resume(self) -> tuple[Any, ...]:
+        def act() -> str:
+            self.workshop.resume(self._job())
+            return ""
+
+        return _told(act), *self._panel()
+
+    def _use_step(self, step: str | None) -> tuple[str, str]:
+        def act() -> str:
+            if not step:
+                return "There is no saved step to choose yet."
+            path = self.workshop.publish(self._job(), int(step))
+            return f"Step {step} is now {path}."
+
+        return _told(act), self._panel()[0]
+
+    def _panel(self, shown: str = "") -> tuple[Any, ...]:
+        """The panel now; gallery and steps only when they differ from ``shown``, so that a picture that
+        somebody looks at stays open."""
+        status, losses = self._current()
+        running = status is not None and status.running
+        ended = status is not None and status.status in ("stopped", "failed", "broken off")
+        buttons = [gr.update(interactive=on) for on in (running, running, ended)]
+        now = f"{status.job} {list(status.previews)} {status.saved_steps}" if status else ""
+        changing: tuple[Any, Any] = (gr.update(), gr.update())
+        if now != shown:
+            steps = [str(step) for step in status.saved_steps] if status else []
+            chosen = gr.update(choices=steps, value=steps[-1] if steps else None)
+            changing = (self._gallery(status), chosen)
+        return status_html(status, losses, self.workshop.published), *buttons, now, *changing
+
+    def _gallery(self, status: Status | None) -> list[tuple[str, str]]:
+        pictures = [
+            (str(self.workshop.sample(status.job, name)), f"step {step}")
+            for step, names in reversed(status.previews.items() if status else ())
+            for name in names
+        ]
+        return pictures[:_SHOWN]
+
+    def _job(self) -> str:
+        """The job that the panel shows."""
+        job = self.workshop.current() or next(iter(self.workshop.jobs()), None)
+        if job is None:
+            raise StudioError("There is no job yet.")
+        return job
+
+    def _current(self) -> tuple[Status | None, list[tuple[int, float, float]]]:
+        try:
+            job = self._job()
+            return self.workshop.status(job), self.workshop.losses(job)
+        except StudioError:
+            return None, []
+
+
+def _told(act: Callable[[], str]) -> str:
+    try:
+        sentence = act()
+    except StudioError as error:
+        return error_html(str(error))
+    return said_html(sentence) if sentence else ""

@@ -1,0 +1,125 @@
+"""A job's status as HTML: what happens, how far it is, how the loss goes. Every text from outside is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from lib_ti.workshop import Status
+
+_CURVE = (600, 160)  # pixels
+_POINTS = 300  # of a drawn curve
+_FIRST_CURVE = 30  # steps; of fewer the running mean says nothing
+_SMOOTH = 0.05  # the running mean's share of each new loss
+
+_TITLES = {
+    "waiting": "Waiting: the model is in use",
+    "preparing": "Preparing: reading the pictures",
+    "training": "Training",
+    "done": "Done",
+    "stopped": "Stopped",
+    "failed": "Failed",
+    "broken off": "Broken off",
+}
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` as people say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+# What a page shows before it has asked; its script asks as long as this, or a job that runs, is there.
+ASKING = '<div class="ti-studio-status" data-ask="1"><p>Looking for a job …</p></div>'
+
+
+def status_html(status: Status | None, losses: Sequence[tuple[int, float, float]], published: int) -> str:
+    """The panel beside the controls. ``published``: files put into the embeddings folder so far; when it
+    changes the page's script has the cards listed anew."""
+    if status is None:
+        text = "Nothing trains yet. Name a new word, choose a folder with pictures of it, and press Train."
+        return f'<div class="ti-studio-status" data-published="{published}"><p>{text}</p></div>'
+    parts = [
+        f'<div class="ti-studio-title">{_TITLES[status.status]}: {escape(status.settings["name"])}</div>',
+        _bar(status),
+        f'<p class="ti-studio-result">{_result(status)}</p>',
+        _curve(losses),
+        "".join(f'<p class="ti-studio-message">{escape(text)}</p>' for text in status.messages),
+    ]
+    kind = status.status.replace(" ", "-")
+    return (
+        f'<div class="ti-studio-status ti-studio-{kind}" data-ask="{int(status.running)}" '
+        f'data-published="{published}">{"".join(parts)}</div>'
+    )
+
+
+def error_html(sentence: str) -> str:
+    """Why nothing happened."""
+    return f'<div class="ti-studio-status ti-studio-failed"><p>{escape(sentence)}</p></div>'
+
+
+def said_html(sentence: str) -> str:
+    """What a button did."""
+    return f'<div class="ti-studio-status ti-studio-done"><p>{escape(sentence)}</p></div>'
+
+
+def _bar(status: Status) -> str:
+    share = 100 * status.step / status.steps if status.steps else 0
+    told = [f"step {status.step} of {status.steps}"]
+    if status.seconds_per_step is not None and status.running:
+        told.append(f"{status.seconds_per_step:.2f} s a step")
+    if status.seconds_left is not None:
+        told.append(f"{duration(status.seconds_left)} left")
+    if status.loss is not None:
+        told.append(f"loss {status.loss:.4f}")
+    return (
+        f'<div class="ti-studio-bar"><div style="width:{share:.1f}%"></div></div>'
+        f'<p class="ti-studio-numbers">{" · ".join(told)}</p>'
+    )
+
+
+def _result(status: Status) -> str:
+    name = escape(status.settings["name"])
+    where = escape(status.embedding or "")
+    if status.status == "done":
+        return f"Write <b>{name}</b> in a prompt to use it. It lies in {where}."
+    if status.status == "stopped" and status.embedding:
+        return f"What it had learned is saved: write <b>{name}</b> in a prompt. It lies in {where}."
+    if status.status == "stopped":
+        return "Everything is saved. Resume goes on from here; a saved step can be put to use below."
+    if status.status == "failed":
+        return escape(status.error or "for a reason it did not tell")
+    if status.status == "broken off":
+        return "The program ended while it trained. Resume goes on from the last saved state."
+    return ""
+
+
+def _curve(losses: Sequence[tuple[int, float, float]]) -> str:
+    """The running mean of the loss over the steps, as SVG."""
+    if len(losses) < _FIRST_CURVE:
+        return ""
+    width, height = _CURVE
+    mean, smooth = losses[0][1], []
+    for _, loss, _ in losses:
+        mean += _SMOOTH * (loss - mean)
+        smooth.append(mean)
+    stride = max(1, len(losses) // _POINTS)
+    points = [(losses[i][0], smooth[i]) for i in range(0, len(losses), stride)]
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    first, last = points[0][0], points[-1][0]
+
+    def place(step: int, loss: float) -> str:
+        x = width * (step - first) / max(1, last - first)
+        y = height - 4 - (height - 8) * ((loss - low) / (high - low) if high > low else 0.5)
+        return f"{x:.1f},{y:.1f}"
+
+    line = " ".join(place(*point) for point in points)
+    return (
+        f'<figure class="ti-studio-curve"><svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" '
+        f'role="img" aria-label="loss over the steps"><polyline points="{line}" /></svg>'
+        f"<figcaption>running mean of the loss, {high:.4f} to {low:.4f}; it is noisy, "
+        "believe the previews</figcaption></figure>"
+    )

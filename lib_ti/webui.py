@@ -1,0 +1,43 @@
+"""What the extension's script calls: the one workshop of this WebUI, its tab and its routes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from lib_ti.workshop import Workshop
+
+
+@lru_cache(maxsize=1)
+def workshop() -> Workshop:
+    """The same one after "Reload UI", with whatever runs in it."""
+    from lib_ti.hosts.a1111_place import WebUIPlace
+    from lib_ti.workshop import Workshop
+
+    return Workshop(WebUIPlace())
+
+
+def add_options() -> None:
+    """The studio's section of the WebUI's settings."""
+    from lib_ti.hosts.a1111_options import add_options as add
+
+    add()
+
+
+def build_tab(txt2img: Sequence[Any]) -> None:
+    """The studio's controls, in the gradio context that is open now."""
+    from lib_ti.ui.tab import Tab
+
+    Tab(workshop(), txt2img)
+
+
+def add_routes(app: FastAPI) -> None:
+    """The HTTP interface, for those who may use the WebUI's own."""
+    from lib_ti.api import make_router
+    from lib_ti.hosts.a1111_web import guard
+
+    app.include_router(make_router(workshop(), guard))

@@ -1,0 +1,346 @@
+"""The workshop: jobs that run in the background of a program, for its page and its HTTP interface alike.
+
+A job lives here and not in a browser: closing or reloading the page does nothing to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lib_ti import jobs
+from lib_ti.core.errors import BadInput, StudioError
+from lib_ti.core.job import Job
+from lib_ti.core.loop import Progress
+from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.core.settings import as_dict, build
+from lib_ti.data.templates import list_templates
+from lib_ti.formats.embedding import SUFFIXES, read_embeddings
+from lib_ti.hosts.base import Host, Place
+from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.report import plot_losses
+
+log = logging.getLogger(__name__)
+
+State = Literal["waiting", "preparing", "training", "done", "stopped", "failed", "broken off"]
+RUNNING: frozenset[State] = frozenset({"waiting", "preparing", "training"})
+
+
+@dataclass
+class Status:
+    """A job as others see it."""
+
+    job: str
+    status: State
+    settings: dict[str, Any]
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None  # mean of the last 50 steps
+    seconds_per_step: float | None = None
+    seconds_left: float | None = None
+    messages: list[str] = field(default_factory=list)
+    error: str | None = None
+    embedding: str | None = None
+    previews: dict[int, list[str]] = field(default_factory=dict)  # step -> files in the job's samples
+    saved_steps: list[int] = field(default_factory=list)
+
+    @property
+    def running(self) -> bool:
+        return self.status in RUNNING
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "running": self.running}
+
+
+class Run:
+    """A job of this process: its thread writes, everybody reads."""
+
+    def __init__(self, job: Job, settings: InversionSettings) -> None:
+        self.job, self.settings = job, settings
+        self.state: State = "waiting"
+        self.progress: Progress | None = None
+        self.losses = job.losses()
+        self.messages: list[str] = []
+        self.error: str | None = None
+        self.embedding: Path | None = None
+        self.stop = threading.Event()
+        self.publish = False  # what is there when it stops goes into the embeddings folder
+        self.thread: threading.Thread | None = None
+
+    def __call__(self, event: jobs.Event) -> None:
+        self.state = "training"  # nothing is reported before everything is prepared
+        if isinstance(event, Progress):
+            self.progress = event
+            self.losses.extend(event.rows)
+        elif isinstance(event, jobs.Message):
+            self.messages.append(event.text)
+
+    def status(self) -> Status:
+        progress = self.progress
+        step = progress.step if progress else (self.losses[-1][0] if self.losses else 0)
+        left = (self.settings.steps - step) * progress.seconds_per_step if progress else None
+        return Status(
+            job=self.job.id,
+            status=self.state,
+            settings=as_dict(self.settings),
+            step=step,
+            steps=self.settings.steps,
+            loss=_mean_loss(self.losses),
+            seconds_per_step=progress.seconds_per_step if progress else None,
+            seconds_left=left if self.state == "training" else None,
+            messages=list(self.messages),
+            error=self.error,
+            embedding=str(self.embedding) if self.embedding else None,
+            previews=_previews(self.job),
+            saved_steps=jobs.saved_steps(self.job),
+        )
+
+
+class Workshop:
+    """Creates, trains, stops, lists and publishes, one job after the other, on what ``place`` lends."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.published = 0  # files put into the embeddings folder since the program started
+        self._runs: dict[str, Run] = {}
+        self._lock = threading.Lock()
+
+    def create(self, values: Mapping[str, Any]) -> Path:
+        """An untrained embedding, ready to be called or trained. Raises BadInput."""
+        settings = _settings(values)
+        path = jobs.create(self.place.look(), settings, self.place.folders())
+        self._announce(path, None, f"{settings.vectors} vectors, not trained yet")
+        return path
+
+    def train(self, values: Mapping[str, Any]) -> str:
+        """Start a job in the background; its id. Raises BadInput for what is wrong at first sight: what
+        only the model can tell is said by the job's status."""
+        settings = _settings(values)
+        folders = self.place.folders()
+        parse_learning_rate(settings.learning_rate)
+        if settings.preview_every and settings.preview_sampler not in ("", *self.place.sampler_names()):
+            known = ", ".join(self.place.sampler_names())
+            raise BadInput(f"there is no sampler {settings.preview_sampler!r}; choose one of {known}.")
+        jobs.read_source(settings, folders)
+        jobs.check_target(settings, folders)
+        with self._lock:
+            self._refuse_name_in_use(settings.name)
+            run = Run(Job.reserve(folders.jobs, settings.name), settings)
+            return self._begin(run, resumed=False)
+
+    def resume(self, job: str) -> str:
+        """Go on with a job that was stopped, failed or was broken off. Raises BadInput."""
+        found = self._find(job)
+        settings = jobs.settings_of(found.settings())
+        with self._lock:
+            self._refuse_name_in_use(settings.name)
+            if (found.result() or {}).get("status") == "done":
+                raise BadInput(f"job {job} is done; start a new one.")
+            return self._begin(Run(found, settings), resumed=True)
+
+    def _refuse_name_in_use(self, name: str) -> None:
+        for run in self._runs.values():
+            if run.state in RUNNING and run.settings.name.lower() == name.lower():
+                raise BadInput(f"job {run.job.id} trains {name!r} already; wait for it, or stop it.")
+
+    def _begin(self, run: Run, *, resumed: bool) -> str:
+        self._runs[run.job.id] = run
+        run.thread = threading.Thread(
+            target=self._work, args=(run, resumed), name=f"ti-studio {run.job.id}", daemon=True
+        )
+        run.thread.start()
+        return run.job.id
+
+    def _work(self, run: Run, resumed: bool) -> None:
+        """The job's thread: whatever happens in it becomes the job's state."""
+        try:
+            with self.place.turn(run.settings.clip_skip) as host:
+                if not run.stop.is_set():
+                    run.state = "preparing"
+                    self._train(run, host, resumed)
+            state: State = "done" if run.embedding else "stopped"
+            saved = jobs.saved_steps(run.job)
+            if run.publish and saved and not run.embedding:
+                run.embedding = self.publish(run.job.id, saved[-1])
+        except StudioError as error:
+            run.error, state = str(error), "failed"
+        except Exception as error:  # a bug or the machine's; it must not look like success
+            log.exception("job %s", run.job.id)
+            run.error, state = f"{type(error).__name__}: {error}", "failed"
+        self._conclude(run, state)
+
+    def _train(self, run: Run, host: Host, resumed: bool) -> None:
+        folders = self.place.folders()
+
+        def stopped() -> bool:
+            return run.stop.is_set() or self.place.interrupted()
+
+        if resumed:
+            outcome = jobs.resume(host, run.job, folders=folders, report=run, stopped=stopped)
+        else:
+            outcome = jobs.start(
+                host,
+                run.settings,
+                folders=folders,
+                model=host.info.name,
+                report=run,
+                stopped=stopped,
+                job=run.job,
+            )
+        if outcome.status == "done":
+            run.embedding = outcome.embedding
+            self._announce(
+                run.embedding, _preview_of(run.job, outcome.step), _description(run.job, outcome.step)
+            )
+
+    def _announce(self, embedding: Path, preview: Path | None, description: str) -> None:
+        self.place.published(embedding, preview, description)
+        self.published += 1
+
+    def _conclude(self, run: Run, state: State) -> None:
+        """Write down how it ended; the state changes last, so that who sees it finds everything there."""
+        with _said(run):
+            if run.job.id in Job.known(self.place.folders().jobs):
+                plot_losses(run.losses, run.job.folder / "loss.png")
+                run.job.write_result(
+                    {
+                        "status": state,
+                        "job": run.job.id,
+                        "step": run.status().step,
+                        "embedding": str(run.embedding) if run.embedding else None,
+                        "error": run.error,
+                    }
+                )
+            else:
+                run.job.discard()
+        run.state = state
+
+    def stop(self, job: str, *, publish: bool = False) -> None:
+        """Ask a job to stop; it saves, and can be resumed. ``publish``: what it has goes into the embeddings
+        folder. Raises BadInput where it does not run."""
+        run = self._runs.get(job)
+        if run is None or run.state not in RUNNING:
+            raise BadInput(f"job {job} does not run; it is {self.status(job).status}.")
+        run.publish = run.publish or publish
+        run.stop.set()
+
+    def publish(self, job: str, step: int) -> Path:
+        """Put a saved step of a job into the embeddings folder. Raises BadInput."""
+        found = self._find(job)
+        path = jobs.publish(found, step, self.place.folders())
+        self._announce(path, _preview_of(found, step), _description(found, step))
+        return path
+
+    def status(self, job: str) -> Status:
+        """A job, of this process or an earlier one. Raises BadInput where there is none."""
+        run = self._runs.get(job)
+        if run is not None:
+            return run.status()
+        found = self._find(job)
+        settings, losses, result = found.settings()["settings"], found.losses(), found.result() or {}
+        return Status(
+            job=job,
+            status=result.get("status", "broken off"),
+            settings=settings,
+            step=losses[-1][0] if losses else 0,
+            steps=settings.get("steps", 0),
+            loss=_mean_loss(losses),
+            error=result.get("error"),
+            embedding=result.get("embedding"),
+            previews=_previews(found),
+            saved_steps=jobs.saved_steps(found),
+        )
+
+    def losses(self, job: str) -> list[tuple[int, float, float]]:
+        """(step, loss, learning rate) of every step so far."""
+        run = self._runs.get(job)
+        return run.losses if run else self._find(job).losses()
+
+    def sample(self, job: str, name: str) -> Path:
+        """The file of a preview picture, by the name its status gives. Raises BadInput."""
+        for path in self._find(job).samples.glob("*.png"):
+            if path.name == name:
+                return path
+        raise BadInput(f"job {job} has no preview {name!r}.")
+
+    def jobs(self) -> list[str]:
+        """The ids of all jobs, the newest first; those still waiting count."""
+        waiting = [job for job, run in self._runs.items() if run.state in RUNNING]
+        return sorted({*Job.known(self.place.folders().jobs), *waiting}, reverse=True)
+
+    def current(self) -> str | None:
+        """The job that a page should show: the one that runs, else the last of this process."""
+        runs = list(self._runs.values())
+        running = [run for run in runs if run.state in RUNNING]
+        return next((run.job.id for run in [*running[:1], *runs[::-1]]), None)
+
+    def embeddings(self) -> list[dict[str, Any]]:
+        """What lies in the embeddings folder: name, family, vectors, step, or why it cannot be read."""
+        folder = self.place.folders().embeddings
+        found = []
+        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
+            told: dict[str, Any] = {"file": path.relative_to(folder).as_posix()}
+            try:
+                for one in read_embeddings(path):
+                    found.append(
+                        {
+                            **told,
+                            "name": one.name,
+                            "family": one.family,
+                            "vectors": one.count,
+                            "step": one.step,
+                        }
+                    )
+            except BadInput as error:
+                found.append({**told, "error": str(error)})
+        return found
+
+    def templates(self) -> list[str]:
+        return sorted(list_templates(self.place.folders().templates))
+
+    def _find(self, job: str) -> Job:
+        return Job.open(self.place.folders().jobs, job)
+
+
+def _settings(values: Mapping[str, Any]) -> InversionSettings:
+    settings = build(InversionSettings, values)
+    if not settings.name:
+        raise BadInput("name: missing; give the new word, such as my-cat.")
+    return settings
+
+
+@contextmanager
+def _said(run: Run) -> Iterator[None]:
+    """A disk that is full must not hide how the job ended."""
+    try:
+        yield
+    except OSError as error:
+        run.messages.append(f"the result could not be written down: {error}")
+
+
+def _mean_loss(losses: list[tuple[int, float, float]]) -> float | None:
+    recent = [row[1] for row in losses[-50:]]
+    return sum(recent) / len(recent) if recent else None
+
+
+def _previews(job: Job) -> dict[int, list[str]]:
+    return {step: [path.name for path in paths] for step, paths in job.previews().items()}
+
+
+def _preview_of(job: Job, step: int) -> Path | None:
+    """The last picture drawn by then."""
+    drawn = [paths[0] for at, paths in job.previews().items() if at <= step]
+    return drawn[-1] if drawn else None
+
+
+def _description(job: Job, step: int) -> str:
+    record = job.settings()
+    vectors = record["settings"]["vectors"]
+    day = time.strftime("%Y-%m-%d", time.strptime(job.id[:8], "%Y%m%d"))
+    return f"{vectors} vectors, {step} steps on {record['model']}, {day}"

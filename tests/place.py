@@ -1,0 +1,60 @@
+"""A place for workshops in tests: the standalone host with the built-in model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lib_ti.hosts.base import Folders
+from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.jobs import folders_under
+from lib_ti.workshop import Status, Workshop
+
+ENDED = 120  # seconds
+
+
+class StandalonePlace:
+    """A program that lends the built-in model, and counts what it is told."""
+
+    def __init__(self, host: StandaloneHost, data: Path) -> None:
+        self.host, self.data = host, data
+        self.lock = threading.Lock()
+        self.told: list[tuple[str, bool, str]] = []
+        self.pressed = False
+
+    def folders(self) -> Folders:
+        return folders_under(self.data)
+
+    def look(self) -> StandaloneHost:
+        return self.host
+
+    @contextmanager
+    def turn(self, clip_skip: int) -> Iterator[StandaloneHost]:
+        with self.lock:
+            yield self.host
+
+    def interrupted(self) -> bool:
+        return self.pressed
+
+    def sampler_names(self) -> list[str]:
+        return ["DPM++ 2M Karras", "Euler"]
+
+    def published(self, embedding: Path, preview: Path | None, description: str) -> None:
+        self.told.append((embedding.name, preview is not None, description))
+
+
+def wait(workshop: Workshop, job: str, until: Callable[[Status], bool]) -> Status:
+    end = time.monotonic() + ENDED
+    while time.monotonic() < end:
+        status = workshop.status(job)
+        if until(status):
+            return status
+        time.sleep(0.02)
+    raise AssertionError(f"still {workshop.status(job)}")
+
+
+def ended(workshop: Workshop, job: str) -> Status:
+    return wait(workshop, job, lambda status: not status.running)

@@ -1,0 +1,207 @@
+"""Jobs in the background, on the built-in checkpoint, as page and HTTP see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lib_ti.core.errors import BadInput
+from lib_ti.formats.embedding import read_embedding
+from lib_ti.hosts.base import SampleRequest
+from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.workshop import Workshop
+from tests.place import StandalonePlace, ended, wait
+
+
+def test_create_then_train_starts_from_what_was_created(
+    workshop: Workshop, place: StandalonePlace, settings: dict[str, Any]
+) -> None:
+    path = workshop.create({"name": "zqx-cat", "init_text": "star heart circle", "vectors": 3})
+    created = read_embedding(path)
+    assert (created.step, created.count) == (0, 3)
+    with pytest.raises(BadInput, match="ordinary word"):
+        workshop.create({"name": "star"})
+    job = workshop.train({**settings, "learning_rate": "1e-9", "vectors": 1})
+    status = ended(workshop, job)
+    assert (status.status, status.step, status.error) == ("done", 20, None)
+    assert any("not trained yet" in message for message in status.messages)
+    trained = read_embedding(path)
+    assert (trained.step, trained.metadata["job"]) == (20, job)
+    assert float((trained.vectors["clip_l"] - created.vectors["clip_l"]).abs().max()) < 1e-6
+    assert [name for name, *_ in place.told] == ["zqx-cat.safetensors"] * 2
+    assert place.told[1][1] and "20 steps" in place.told[1][2]
+    with pytest.raises(BadInput, match="exists"):
+        workshop.train(settings)
+
+
+def test_a_status_tells_everything_also_to_a_later_process(
+    workshop: Workshop, place: StandalonePlace, settings: dict[str, Any]
+) -> None:
+    job = workshop.train(settings)
+    assert workshop.current() == job
+    now = ended(workshop, job)
+    later = Workshop(place).status(job)
+    for field in ("job", "status", "step", "steps", "embedding", "previews", "saved_steps"):
+        assert getattr(later, field) == getattr(now, field), field
+    assert later.loss == pytest.approx(now.loss, rel=1e-4)  # six digits are written
+    assert list(now.previews) == now.saved_steps == [10, 20]
+    assert workshop.sample(job, now.previews[20][0]).is_file()
+    assert len(workshop.losses(job)) == 20
+    with pytest.raises(BadInput, match="no preview"):
+        workshop.sample(job, "../settings.json")
+
+
+@pytest.mark.parametrize("publish", [False, True])
+def test_a_stopped_job_keeps_what_it_has_and_goes_on(
+    workshop: Workshop, place: StandalonePlace, settings: dict[str, Any], publish: bool
+) -> None:
+    job = workshop.train({**settings, "steps": 60, "preview_every": 0})
+    wait(workshop, job, lambda status: status.step >= 10)
+    workshop.stop(job, publish=publish)
+    stopped = ended(workshop, job)
+    assert stopped.status == "stopped" and 10 <= stopped.step < 60
+    published = place.folders().embeddings / "zqx-cat.safetensors"
+    assert published.exists() == publish == bool(stopped.embedding) == bool(place.told)
+    if publish:
+        assert read_embedding(published).step == stopped.step
+    with pytest.raises(BadInput, match="does not run"):
+        workshop.stop(job)
+    assert workshop.resume(job) == job
+    done = ended(workshop, job)
+    assert (done.status, done.step) == ("done", 60)
+    assert [row[0] for row in workshop.losses(job)] == list(range(1, 61))
+    with pytest.raises(BadInput, match="is done"):
+        workshop.resume(job)
+
+
+def test_the_programs_own_interrupt_stops_a_job(
+    workshop: Workshop, place: StandalonePlace, settings: dict[str, Any]
+) -> None:
+    job = workshop.train({**settings, "steps": 1000, "preview_every": 0})
+    wait(workshop, job, lambda status: status.step >= 10)
+    place.pressed = True
+    assert ended(workshop, job).status == "stopped"
+
+
+def test_a_second_job_waits_and_can_be_called_off(
+    workshop: Workshop, place: StandalonePlace, settings: dict[str, Any]
+) -> None:
+    with place.lock:
+        first = workshop.train(settings)
+        second = workshop.train({**settings, "name": "zqx-dog"})
+        assert workshop.status(second).status == "waiting"
+        with pytest.raises(BadInput, match="trains 'zqx-cat' already"):
+            workshop.train({**settings, "name": "zqx-cat"})
+        workshop.stop(second)
+    assert ended(workshop, first).status == "done"
+    assert ended(workshop, second).status == "stopped"
+    assert workshop.jobs() == [first]  # the other left nothing behind
+    assert not (place.folders().jobs / second).exists()
+
+
+def test_a_saved_step_takes_the_place_of_the_last_but_not_of_another_file(
+    workshop: Workshop, settings: dict[str, Any]
+) -> None:
+    job = workshop.train(settings)
+    path = Path(str(ended(workshop, job).embedding))
+    workshop.publish(job, 10)
+    assert read_embedding(path).step == 10
+    with pytest.raises(BadInput, match="no saved step 11; there are 10, 20"):
+        workshop.publish(job, 11)
+    other = workshop.train({**settings, "overwrite": True})
+    ended(workshop, other)
+    with pytest.raises(BadInput, match="exists"):
+        workshop.publish(job, 10)
+    assert read_embedding(path).metadata["job"] == other
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": ""}, "name: missing"),
+        ({"name": "../x"}, "cannot be a name"),
+        ({"images": ""}, "images: missing"),
+        ({"images": "nowhere"}, "nowhere"),
+        ({"steps": 0}, "at least 1"),
+        ({"colour": 1}, "unknown setting colour"),
+        ({"template": "../../etc/passwd"}, "no template"),
+        ({"learning_rate": "fast"}, "learning rate"),
+        ({"preview_sampler": "Eular"}, "no sampler 'Eular'"),
+    ],
+)
+def test_what_is_wrong_at_first_sight_starts_nothing(
+    workshop: Workshop, place: StandalonePlace, settings: dict[str, Any], change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        workshop.train({**settings, **change})
+    assert workshop.jobs() == [] and not place.folders().jobs.exists()
+
+
+def test_what_only_the_model_can_tell_fails_the_job_in_a_sentence(
+    workshop: Workshop, place: StandalonePlace, settings: dict[str, Any]
+) -> None:
+    job = workshop.train({**settings, "name": "star"})
+    status = ended(workshop, job)
+    assert status.status == "failed" and "ordinary word" in str(status.error)
+    assert not list(place.folders().jobs.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("no room"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_preview_without_memory_is_skipped_and_said(
+    workshop: Workshop, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def sample(self: StandaloneHost, request: SampleRequest) -> list[Image.Image]:
+        raise error
+
+    monkeypatch.setattr(StandaloneHost, "sample", sample)
+    status = ended(workshop, workshop.train(settings))
+    assert (status.status, status.step) == ("done", 20)
+    assert sum("was skipped: there is not enough memory" in text for text in status.messages) == 2
+
+
+def test_a_job_without_memory_fails_with_a_remedy_and_keeps_what_it_had(
+    workshop: Workshop, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, predict = iter(range(1000)), StandaloneHost.predict_noise
+
+    def fail(self: StandaloneHost, *arguments: Any) -> Any:
+        if next(calls) == 15:
+            raise MemoryError
+        return predict(self, *arguments)
+
+    monkeypatch.setattr(StandaloneHost, "predict_noise", fail)
+    job = workshop.train({**settings, "preview_every": 0})
+    status = ended(workshop, job)
+    assert status.status == "failed" and "fewer pictures at once" in str(status.error)
+    assert status.saved_steps == [10]
+    monkeypatch.undo()
+    workshop.resume(job)
+    assert ended(workshop, job).status == "done"
+
+
+def test_a_preview_that_cannot_show_the_word_is_warned_of(
+    workshop: Workshop, settings: dict[str, Any]
+) -> None:
+    status = ended(workshop, workshop.train({**settings, "preview_prompt": "a red star"}))
+    assert any("not in the preview prompt 'a red star'" in text for text in status.messages)
+
+
+def test_the_folder_is_listed_with_what_cannot_be_read(
+    workshop: Workshop, place: StandalonePlace, settings: dict[str, Any]
+) -> None:
+    workshop.create({"name": "zqx-cat"})
+    (place.folders().embeddings / "bad.pt").write_bytes(b"nothing")
+    bad, good = workshop.embeddings()
+    assert bad["file"] == "bad.pt" and "bad.pt" in bad["error"]
+    assert good == {
+        "file": "zqx-cat.safetensors",
+        "name": "zqx-cat",
+        "family": "sd1",
+        "vectors": 2,
+        "step": 0,
+    }
