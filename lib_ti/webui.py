@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from gradio import Blocks
 
     from lib_ti.workshop import Workshop
 
@@ -35,9 +36,11 @@ def build_tab(txt2img: Sequence[Any]) -> None:
     Tab(workshop(), txt2img)
 
 
-def add_routes(app: FastAPI) -> None:
-    """The HTTP interface, for those who may use the WebUI's own."""
+def add_routes(page: Blocks | None, app: FastAPI) -> None:
+    """The HTTP interface, for those who may use the WebUI's own; jobs' folders are served to nobody."""
     from lib_ti.api import make_router
     from lib_ti.hosts.a1111_web import guard
 
     app.include_router(make_router(workshop(), guard))
+    if page is not None:
+        page.blocked_paths = [*page.blocked_paths, str(workshop().place.folders().jobs)]

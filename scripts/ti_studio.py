@@ -7,15 +7,12 @@ not: its workshop, with the job that may be running, lives on.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 from modules import script_callbacks
 
 import lib_ti.webui  # found now, while the WebUI has this folder on its path, or never
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 # Forge and reForge hold the model in their own ways, which no adapter of ours answers yet.
 IS_FORGE = find_spec("modules_forge") is not None
@@ -36,13 +33,9 @@ def own_tab() -> list[tuple[gr.Blocks, str, str]]:
     return [(page, "TI Studio", "ti_studio")]
 
 
-def routes(_: gr.Blocks | None, app: FastAPI) -> None:
-    lib_ti.webui.add_routes(app)
-
-
-script_callbacks.on_ui_settings(lib_ti.webui.add_options)
 if IS_FORGE:
     script_callbacks.on_ui_tabs(own_tab)
 else:
+    script_callbacks.on_ui_settings(lib_ti.webui.add_options)
     script_callbacks.on_ui_train_tabs(train_tab)
-    script_callbacks.on_app_started(routes)
+    script_callbacks.on_app_started(lib_ti.webui.add_routes)

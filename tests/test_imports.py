@@ -43,7 +43,7 @@ HOSTLESS = {"core", "networks", "data", "formats", "methods", "jobs", "workshop"
 # Who may import a host, and which. A WebUI's own modules are for its adapter alone.
 HOST_MODULES = {
     "diffusers": {"hosts", "tinyworld", "bench"},
-    "gradio": {"ui"},
+    "gradio": {"ui", "webui"},
     "modules": {"hosts"},
     "backend": {"hosts"},
     "launch": set(),

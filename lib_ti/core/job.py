@@ -264,8 +264,8 @@ class Job:
         return sorted(path.parent.name for path in root.glob("*/settings.json"))
 
     def settings(self) -> dict[str, Any]:
-        """The settings the job was started with."""
-        return json.loads((self.folder / "settings.json").read_text(encoding="utf-8"))
+        """What the job was told when it began. Raises BadInput where that cannot be read any more."""
+        return _read_json(self.folder / "settings.json")
 
     def save_state(self, state: TrainState) -> None:
         """Replace the saved state, whole or not at all."""
@@ -327,7 +327,7 @@ class Job:
         """How the job ended; None for one that runs, or that was killed."""
         if not self._result_file.is_file():
             return None
-        return json.loads(self._result_file.read_text(encoding="utf-8"))
+        return _read_json(self._result_file)
 
     def previews(self) -> dict[int, list[Path]]:
         """Step -> the pictures drawn then, in the order of the steps."""
@@ -335,3 +335,13 @@ class Job:
         for path in sorted(self.samples.glob("step-*-*.png")):
             found.setdefault(int(path.name.split("-")[1]), []).append(path)
         return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read ({error}); remove the job's folder.") from error
+    if not isinstance(told, dict):
+        raise BadInput(f"{path} holds no settings; remove the job's folder.")
+    return told

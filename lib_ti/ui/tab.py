@@ -158,9 +158,11 @@ class Tab:
         return status_html(status, losses, self.workshop.published), *buttons, now, *changing
 
     def _gallery(self, status: Status | None) -> list[tuple[str, str]]:
+        if status is None:
+            return []
         pictures = [
             (str(self.workshop.sample(status.job, name)), f"step {step}")
-            for step, names in reversed(status.previews.items() if status else ())
+            for step, names in reversed(status.previews.items())
             for name in names
         ]
         return pictures[:_SHOWN]

@@ -38,6 +38,13 @@ def test_no_name_leaves_the_folder_of_jobs(tmp_path: Path, job: Job, name: str) 
         Job.open(inner, name + "/" + job.id if name == ".." else name)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_damaged_settings_are_told_by_their_file(job: Job, content: bytes) -> None:
+    (job.folder / "settings.json").write_bytes(content)
+    with pytest.raises(BadInput, match="remove the job's folder"):
+        job.settings()
+
+
 def test_an_unknown_job_is_refused_with_those_that_exist(tmp_path: Path, job: Job) -> None:
     with pytest.raises(BadInput, match=job.id):
         Job.open(tmp_path, "nope")

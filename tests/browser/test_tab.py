@@ -1,0 +1,150 @@
+"""The studio's tab in a real browser: create, train, watch, use; and a page that is loaded again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from lib_ti.bench.webui import API, WebUI
+from tests.host.test_extension import ended
+
+pytestmark = [pytest.mark.host, pytest.mark.browser]
+
+PATIENCE = 120_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    named = os.environ.get("CHROMIUM")
+    found = named or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if not found:
+        pytest.skip("no Chromium; install one or name it in CHROMIUM to run this")
+    return found
+
+
+@pytest.fixture
+def page(webui: WebUI, chromium: str) -> Iterator[Page]:
+    """The WebUI's page with the studio's tab open; an error in a script fails the test."""
+    errors: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        open_tab(page, webui)
+        yield page
+        browser.close()
+    assert errors == []
+
+
+def open_tab(page: Page, webui: WebUI) -> None:
+    page.goto(webui.url)
+    page.click('#tabs > .tab-nav > button:text-is("Train")', timeout=PATIENCE)
+    page.click('#train_tabs > .tab-nav > button:text-is("TI Studio")')
+
+
+def box(page: Page, name: str) -> Locator:
+    return page.locator(f"#ti_studio_{name} :is(textarea, input[type=text], input[type=number])").first
+
+
+def panel(page: Page) -> Locator:
+    return page.locator("#ti_studio_status")
+
+
+def fill(page: Page, values: dict[str, str]) -> None:
+    for name, value in values.items():
+        box(page, name).fill(value)
+
+
+def start(page: Page, name: str, pictures: str, **more: str) -> None:
+    given = {"name": name, "images": pictures, "steps": "20", "preview_every": "10", **more}
+    fill(page, given)
+    page.click("#ti_studio_train")
+
+
+def test_create_train_watch_and_use(page: Page, webui: WebUI, pictures: str) -> None:
+    expect(panel(page)).not_to_contain_text("Looking", timeout=PATIENCE)
+    fill(page, {"name": "zqx-page", "init_text": "star"})
+    page.click("#ti_studio_create")
+    expect(page.locator("#ti_studio_said")).to_contain_text("zqx-page.safetensors, not trained yet")
+    start(page, "zqx-page", pictures, preview_prompt="a [name]")
+    expect(panel(page)).to_contain_text("Training: zqx-page", timeout=PATIENCE)
+    expect(panel(page)).to_contain_text("left", timeout=PATIENCE)
+    expect(panel(page)).to_contain_text("Done: zqx-page", timeout=PATIENCE)
+    expect(panel(page)).to_contain_text("Write zqx-page in a prompt")
+    expect(page.locator("#ti_studio_previews .thumbnail-item")).to_have_count(4, timeout=PATIENCE)
+    # The cards were listed when the page was opened; the new one is there all the same.
+    page.click('#tabs > .tab-nav > button:text-is("txt2img")')
+    page.click('#txt2img_extra_tabs > .tab-nav > button:text-is("Textual Inversion")')
+    card = page.locator("#txt2img_textual_inversion_cards .card", has_text="zqx-page")
+    expect(card).to_be_visible(timeout=PATIENCE)
+    expect(card.locator("img.preview")).to_have_count(1)
+    card.click()
+    expect(page.locator("#txt2img_prompt textarea")).to_have_value("zqx-page")
+
+
+def test_a_reload_finds_the_job_again_and_a_click_stops_it(page: Page, webui: WebUI, pictures: str) -> None:
+    start(page, "zqx-again", pictures, steps="100000", preview_every="0")
+    expect(panel(page)).to_contain_text("Training: zqx-again", timeout=PATIENCE)
+    page.reload()
+    page.click('#tabs > .tab-nav > button:text-is("Train")', timeout=PATIENCE)
+    page.click('#train_tabs > .tab-nav > button:text-is("TI Studio")')
+    expect(panel(page)).to_contain_text("Training: zqx-again", timeout=PATIENCE)
+    page.click("#ti_studio_stop_and_save")
+    expect(panel(page)).to_contain_text("Stopped: zqx-again", timeout=PATIENCE)
+    expect(panel(page)).to_contain_text("What it had learned is saved")
+    expect(page.locator("#ti_studio_interrupt")).to_be_disabled()
+    expect(page.locator("#ti_studio_resume")).to_be_enabled()
+    job = webui.call(f"{API}/jobs")["jobs"][0]
+    step = ended(webui, job)["saved_steps"][-1]
+    expect(page.locator("#ti_studio_saved_step input")).to_have_value(str(step), timeout=PATIENCE)
+    page.click("#ti_studio_use_step")
+    expect(page.locator("#ti_studio_said")).to_contain_text(f"Step {step} is now")
+
+
+def test_a_mistake_is_told_in_a_sentence_and_looks_like_one(page: Page) -> None:
+    start(page, "zqx-bad", "/nowhere")
+    said = page.locator("#ti_studio_said .ti-studio-failed")
+    expect(said).to_contain_text("/nowhere", timeout=PATIENCE)
+    start(page, "<b>bold</b>", "/nowhere")
+    expect(said).to_contain_text("'<b>bold</b>' cannot be a name", timeout=PATIENCE)
+
+
+def test_previews_can_take_what_txt2img_says(page: Page, webui: WebUI, pictures: str) -> None:
+    page.click('#tabs > .tab-nav > button:text-is("txt2img")')
+    page.fill("#txt2img_prompt textarea", "a zqx-from and a <lora:strong:0.5> star")
+    page.fill("#txt2img_seed input", "77")
+    page.click('#tabs > .tab-nav > button:text-is("Train")')
+    page.check("#ti_studio_from_txt2img input")
+    start(page, "zqx-from", pictures, preview_every="0", steps="2")
+    expect(panel(page)).to_contain_text("Done: zqx-from", timeout=PATIENCE)
+    told = webui.call(f"{API}/jobs/{webui.call(f'{API}/jobs')['jobs'][0]}")["settings"]
+    assert told["preview_prompt"] == "a zqx-from and a <lora:strong:0.5> star"
+    assert (told["preview_seed"], told["preview_width"], told["preview_cfg"]) == (77, 512, 7.0)
+    assert told["preview_sampler"] == "DPM++ 2M"
+
+
+def test_no_control_shares_a_label_or_an_id_with_another(page: Page, webui: WebUI) -> None:
+    """The WebUI keeps values by label; the first control of a label speaks for all."""
+    components = webui.call("/config")["components"]
+    ids = [c["props"].get("elem_id") for c in components if c["props"].get("elem_id")]
+    ours = [name for name in ids if name.startswith("ti_studio")]
+    assert len(ours) > 30 and all(ids.count(name) == 1 for name in ours)
+    kinds = ("textbox", "number", "slider", "checkbox", "radio", "dropdown")
+    labels = {
+        c["props"]["elem_id"]: c["props"]["label"]
+        for c in components
+        if c["type"] in kinds and c["props"].get("elem_id") and c["props"].get("label")
+    }
+    theirs = {label for name, label in labels.items() if name.startswith("train_")}
+    mine = [label for name, label in labels.items() if name.startswith("ti_studio")]
+    assert len(theirs) > 10 and len(mine) > 30
+    assert len(set(mine)) == len(mine) and not theirs & set(mine)
+    kept = (Path(webui.data) / "ui-config.json").read_text()
+    assert not [label for label in mine if f"train/{label}/" in kept]

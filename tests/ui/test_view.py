@@ -1,0 +1,100 @@
+"""What a job's panel says, in HTML."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from lib_ti.ui.view import ASKING, duration, error_html, status_html
+from lib_ti.workshop import Status
+
+LOSSES = [(step, 1 / step, 0.01) for step in range(1, 1001)]
+
+
+def status(state: str = "training", **more: object) -> Status:
+    settings = {"name": "my-cat", "steps": 600}
+    return Status(job="20260101-000000-my-cat", status=state, settings=settings, steps=600, **more)  # type: ignore[arg-type]
+
+
+def text_of(html: str) -> str:
+    """What is read on the screen; fails where a tag is not closed."""
+    found: list[str] = []
+    opened: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: object) -> None:
+            opened.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert opened.pop() == tag
+
+        def handle_startendtag(self, tag: str, attributes: object) -> None:
+            pass
+
+        def handle_data(self, data: str) -> None:
+            found.append(data)
+
+    Reader().feed(html)
+    assert opened == []
+    return " ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        (status("waiting"), "Waiting: the model is in use"),
+        (status("preparing"), "Preparing"),
+        (status(step=60, seconds_per_step=0.5, seconds_left=270.0), "0.50 s a step · 4 min 30 s left"),
+        (status("done", embedding="/e/my-cat.pt"), "in a prompt to use it. It lies in /e/my-cat"),
+        (status("stopped", step=60), "Resume goes on"),
+        (status("stopped", step=60, embedding="/e/x"), "What it had learned is saved"),
+        (status("failed", error="there is not enough memory"), "Failed: my-cat"),
+        (status("failed", error="there is not enough memory"), "there is not enough memory"),
+        (status("broken off", step=60), "The program ended while it trained"),
+    ],
+)  # fmt: skip
+def test_every_state_says_what_it_is_and_what_can_be_done(shown: Status, words: str) -> None:
+    html = status_html(shown, LOSSES, published=3)
+    assert words in text_of(html)
+    assert 'data-published="3"' in html
+    assert f'data-ask="{int(shown.running)}"' in html
+
+
+def test_a_page_asks_until_it_was_told_and_then_rests() -> None:
+    assert 'data-ask="1"' in ASKING
+    nothing = status_html(None, [], published=0)
+    assert "data-ask" not in nothing and "press Train" in text_of(nothing)
+
+
+def test_nobodys_text_becomes_html() -> None:
+    evil = "<script>\"&'</script>"
+    shown = status("failed", error=evil, messages=[evil], embedding=evil)
+    shown.settings["name"] = evil
+    for html in (
+        status_html(shown, LOSSES, 0),
+        error_html(evil),
+        status_html(status("done", embedding=evil), [], 0),
+    ):
+        assert "<script" not in html and evil in text_of(html)
+
+
+def test_the_curve_stays_in_its_frame_and_falls_where_the_loss_falls() -> None:
+    html = status_html(status(step=1000), LOSSES, 0)
+    (points,) = re.findall(r'points="([^"]+)"', html)
+    xs, ys = zip(*(map(float, point.split(",")) for point in points.split()), strict=True)
+    assert min(xs) == 0 and 590 < max(xs) <= 600 and list(xs) == sorted(xs)
+    assert min(ys) >= 0 and max(ys) <= 160 and ys[0] < ys[-1]  # down is larger in SVG
+    assert len(xs) <= 400
+    assert "<svg" not in status_html(status(step=29), LOSSES[:29], 0)
+    flat = [(step, 0.5, 0.01) for step in range(1, 40)]
+    assert "nan" not in status_html(status(), flat, 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3599.7, "1 h 0 min"), (7325, "2 h 2 min")],
+)
+def test_durations_as_people_say_them(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
