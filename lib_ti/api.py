@@ -15,6 +15,7 @@ from lib_ti.methods.textual_inversion import InversionSettings
 from lib_ti.workshop import Workshop
 
 PREFIX = "/ti-studio/v1"
+SETTINGS = Body(...)  # as a default: the FastAPI of AUTOMATIC1111's WebUI is older than Annotated
 
 
 class _Route(APIRoute):
@@ -50,7 +51,7 @@ def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
         return workshop.embeddings()
 
     @router.post("/embeddings", openapi_extra=_settings_body(["name"]))
-    def create_embedding(settings: dict[str, Any] = Body(...)) -> dict[str, Any]:
+    def create_embedding(settings: dict[str, Any] = SETTINGS) -> dict[str, Any]:
         """Write an embedding that is not trained yet."""
         return {"embedding": str(workshop.create(settings))}
 
@@ -67,7 +68,7 @@ def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
         return {"jobs": workshop.jobs(), "running": running}
 
     @router.post("/jobs", status_code=202, openapi_extra=_settings_body(["name", "images"]))
-    def train(settings: dict[str, Any] = Body(...)) -> dict[str, Any]:
+    def train(settings: dict[str, Any] = SETTINGS) -> dict[str, Any]:
         """Start a job; it waits until the model is free."""
         return {"job": workshop.train(settings)}
 

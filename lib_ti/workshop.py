@@ -283,29 +283,24 @@ class Workshop:
     def embeddings(self) -> list[dict[str, Any]]:
         """What lies in the embeddings folder: name, family, vectors, step, or why it cannot be read."""
         folder = self.place.folders().embeddings
-        found = []
-        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
-            told: dict[str, Any] = {"file": path.relative_to(folder).as_posix()}
-            try:
-                for one in read_embeddings(path):
-                    found.append(
-                        {
-                            **told,
-                            "name": one.name,
-                            "family": one.family,
-                            "vectors": one.count,
-                            "step": one.step,
-                        }
-                    )
-            except BadInput as error:
-                found.append({**told, "error": str(error)})
-        return found
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        return [
+            {"file": path.relative_to(folder).as_posix(), **told} for path in files for told in _told_of(path)
+        ]
 
     def templates(self) -> list[str]:
         return sorted(list_templates(self.place.folders().templates))
 
     def _find(self, job: str) -> Job:
         return Job.open(self.place.folders().jobs, job)
+
+
+def _told_of(file: Path) -> list[dict[str, Any]]:
+    try:
+        found = read_embeddings(file)
+    except BadInput as error:
+        return [{"error": str(error)}]
+    return [{"name": e.name, "family": e.family, "vectors": e.count, "step": e.step} for e in found]
 
 
 def _settings(values: Mapping[str, Any]) -> InversionSettings:

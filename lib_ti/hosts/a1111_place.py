@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's WebUI as the place of a workshop: whose turn it is, where files go, what is told to whom."""
+"""AUTOMATIC1111's WebUI as the place of a workshop: whose turn it is, where files go, who is told."""
 
 from __future__ import annotations
 

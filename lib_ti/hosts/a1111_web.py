@@ -45,7 +45,7 @@ def _has_password(request: Request, accounts: list[str]) -> bool:
         account = base64.b64decode(given, validate=True)
     except binascii.Error:
         return False
-    return any([secrets.compare_digest(account, known.strip().encode()) for known in accounts])
+    return any(secrets.compare_digest(account, known.strip().encode()) for known in accounts)
 
 
 def _has_cookie(request: Request) -> bool:

@@ -1,4 +1,4 @@
-"""A job's status as HTML: what happens, how far it is, how the loss goes. Every text from outside is escaped."""
+"""A job's status as HTML: what happens, how far it is, how the loss goes. Foreign text is escaped."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_previews_show_the_vectors_the_sampler_and_the_networks_asked_for(
             with urllib.request.urlopen(address) as answer:
                 seen[kind, step] = answer.read()
     assert len(set(seen.values())) == len(seen) == 8
-    with pytest.raises(Refused, match="no sampler 'Eular'; choose one of .*Euler a"):
+    with pytest.raises(Refused, match=r"no sampler 'Eular'; choose one of .*Euler a"):
         webui.call(f"{API}/jobs", {**settings, "preview_sampler": "Eular"})
 
 
