@@ -269,6 +269,7 @@ def start(
     """
     with host.lend(), _memory_told():
         check_name(host, settings.name)
+        check_sampler(settings, host.sampler_names())
         rate = parse_learning_rate(settings.learning_rate)
         source = read_source(settings, folders)
         target = check_target(settings, folders)
@@ -367,6 +368,14 @@ def check_target(settings: InversionSettings, folders: Folders, job: Job | None 
         if not settings.overwrite and not _replaceable(path, job):
             raise BadInput(f"{target} exists; choose another name, or --overwrite to replace it.")
     return target
+
+
+def check_sampler(settings: InversionSettings, known: Sequence[str]) -> None:
+    """Raises BadInput where the previews ask for a sampler that is not among ``known``."""
+    if settings.preview_every and settings.preview_sampler not in ("", *known):
+        raise BadInput(
+            f"preview-sampler: there is no {settings.preview_sampler!r}; choose one of {', '.join(known)}."
+        )
 
 
 def _replaceable(path: Path, job: Job | None) -> bool:

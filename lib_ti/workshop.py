@@ -55,7 +55,8 @@ class Status:
         return self.status in RUNNING
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "running": self.running}
+        previews = {str(step): names for step, names in self.previews.items()}  # JSON's keys are text
+        return {**asdict(self), "previews": previews, "running": self.running}
 
 
 class Run:
@@ -124,11 +125,9 @@ class Workshop:
         settings = _settings(values)
         folders = self.place.folders()
         parse_learning_rate(settings.learning_rate)
-        if settings.preview_every and settings.preview_sampler not in ("", *self.place.sampler_names()):
-            known = ", ".join(self.place.sampler_names())
-            raise BadInput(f"there is no sampler {settings.preview_sampler!r}; choose one of {known}.")
-        jobs.read_source(settings, folders)
+        jobs.check_sampler(settings, self.place.sampler_names())
         jobs.check_target(settings, folders)
+        jobs.read_source(settings, folders)
         with self._lock:
             self._refuse_name_in_use(settings.name)
             run = Run(Job.reserve(folders.jobs, settings.name), settings)

@@ -15,14 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.webui import webui as webui
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from transformers import CLIPTokenizer
 
+    from lib_ti.bench.webui import WebUI
     from lib_ti.hosts.standalone import StandaloneHost
     from lib_ti.workshop import Workshop
     from tests.place import StandalonePlace
@@ -75,6 +74,15 @@ def host() -> StandaloneHost:
     return StandaloneHost.load("builtin", "cpu")
 
 
+@pytest.fixture(scope="session")
+def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """One WebUI for all tests that need one; a test leaves it as it found it."""
+    from tests.webui import webui_with_everything
+
+    with webui_with_everything(tmp_path_factory.mktemp("webui")) as webui:
+        yield webui
+
+
 @pytest.fixture
 def place(host: StandaloneHost, tmp_path: Path) -> StandalonePlace:
     """A program that lends the built-in model."""
@@ -117,3 +125,16 @@ def settings(tmp_path: Path) -> dict[str, Any]:
         "preview_steps": 2,
         "copy_every": 10,
     }
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> str:
+    """A folder with four small pictures to train with."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(4):
+        blocks = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        picture = Image.fromarray(blocks).resize((64, 64), Image.Resampling.NEAREST)
+        picture.save(folder / f"a red thing {number}.png")
+    return str(folder)

@@ -44,7 +44,7 @@ HOSTLESS = {"core", "networks", "data", "formats", "methods", "jobs", "workshop"
 HOST_MODULES = {
     "diffusers": {"hosts", "tinyworld", "bench"},
     "gradio": {"ui", "webui"},
-    "modules": {"hosts"},
+    "modules": {"hosts", "bench"},
     "backend": {"hosts"},
     "launch": set(),
 }

@@ -129,7 +129,7 @@ def test_a_saved_step_takes_the_place_of_the_last_but_not_of_another_file(
         ({"colour": 1}, "unknown setting colour"),
         ({"template": "../../etc/passwd"}, "no template"),
         ({"learning_rate": "fast"}, "learning rate"),
-        ({"preview_sampler": "Eular"}, "no sampler 'Eular'"),
+        ({"preview_sampler": "Eular"}, "preview-sampler: there is no 'Eular'"),
     ],
 )
 def test_what_is_wrong_at_first_sight_starts_nothing(

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
-from lib_ti.bench.webui import WebUI, find_webui, running_webui
+from lib_ti.bench.webui import API, WebUI, find_webui, running_webui
+from lib_ti.bench.webui_data import install_builtin, install_extension
 from lib_ti.core.errors import BadInput, StudioError
-from lib_ti.hosts.tokenizer import write_tokenizer_files
+from lib_ti.hosts.checkpoints import BUILTIN
 
 ROOT = Path(__file__).parents[1]
-BUILTIN = ROOT / "lib_ti" / "tinyworld" / "weights" / "tinyworld.safetensors"
-CLIP = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+JOB_SECONDS = 300
+HOST_TESTS = ROOT / "tests" / "host"
 
 
 def probe(webui: WebUI, name: str, **arguments: Any) -> Any:
@@ -30,27 +31,37 @@ def probe(webui: WebUI, name: str, **arguments: Any) -> Any:
     return answer["value"]
 
 
+def wait(webui: WebUI, job: str, until: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The status of a job as soon as it is as wished."""
+    end = time.monotonic() + JOB_SECONDS
+    while time.monotonic() < end:
+        status = webui.call(f"{API}/jobs/{job}")
+        if until(status):
+            return status
+        time.sleep(0.1)
+    raise AssertionError(f"{status}\n{webui.log_tail()}")
+
+
+def ended(webui: WebUI, job: str) -> dict[str, Any]:
+    return wait(webui, job, lambda status: not status["running"])
+
+
 def write_data(data: Path) -> None:
     """A data folder of the WebUI: checkpoint, a VAE, a LoRA, a hypernetwork, the probe."""
-    models = data / "models"
-    checkpoints, extension = models / "Stable-diffusion", data / "extensions" / "ti-studio-probe"
-    for folder in (checkpoints, models / "VAE", models / "Lora", models / "hypernetworks"):
-        folder.mkdir(parents=True)
-    shutil.copy(BUILTIN, checkpoints)
-    clip = models / "clip"
-    write_tokenizer_files(clip)
-    (clip / "config.json").write_text(json.dumps({"model_type": "clip_text_model", **CLIP}))
-    plan = yaml.safe_load(BUILTIN.with_suffix(".yaml").read_text())
-    plan["model"]["params"]["cond_stage_config"]["params"]["version"] = str(clip)
-    (checkpoints / BUILTIN.name).with_suffix(".yaml").write_text(yaml.safe_dump(plan))
-
+    install_builtin(data)
+    install_extension(data)
+    models, extension = data / "models", data / "extensions" / "ti-studio-probe"
+    for folder in ("VAE", "Lora", "hypernetworks"):
+        (models / folder).mkdir()
     prefix = "first_stage_model."
     vae = {k.removeprefix(prefix): v * 1.1 for k, v in load_file(BUILTIN).items() if k.startswith(prefix)}
     save_file(vae, models / "VAE" / "other.safetensors")
     save_file(_lora(), models / "Lora" / "strong.safetensors")
     (extension / "scripts").mkdir(parents=True)
-    shutil.copy(ROOT / "tests" / "host" / "probe.py", extension / "scripts" / "probe.py")
-    (extension.parent / "ti-studio").symlink_to(ROOT, target_is_directory=True)
+    for name in ("at_start.py", "probe.py", "probe_families.py"):
+        shutil.copy(HOST_TESTS / name, extension / "scripts")
+    for name in ("probe_tools.py", "tiny_models.py"):  # what the scripts import
+        shutil.copy(HOST_TESTS / name, extension)
 
 
 def _lora() -> dict[str, torch.Tensor]:
@@ -67,14 +78,13 @@ def _lora() -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.fixture(scope="session")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    """One WebUI for all tests that need one; a test leaves it as it found it."""
+@contextmanager
+def webui_with_everything(data: Path) -> Iterator[WebUI]:
+    """The WebUI that the tests share; skips where none is installed, fails with its log where it fails."""
     try:
         find_webui()
     except BadInput as reason:
         pytest.skip(str(reason))
-    data = tmp_path_factory.mktemp("webui")
     write_data(data)
     try:
         with running_webui(data, ready="/probe") as webui:

@@ -152,6 +152,22 @@ class Exam:
         return pictures
 
 
+def lesson(exam: Exam, folder: Path, **settings: Any) -> dict[str, Any]:
+    """The settings of a job on the exam's pictures, which lie in ``folder``."""
+    return {
+        "name": TRIGGER,
+        "images": str(folder),
+        "template": "captions",
+        # The default step, its four pictures in one pass: the same gradient, sooner.
+        "batch_size": 4,
+        "accumulation": 1,
+        "init_text": exam.concept.init_text,
+        "overwrite": True,
+        "preview_every": 0,
+        **settings,
+    }
+
+
 def train_and_judge(
     host: Host,
     judge: Judge,
@@ -164,39 +180,28 @@ def train_and_judge(
     """Train on the exam's pictures through the same door as every user's job, then judge."""
     folder = data / "pictures" / exam.concept.name.replace(" ", "-")
     training = exam.write_pictures(folder)
-    wanted = {
-        "name": TRIGGER,
-        "images": str(folder),
-        "template": "captions",
-        # The default step, its four pictures in one pass: the same gradient, sooner.
-        "batch_size": 4,
-        "accumulation": 1,
-        "init_text": exam.concept.init_text,
-        "overwrite": True,
-        "preview_every": 0,
-        **settings,
-    }
-    chosen = build(InversionSettings, wanted)
+    chosen = build(InversionSettings, lesson(exam, folder, **settings))
     outcome = start(
         host, chosen, folders=folders_under(data), model="builtin", report=report, stopped=stopped
     )
-    trained = read_embedding(outcome.embedding).vectors
     with host.lend():
         before, untrained = _judge(host, judge, exam.plain, exam.seed, initial_vectors(host, chosen))
-        after, plain = _judge(host, judge, exam.plain, exam.seed, trained)
-        _, edited = _judge(host, judge, exam.edited, exam.seed, trained)
+    after, plain, edited = judge_vectors(host, judge, exam, read_embedding(outcome.embedding).vectors)
+    return ConceptResult(
+        exam.concept, plain, edited, sum(untrained) / len(untrained), outcome, training, before, after
+    )
+
+
+def judge_vectors(
+    host: Host, judge: Judge, exam: Exam, vectors: Mapping[str, torch.Tensor]
+) -> tuple[list[Image.Image], Scores, Scores]:
+    """The pictures of the plain prompts, and how they and the edited ones compare to the ceiling."""
+    with host.lend():
+        after, plain = _judge(host, judge, exam.plain, exam.seed, vectors)
+        _, edited = _judge(host, judge, exam.edited, exam.seed, vectors)
         _, plain_ceiling = _judge(host, judge, exam.plain, exam.seed, None)
         _, edited_ceiling = _judge(host, judge, exam.edited, exam.seed, None)
-    return ConceptResult(
-        exam.concept,
-        Scores(plain, plain_ceiling),
-        Scores(edited, edited_ceiling),
-        sum(untrained) / len(untrained),
-        outcome,
-        training,
-        before,
-        after,
-    )
+    return after, Scores(plain, plain_ceiling), Scores(edited, edited_ceiling)
 
 
 def _judge(

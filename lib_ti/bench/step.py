@@ -6,11 +6,8 @@ backward to the condition, everything frozen, bare torch. Ours: a whole optimize
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -19,6 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from lib_ti.bench.memory import PeakMemory
 from lib_ti.core.loop import Loop
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.data.samples import LatentCache, TrainingSet
@@ -73,37 +71,6 @@ def random_sd15() -> Components:
     )
 
 
-class _PeakMemory:
-    """Peak memory above what was in use before: the device's own count, or this process's pages."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.before = 0
-
-    def start(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self.before = torch.cuda.memory_allocated(self.device)
-        elif Path("/proc/self/clear_refs").exists():
-            # What the last run freed must go back, or the next one would seem to need nothing.
-            ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-            self.before = _status_kb("VmRSS")
-
-    def megabytes(self) -> float:
-        if self.device.type == "cuda":
-            return (torch.cuda.max_memory_allocated(self.device) - self.before) / 2**20
-        if Path("/proc/self/clear_refs").exists():
-            return (_status_kb("VmHWM") - self.before) / 2**10
-        return float("nan")
-
-
-def _status_kb(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
-
-
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -150,7 +117,7 @@ def _interleave(
     runs: dict[str, Callable[[], None]], pairs: int, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Seconds and peak megabytes of each run; the order flips with every pair."""
-    memory = _PeakMemory(device)
+    memory = PeakMemory(device)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     peaks: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -164,7 +131,7 @@ def _interleave(
             runs[name]()
             _synchronise(device)
             seconds[name].append(time.perf_counter() - started)
-            peaks[name].append(memory.megabytes())
+            peaks[name].append(memory.bytes() / 2**20)
     return seconds, peaks
 
 

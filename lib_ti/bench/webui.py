@@ -31,6 +31,7 @@ FLAGS = (
     "--api",
 )
 START_SECONDS = 300
+API = "/ti-studio/v1"  # of this extension
 ANSWER_SECONDS = 3600
 
 
@@ -82,7 +83,9 @@ def find_webui() -> Path:
 
 
 @contextmanager
-def running_webui(data: Path, flags: Sequence[str] = (), ready: str = "/sdapi/v1/samplers") -> Iterator[WebUI]:
+def running_webui(
+    data: Path, flags: Sequence[str] = (), ready: str = "/sdapi/v1/samplers"
+) -> Iterator[WebUI]:
     """The installed WebUI on a free port, with ``data`` as its data folder, until the context ends.
 
     Raises BadInput where none is installed, StudioError with the end of its log where it does not start.
@@ -116,6 +119,10 @@ def running_webui(data: Path, flags: Sequence[str] = (), ready: str = "/sdapi/v1
 def _wait(webui: WebUI, ready: str) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and webui.process.poll() is None:
+        # A request before it has set up its server can end it.
+        if "Startup time" not in webui.log.read_text(errors="replace"):
+            time.sleep(0.5)
+            continue
         try:
             webui.call(ready)
         except Refused as error:

@@ -7,14 +7,17 @@ import json
 import sys
 from typing import Any
 
+from lib_ti.bench.parity import bench_parity
 from lib_ti.bench.quality import ConceptResult, bench_quality, choose_concepts
 from lib_ti.bench.step import bench_step
+from lib_ti.bench.webui_step import bench_webui
 from lib_ti.bench.world import bench_world
 from lib_ti.commands.shared import Stopped, given_settings, settings_options, shared_options
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import Event
 from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.tinyworld.concepts import parse_concept
 from lib_ti.tinyworld.judge import Judge
 
 
@@ -58,6 +61,25 @@ def add_to(commands: Any) -> None:
     )
     step_.add_argument("--device", default="cpu")
 
+    webui_ = kinds.add_parser(
+        "webui", help="our step against the trainer that an installed AUTOMATIC1111 WebUI brings"
+    )
+    shared_options(webui_, webui, model=False)
+    webui_.add_argument(
+        "--arch", choices=("sd15", "tiny"), default="sd15", help="sd15 takes 12 GB of memory and minutes"
+    )
+    webui_.add_argument("--size", type=int, default=0, help="pixels (default: 64 for tiny, 256 for sd15)")
+    webui_.add_argument("--pairs", type=int, default=8, help="steps of each, in turn (default: 8)")
+
+    parity_ = kinds.add_parser(
+        "parity", help="does a job in an installed WebUI give the vectors of the command line?"
+    )
+    shared_options(parity_, parity, model=False)
+    parity_.add_argument("--concept", default="star", help="(default: star)")
+    parity_.add_argument("--steps", type=int, default=200, help="(default: 200)")
+    parity_.add_argument("--seed", type=int, default=1)
+    parity_.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
+
 
 def world(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     if not 1 <= args.images <= 100_000:
@@ -99,12 +121,31 @@ def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
 
 
 def step(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    return _shown(bench_step(args.arch, _size(args), _pairs(args), args.device), args)
+
+
+def webui(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    return _shown(bench_webui(args.arch, _size(args), _pairs(args)), args)
+
+
+def parity(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    for name, low in (("steps", 1), ("judged", 8)):
+        if getattr(args, name) < low:
+            raise BadInput(f"{name}: got {getattr(args, name)}, expected at least {low}.")
+    return _shown(bench_parity(parse_concept(args.concept), args.steps, args.seed, args.judged), args)
+
+
+def _size(args: argparse.Namespace) -> int:
     size = args.size or {"sd15": 256, "tiny": 64}[args.arch]
     if size % 64 or not 64 <= size <= 2048:
         raise BadInput(f"size: got {size}, expected a multiple of 64 pixels from 64 to 2048.")
+    return size
+
+
+def _pairs(args: argparse.Namespace) -> int:
     if args.pairs < 2:
         raise BadInput(f"pairs: got {args.pairs}, expected at least 2.")
-    return _shown(bench_step(args.arch, size, args.pairs, args.device), args)
+    return args.pairs
 
 
 def _shown(result: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

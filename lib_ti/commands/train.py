@@ -22,9 +22,7 @@ from lib_ti.report import plot_losses
 def add_to(commands: Any) -> None:
     parser = commands.add_parser("train", help="train an embedding from a folder of pictures")
     shared_options(parser, run)
-    parser.add_argument(
-        "--resume", metavar="JOB", help="go on with a stopped or killed job"
-    )
+    parser.add_argument("--resume", metavar="JOB", help="go on with a stopped or killed job")
     settings_options(parser, InversionSettings)
 
 

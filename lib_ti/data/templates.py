@@ -15,7 +15,7 @@ MAX_PROMPTS = 10_000
 
 def list_templates(folders: Sequence[Path] = (OUR_TEMPLATES,)) -> dict[str, Path]:
     """Template name without ``.txt`` -> file; of folders that share a name, the later one's is told
-    apart by where it lies, as in ``style (ti-studio)``.
+    apart, as in ``style (TI Studio)``.
 
     A link that leads out of its folder is passed over.
     """
@@ -25,8 +25,8 @@ def list_templates(folders: Sequence[Path] = (OUR_TEMPLATES,)) -> dict[str, Path
         for path in sorted(folder.glob("*.txt")):
             visible = path.is_file() and not path.name.startswith(".")
             if visible and path.resolve().is_relative_to(root):
-                name = f"{path.stem} ({root.parent.name})" if path.stem in found else path.stem
-                found.setdefault(name, path)
+                owner = "TI Studio" if folder == OUR_TEMPLATES else root.parent.name
+                found.setdefault(f"{path.stem} ({owner})" if path.stem in found else path.stem, path)
     return found
 
 

@@ -9,28 +9,39 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from lib_ti.core.errors import BadInput, StudioError
-from lib_ti.formats.embedding import Family
 from lib_ti.hosts.a1111_loan import (
+    channels_last,
     condition_caches_cleared,
+    differentiable,
     frozen,
     kept,
     moved,
     neutral,
+    option_set,
     own_vae,
     random_state_kept,
+    text_encoders_at_hand,
 )
-from lib_ti.hosts.base import Condition, Embeddings, LatentDistribution, ModelInfo, SampleRequest
+from lib_ti.hosts.a1111_model import (
+    read_info,
+    refuse_memory_settings,
+    text_models,
+    token_layers,
+    wants_mask,
+)
+from lib_ti.hosts.base import Condition, Embeddings, LatentDistribution, SampleRequest
 from lib_ti.hosts.prompts import Trigger, Vocabulary, tokenize_triggers
 
 _PIXELS_AT_ONCE = 1024 * 1024  # pictures of a request are drawn in groups of so many pixels
-_ENCODERS: Mapping[Family, str] = {"sd1": "clip_l", "sd2": "clip_h"}
 _EMPHASIS = re.compile(r"[(\[]")
 # What txt2img writes to the WebUI's state. Not "interrupted": a stop asked for meanwhile must stay.
 _PROGRESS = (
@@ -47,6 +58,14 @@ _PROGRESS = (
 )
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """What the U-Net is told of a picture beside the prompt; a batch of one."""
+
+    sizes: torch.Tensor | None  # SDXL: embedded size and crop, (1, k)
+    masked: torch.Tensor | None  # inpainting: mask and masked latents, (1, 1 + c, h, w)
+
+
 class A1111Host:
     """``Host`` on the checkpoint that the WebUI has loaded now; to be made anew for every job."""
 
@@ -56,35 +75,12 @@ class A1111Host:
         from modules.sd_hijack import model_hijack
 
         self._model: Any = shared.sd_model
-        _refuse_model(self._model)
+        self.info = read_info(self._model)
         self._database = model_hijack.embedding_db
         self._find_stored = self._database.find_embedding_at_position
         self._live: list[tuple[Trigger, Any]] = []  # longest trigger first
+        self._frames: dict[tuple[int, int], _Frame] = {}  # by the latents' height and width
         self._lent = False
-        self.info = self._read_info()
-
-    def _read_info(self) -> ModelInfo:
-        from modules import devices, processing
-
-        model, checkpoint = self._model, self._model.sd_checkpoint_info
-        family: Family = "sd2" if model.is_sd2 else "sd1"
-        # Stability's own .yaml says 64 of the model they trained at 768 pixels.
-        side = 96 if model.is_sd2 and model.parameterization == "v" else model.image_size
-        return ModelInfo(
-            name=checkpoint.name_for_extra,
-            sha256=checkpoint.sha256 or "",
-            family=family,
-            prediction=model.parameterization,
-            # The model's other buffers are rounded to its precision, and settings change alphas_cumprod.
-            alphas_cumprod=model.alphas_cumprod_original.detach().float().cpu(),
-            text_encoders={_ENCODERS[family]: self._token_table().shape[1]},
-            latent_channels=model.channels,
-            latent_scale=float(model.scale_factor),
-            pixels_per_latent=processing.opt_f,
-            native_size=side * processing.opt_f,
-            device=torch.device(devices.device),
-            dtype=next(model.model.parameters()).dtype,
-        )
 
     @contextmanager
     def lend(self) -> Iterator[None]:
@@ -95,11 +91,14 @@ class A1111Host:
         from modules import devices, shared
         from modules.sd_hijack import model_hijack
 
-        _refuse_memory_settings()
+        refuse_memory_settings()
         model = self._model
         with ExitStack() as give_back:
             give_back.enter_context(condition_caches_cleared())
             give_back.enter_context(frozen(model))
+            give_back.enter_context(channels_last(model.model.diffusion_model))
+            give_back.enter_context(differentiable(text_models(model)))
+            give_back.enter_context(text_encoders_at_hand(model))
             give_back.enter_context(neutral(model))
             give_back.enter_context(own_vae(model))
             if shared.opts.unload_models_when_training and not model.lowvram:
@@ -109,8 +108,8 @@ class A1111Host:
             # Not registered among the stored ones, which a click on "Refresh" reads anew from the disk.
             give_back.enter_context(kept(self._database, "find_embedding_at_position"))
             self._database.find_embedding_at_position = self._find
-            give_back.enter_context(kept(self, "_live", "_lent"))
-            self._lent = True
+            give_back.enter_context(kept(self, "_live", "_frames", "_lent"))
+            self._lent, self._frames = True, {}
             yield
 
     def tokenize(self, text: str) -> list[int]:
@@ -119,37 +118,32 @@ class A1111Host:
     def token_vectors(self, encoder: str) -> torch.Tensor:
         if encoder not in self.info.text_encoders:
             raise ValueError(f"this model has the text encoder {[*self.info.text_encoders]}, not {encoder!r}")
-        return self._token_table()
-
-    def _token_table(self) -> torch.Tensor:
-        from modules.sd_hijack import EmbeddingsWithFixes
-
-        text = self._model.cond_stage_model
-        layer = next(module for module in text.modules() if isinstance(module, EmbeddingsWithFixes))
-        return layer.wrapped.weight.detach().float()
+        return token_layers(self._model)[encoder].wrapped.weight.detach().float()
 
     def set_embeddings(self, embeddings: Embeddings) -> None:
         from modules.textual_inversion.textual_inversion import Embedding
 
         if not self._lent:
             raise RuntimeError("embeddings can be set in a loan only, which takes them back")
-        (encoder,) = self.info.text_encoders
         for name, vectors in embeddings.items():
-            if set(vectors) != {encoder}:
+            if vectors.keys() != self.info.text_encoders.keys():
                 raise BadInput(
-                    f"the embedding {name!r} was made for {' and '.join(sorted(vectors))}, "
-                    f"this model reads {encoder}; use one made for {self.info.family}."
+                    f"the embedding {name!r} was made for {' and '.join(sorted(vectors))}, this model reads "
+                    f"{' and '.join(sorted(self.info.text_encoders))}; use one made for {self.info.family}."
                 )
-        live = {name: vectors[encoder] for name, vectors in embeddings.items()}
-        triggers = tokenize_triggers({name: len(v) for name, v in live.items()}, self._vocabulary())
+        counts = {name: len(next(iter(vectors.values()))) for name, vectors in embeddings.items()}
         self._live = []
-        for trigger in triggers:
-            embedding = Embedding(live[trigger.name], trigger.name)
-            embedding.vectors, embedding.shape = live[trigger.name].shape
+        for trigger in tokenize_triggers(counts, self._vocabulary()):
+            vectors = embeddings[trigger.name]
+            # The WebUI's own form: the tensor alone where there is one text encoder.
+            (alone, *others) = vectors.values()
+            embedding = Embedding(dict(vectors) if others else alone, trigger.name)
+            embedding.vectors = trigger.vectors
+            embedding.shape = sum(tensor.shape[1] for tensor in vectors.values())
             self._live.append((trigger, embedding))
 
     def _vocabulary(self) -> Vocabulary:
-        text = self._model.cond_stage_model
+        text = text_models(self._model)[0]
         return Vocabulary(self.tokenize, text.id_start, text.id_end, text.id_pad, text.comma_token)
 
     def _find(self, tokens: list[int], offset: int) -> tuple[Any, int | None]:
@@ -162,7 +156,7 @@ class A1111Host:
         return embedding, length
 
     def count_triggers(self, prompt: str) -> Mapping[str, int]:
-        chunks, _ = self._model.cond_stage_model.tokenize_line(prompt)
+        chunks, _ = text_models(self._model)[0].tokenize_line(prompt)
         found = Counter(id(fix.embedding) for chunk in chunks for fix in chunk.fixes)
         return {trigger.name: found[id(embedding)] for trigger, embedding in self._live}
 
@@ -171,41 +165,91 @@ class A1111Host:
         # Emphasis keeps the mean of all that is encoded at once, and generation encodes prompts apart.
         alone = [prompt for prompt in distinct if _EMPHASIS.search(prompt)]
         together = [prompt for prompt in distinct if prompt not in alone]
-        hidden: dict[str, torch.Tensor] = {}
+        rows: dict[str, Condition] = {}
         for group in [together] * bool(together) + [[prompt] for prompt in alone]:
-            hidden.update(zip(group, self._encode(group), strict=True))
-        longest = max(map(len, hidden.values()))
-        if any(len(states) < longest for states in hidden.values()):
-            (empty,) = self._encode([""])
-            for prompt, states in hidden.items():
-                missing = (longest - len(states)) // len(empty)
-                hidden[prompt] = torch.cat([states, *[empty] * missing])
-        return Condition(torch.stack([hidden[prompt] for prompt in prompts]))
+            condition = self._encode(group)
+            rows.update((prompt, condition[i : i + 1]) for i, prompt in enumerate(group))
+        hidden = self._equally_long({prompt: row.hidden for prompt, row in rows.items()})
+        pooled = [row.pooled for prompt in prompts if (row := rows[prompt]).pooled is not None]
+        return Condition(torch.cat([hidden[p] for p in prompts]), torch.cat(pooled) if pooled else None)
 
-    def _encode(self, prompts: list[str]) -> torch.Tensor:
+    def _equally_long(self, hidden: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """(1, 77 * chunks, d) each; the shorter ones end in chunks of the empty prompt."""
+        lengths = {states.shape[1] for states in hidden.values()}
+        if len(lengths) == 1:
+            return hidden
+        empty = self._encode([""]).hidden
+        missing = {p: (max(lengths) - states.shape[1]) // empty.shape[1] for p, states in hidden.items()}
+        return {p: torch.cat([states, *[empty] * missing[p]], dim=1) for p, states in hidden.items()}
+
+    def _encode(self, prompts: Sequence[str]) -> Condition:
         from modules import devices
 
         with devices.autocast():
-            return self._model.get_learned_conditioning(prompts)
+            told = self._model.get_learned_conditioning(prompts)
+        if not isinstance(told, dict):
+            return Condition(told)
+        return Condition(told["crossattn"], told["vector"][:, : self._pooled_width()])
+
+    def _pooled_width(self) -> int:
+        """Of SDXL's vector, in which the embedded size and crop follow what the second encoder pooled."""
+        return text_models(self._model)[-1].wrapped.model.text_projection.shape[1]
 
     @torch.no_grad()
     def encode_images(self, pixels: torch.Tensor) -> LatentDistribution:
         from modules import devices
 
+        vae = self._model.first_stage_model
+        # Not encode_first_stage, which gives SDXL's only a sample of the distribution.
         with self._vae_at_hand(), devices.without_autocast():
-            posterior = self._model.encode_first_stage(pixels.to(devices.device, devices.dtype_vae))
-        mean, std = (part.float() * self.info.latent_scale for part in (posterior.mean, posterior.std))
-        if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
+            moments = vae.quant_conv(vae.encoder(pixels.to(devices.device, devices.dtype_vae))).float()
+        mean, log_variance = moments.chunk(2, dim=1)
+        if not bool(torch.isfinite(moments).all()):
             raise StudioError(
                 "The VAE gave values that are no numbers, its precision is too small for this picture: "
                 "start the WebUI with --no-half-vae and try again."
             )
-        return LatentDistribution(mean, std)
+        scale = self.info.latent_scale
+        return LatentDistribution(mean * scale, (log_variance.clamp(-30, 20) / 2).exp() * scale)
 
     def predict_noise(
         self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition
     ) -> torch.Tensor:
-        return self._model.apply_model(latents, timesteps, {"c_crossattn": [condition.hidden]}).float()
+        frame, count = self._frame(*latents.shape[-2:]), len(latents)
+        told: dict[str, Any]
+        if condition.pooled is None or frame.sizes is None:
+            told = {"c_crossattn": [condition.hidden]}
+        else:
+            vector = torch.cat([condition.pooled, frame.sizes.expand(count, -1)], dim=1)
+            told = {"crossattn": condition.hidden, "vector": vector}
+        if frame.masked is not None:
+            told["c_concat"] = [frame.masked.expand(count, -1, -1, -1)]
+        return self._model.apply_model(latents, timesteps, told).float()
+
+    @torch.no_grad()
+    def _frame(self, height: int, width: int) -> _Frame:
+        """For latents of that size; kept, since it costs an encoder's run."""
+        if (height, width) not in self._frames:
+            sizes = self._sizes(height, width) if self.info.family == "sdxl" else None
+            masked = self._fully_masked(height, width) if wants_mask(self._model) else None
+            self._frames[height, width] = _Frame(sizes, masked)
+        return self._frames[height, width]
+
+    def _sizes(self, height: int, width: int) -> torch.Tensor:
+        from modules import devices
+        from modules.prompt_parser import SdConditioning
+
+        factor = self.info.pixels_per_latent
+        nothing = SdConditioning([""], width=width * factor, height=height * factor)
+        with devices.autocast():
+            vector = self._model.get_learned_conditioning(nothing)["vector"]
+        return vector[:, self._pooled_width() :]
+
+    def _fully_masked(self, height: int, width: int) -> torch.Tensor:
+        """As ``processing.txt2img_image_conditioning`` makes it, with the mean where that draws a sample."""
+        factor = self.info.pixels_per_latent
+        grey = torch.zeros(1, 3, height * factor, width * factor)
+        return nn.functional.pad(self.encode_images(grey).mean, (0, 0, 0, 0, 1, 0), value=1.0)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         from modules import devices
@@ -215,11 +259,20 @@ class A1111Host:
             scaled = (latents / self.info.latent_scale).to(devices.device, devices.dtype_vae)
             return self._model.first_stage_model.decode(scaled).float()
 
-    def _vae_at_hand(self) -> AbstractContextManager[None]:
-        """The VAE on the device; with --medvram the WebUI itself brings it."""
-        if self._model.lowvram:
-            return nullcontext()
-        return moved(self._model.first_stage_model, self.info.device)
+    @contextmanager
+    def _vae_at_hand(self) -> Iterator[None]:
+        """The VAE on the device; with --medvram by the WebUI's own hook, which sends another part away."""
+        vae = self._model.first_stage_model
+        if not self._model.lowvram:
+            with moved(vae, self.info.device):
+                yield
+            return
+        for hook in vae._forward_pre_hooks.values():
+            hook(vae, ())
+        yield
+
+    def sampler_names(self) -> list[str]:
+        return sampler_names()
 
     @torch.no_grad()
     def sample(self, request: SampleRequest) -> list[Image.Image]:
@@ -233,6 +286,8 @@ class A1111Host:
             undo.enter_context(self._vae_at_hand())
             undo.enter_context(kept(model_hijack, "comments", "extra_generation_params"))
             undo.enter_context(kept(shared.state, *_PROGRESS))
+            # Nobody watches a preview grow, and an approximation that is not there would be downloaded.
+            undo.enter_context(option_set("live_previews_enable", False))
             # The prompt that a user can call back with one click is not the preview's.
             undo.enter_context(kept(shared.cmd_opts, "no_prompt_history"))
             shared.cmd_opts.no_prompt_history = True
@@ -249,6 +304,7 @@ class A1111Host:
             raise BadInput(
                 f"size {request.width}x{request.height}: both must be multiples of {factor} pixels."
             )
+        sampler, schedule = _sampler(request.sampler)
         count = len(request.prompts)
         at_once = min(count, max(1, _PIXELS_AT_ONCE // (request.width * request.height)))
         title = self._model.sd_checkpoint_info.title
@@ -259,8 +315,8 @@ class A1111Host:
             prompt=list(request.prompts),
             negative_prompt=request.negative_prompt,
             seed=list(request.seeds),
-            sampler_name="DPM++ 2M",
-            scheduler="Karras",
+            sampler_name=sampler,
+            scheduler=schedule,
             steps=request.steps,
             cfg_scale=request.cfg_scale,
             width=request.width,
@@ -277,36 +333,17 @@ class A1111Host:
         return p
 
 
-def _refuse_model(model: Any) -> None:
-    if model is None:
-        raise BadInput("The WebUI has no checkpoint loaded; choose one at the top of its page and try again.")
-    name = model.sd_checkpoint_info.name_for_extra
-    if not (model.is_sd1 or model.is_sd2):
-        raise BadInput(
-            f"The checkpoint {name} is neither SD 1.x nor SD 2.x, the families that can be trained here; "
-            "choose another one."
-        )
-    if model.model.conditioning_key != "crossattn":
-        raise BadInput(
-            f"The checkpoint {name} wants more than a prompt (it is made for inpainting, depth or editing); "
-            "choose a plain one."
-        )
-    if model.parameterization not in ("eps", "v"):
-        raise BadInput(
-            f"The checkpoint {name} predicts {model.parameterization!r}; only eps and v can be trained."
-        )
+def sampler_names() -> list[str]:
+    """The WebUI's, each also with Karras' noise levels; its own schedule types go by other names."""
+    from modules import sd_samplers
+
+    return [f"{sampler.name}{levels}" for sampler in sd_samplers.all_samplers for levels in ("", " Karras")]
 
 
-def _refuse_memory_settings() -> None:
-    from modules import devices, shared
+def _sampler(name: str) -> tuple[str, str]:
+    """Sampler and schedule type. The WebUI itself takes its first sampler for a name it does not know."""
+    from modules import sd_samplers
 
-    if shared.cmd_opts.lowvram:
-        raise BadInput(
-            "The WebUI was started with --lowvram, which keeps no two layers of the U-Net in reach at once; "
-            "start it with --medvram to train."
-        )
-    if devices.fp8:
-        raise BadInput(
-            "The weights are kept in 8 bits, through which no gradient flows; "
-            'set "FP8 weight" to Disable under Settings, Optimizations, to train.'
-        )
+    if name and name not in sampler_names():
+        raise BadInput(f"there is no sampler {name!r} here; choose one of {', '.join(sampler_names())}.")
+    return sd_samplers.get_sampler_and_scheduler(name or "DPM++ 2M Karras", None, convert_automatic=False)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -34,6 +35,21 @@ def kept(owner: object, *names: str) -> Iterator[None]:
 
 
 @contextmanager
+def option_set(name: str, value: Any) -> Iterator[None]:
+    """One of the WebUI's settings, for a while; those that nobody has changed have no entry of their own."""
+    from modules import shared
+
+    options = shared.opts.data
+    known = {name: options[name]} if name in options else {}
+    options[name] = value
+    try:
+        yield
+    finally:
+        del options[name]
+        options.update(known)
+
+
+@contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """No parameter takes gradient: autograd then saves no activations for weight gradients."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -43,6 +59,69 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def differentiable(text_models: Iterable[Any]) -> Iterator[None]:
+    """SDXL's code runs a text encoder without gradient unless it is said to be trainable."""
+    with ExitStack() as undo:
+        for text in text_models:
+            undo.enter_context(kept(text, "is_trainable"))
+            text.is_trainable = True
+        yield
+
+
+@contextmanager
+def text_encoders_at_hand(model: Any) -> Iterator[None]:
+    """On the device throughout, also with --medvram, where the U-Net's turn would send them away.
+
+    The backward pass reads the weights of their norms again, from wherever they are by then.
+    """
+    from modules import devices, lowvram
+
+    if not model.lowvram:
+        yield
+        return
+    lowvram.send_everything_to_cpu()
+    with ExitStack() as undo:
+        undo.enter_context(moved(model.cond_stage_model, devices.device))
+        for part in model.cond_stage_model.modules():
+            hooks = part._forward_pre_hooks
+            undo.enter_context(kept(part, "_forward_pre_hooks"))
+            part._forward_pre_hooks = OrderedDict(
+                (key, hook) for key, hook in hooks.items() if hook.__module__ != lowvram.__name__
+            )
+        yield
+
+
+@contextmanager
+def channels_last(unet: nn.Module) -> Iterator[None]:
+    """Convolutions with their weights in the order that the WebUI's attention blocks give the activations.
+
+    Otherwise each convolution reorders its weights, in every forward and again in every backward: a third
+    of a step on a CPU, where this was measured; a card is left alone. The values stay, and 1x1 weights,
+    which are in both orders at once.
+    """
+    weights = [
+        p
+        for p in unet.parameters()
+        if p.dim() == 4
+        and p.device.type == "cpu"
+        and p.is_contiguous()
+        and not p.is_contiguous(memory_format=torch.channels_last)
+    ]
+    try:
+        _reorder(weights, torch.channels_last)
+        yield
+    finally:
+        _reorder(weights, torch.contiguous_format)
+
+
+def _reorder(weights: Iterable[nn.Parameter], order: torch.memory_format) -> None:
+    """In place: the same memory, the same values, other strides."""
+    for weight in weights:
+        values = weight.data.clone(memory_format=order)
+        weight.data = weight.data.as_strided(values.shape, values.stride()).copy_(values)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from PIL import Image
 
 from lib_ti.core.files import write_atomically, write_text
 from lib_ti.data.templates import OUR_TEMPLATES
-from lib_ti.hosts.a1111 import A1111Host
-from lib_ti.hosts.a1111_loan import condition_caches_cleared
+from lib_ti.hosts.a1111 import A1111Host, sampler_names
+from lib_ti.hosts.a1111_loan import condition_caches_cleared, option_set
 from lib_ti.hosts.a1111_options import describe_embeddings, jobs_folder
 from lib_ti.hosts.base import Folders
 
@@ -35,7 +35,8 @@ class WebUIPlace:
         from modules import shared
         from modules.call_queue import queue_lock
 
-        with queue_lock, _clip_skip(clip_skip):
+        own = option_set("CLIP_stop_at_last_layers", clip_skip) if clip_skip else nullcontext()
+        with queue_lock, own:
             shared.state.begin(job="ti-studio")
             try:
                 yield A1111Host()
@@ -48,9 +49,7 @@ class WebUIPlace:
         return bool(shared.state.interrupted)
 
     def sampler_names(self) -> list[str]:
-        from modules import sd_samplers
-
-        return [sampler.name for sampler in sd_samplers.visible_samplers()]
+        return sampler_names()
 
     def published(self, embedding: Path, preview: Path | None, description: str) -> None:
         from modules.sd_hijack import model_hijack
@@ -61,24 +60,6 @@ class WebUIPlace:
         model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
         with condition_caches_cleared():
             pass
-
-
-@contextmanager
-def _clip_skip(layers: int) -> Iterator[None]:
-    """The WebUI's own setting, for the time of a job that asks for another one."""
-    from modules import shared
-
-    if not layers:
-        yield
-        return
-    options, key = shared.opts.data, "CLIP_stop_at_last_layers"
-    known = {key: options[key]} if key in options else {}  # a fresh WebUI has no entry for a default
-    options[key] = layers
-    try:
-        yield
-    finally:
-        del options[key]
-        options.update(known)
 
 
 def _describe(embedding: Path, preview: Path | None, description: str) -> None:

@@ -111,6 +111,9 @@ class Host(Protocol):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents -> pixels -1..1, (b, 3, 8h, 8w), float32; differentiable."""
 
+    def sampler_names(self) -> Sequence[str]:
+        """What a request may name as its sampler."""
+
     def sample(self, request: SampleRequest) -> list[Image.Image]:
         """Draw pictures; leaves every global random state as it was."""
 
@@ -138,7 +141,8 @@ class Place(Protocol):
     def interrupted(self) -> bool:
         """Whether the program's own button was pressed since the turn began."""
 
-    def sampler_names(self) -> list[str]: ...
+    def sampler_names(self) -> Sequence[str]:
+        """As the host's, without waiting for a model."""
 
     def published(self, embedding: Path, preview: Path | None, description: str) -> None:
         """The file is new, or changed: from the next prompt on the program uses it."""

@@ -132,6 +132,9 @@ class StandaloneHost:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return self._vae.decode((latents / self.info.latent_scale).to(self._vae.dtype)).sample.float()
 
+    def sampler_names(self) -> list[str]:
+        return list(_SAMPLERS)
+
     @torch.no_grad()
     def sample(self, request: SampleRequest) -> list[Image.Image]:
         factor = self.info.pixels_per_latent

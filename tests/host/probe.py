@@ -5,99 +5,24 @@ Installed by conftest.py; POST /probe {"name": ..., "arguments": {...}} calls on
 
 from __future__ import annotations
 
-import hashlib
-import random
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ldm.modules.attention
-import ldm.modules.diffusionmodules.model
 import networks  # the built-in Lora's
-import numpy as np
 import torch
 from fastapi import Body, FastAPI
-from modules import devices, processing, script_callbacks, sd_hijack, sd_models, sd_unet, sd_vae, shared
+from modules import devices, script_callbacks, sd_hijack, sd_models, sd_unet, sd_vae, shared
 from modules.call_queue import queue_lock
+from probe_tools import CHECKS, caches, check, digest, live, noise_of, pixels_of, request, surroundings
 from safetensors.torch import load_file, save_file
 
 from lib_ti import jobs
 from lib_ti.core.errors import StudioError
 from lib_ti.hosts.a1111 import A1111Host
-from lib_ti.hosts.base import SampleRequest
 from lib_ti.methods.textual_inversion import InversionSettings
-
-CHECKS: dict[str, Callable[..., Any]] = {}
-
-
-def check(function: Callable[..., Any]) -> Callable[..., Any]:
-    CHECKS[function.__name__] = function
-    return function
-
-
-def digest(*tensors: torch.Tensor) -> str:
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()
-
-
-def surroundings() -> dict[str, Any]:
-    """Everything that a job might disturb, by value or by identity."""
-    model, hijack = shared.sd_model, sd_hijack.model_hijack
-    database = hijack.embedding_db
-    state = {k: v for k, v in vars(shared.state).items() if k not in ("time_start", "id_live_preview")}
-    return {
-        "weights": digest(*model.state_dict().values()),
-        "flags": [p.requires_grad for p in model.parameters()],
-        "grads": [p.grad is None for p in model.parameters()],
-        "devices": {str(p.device) for p in model.parameters()},
-        "apply_model": id(type(model).apply_model),
-        "attention": id(ldm.modules.attention.CrossAttention.forward),
-        "vae attention": id(ldm.modules.diffusionmodules.model.AttnBlock.forward),
-        "model": id(model),
-        "text": id(model.cond_stage_model),
-        "token merging": getattr(model, "applied_token_merged_ratio", 0),
-        "hijack": {name: id(value) for name, value in vars(hijack).items()},
-        "hijack's words": (str(hijack.comments), str(hijack.extra_generation_params)),
-        "tiling": {m.padding_mode for m in model.modules() if isinstance(m, torch.nn.Conv2d)},
-        "database": sorted(vars(database)),
-        "embeddings": {name: id(e) for name, e in database.word_embeddings.items()},
-        "lookup": {k: [(ids, id(e)) for ids, e in v] for k, v in database.ids_lookup.items()},
-        "hypernetworks": (id(shared.loaded_hypernetworks), list(map(id, shared.loaded_hypernetworks))),
-        "loras": (id(networks.loaded_networks), list(map(id, networks.loaded_networks))),
-        "unet": (id(sd_unet.current_unet_option)),
-        "vae": sd_vae.loaded_vae_file,
-        "options": dict(shared.opts.data),
-        "command line": dict(vars(shared.cmd_opts)),
-        "state": {name: str(value) for name, value in state.items()},
-        "random": (
-            str(random.getstate()),
-            str(np.random.get_state()),  # noqa: NPY002
-            digest(torch.get_rng_state()),
-        ),
-    }
-
-
-def caches() -> list[Any]:
-    txt2img = processing.StableDiffusionProcessingTxt2Img
-    return [txt2img.cached_c, txt2img.cached_uc, txt2img.cached_hr_c, txt2img.cached_hr_uc]
-
-
-def request(prompt: str, seed: int = 3) -> SampleRequest:
-    return SampleRequest([prompt, prompt], [seed, seed + 1], steps=3, width=64, height=64)
-
-
-def live(seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(2, 64, generator=generator) * 0.02).requires_grad_()
-
-
-def noise_of(host: A1111Host, prompt: str = "a red star") -> torch.Tensor:
-    """The U-Net's answer to a fixed question."""
-    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-    return host.predict_noise(latents, torch.tensor([500]), host.encode_prompts([prompt]))
 
 
 @check
@@ -142,12 +67,13 @@ def numbers(given: str, out: str, prompts: list[str]) -> dict[str, int]:
 def job(fail: bool = False, move_vae: bool = False, prompt: str = "a zqx") -> dict[str, Any]:
     """A little training with previews; what is different afterwards (nothing should be)."""
     shared.opts.data["unload_models_when_training"] = move_vae
-    host, before, vectors = A1111Host(), surroundings(), live()
-    optimizer = torch.optim.AdamW([vectors], lr=0.05, weight_decay=0)
+    host, before = A1111Host(), surroundings()
+    vectors = live(host)
+    optimizer = torch.optim.AdamW(vectors.values(), lr=0.05, weight_decay=0)
     previews = []
     try:
         with host.lend():
-            host.set_embeddings({"zqx": {"clip_l": vectors}})
+            host.set_embeddings({"zqx": vectors})
             for _ in range(2):
                 previews.append(digest(*map(pixels_of, host.sample(request(prompt)))))
                 noise_of(host, prompt).square().mean().backward()
@@ -162,7 +88,7 @@ def job(fail: bool = False, move_vae: bool = False, prompt: str = "a zqx") -> di
         "changed": [name for name in before if before[name] != after[name]],
         "caches": caches(),
         "previews": previews,
-        "moved": float((vectors - live()).abs().max().detach()),
+        "moved": [float((vectors[k] - start).abs().max().detach()) for k, start in live(host).items()],
     }
 
 
@@ -173,16 +99,12 @@ def train(images: str, data: str, settings: dict[str, Any]) -> str:
     outcome = jobs.start(
         A1111Host(),
         chosen,
-        data=Path(data),
+        folders=jobs.folders_under(Path(data)),
         model="the WebUI's",
         report=lambda event: None,
         stopped=lambda: False,
     )
     return str(outcome.embedding)
-
-
-def pixels_of(image: Any) -> torch.Tensor:
-    return torch.from_numpy(np.array(image))
 
 
 @check
@@ -300,12 +222,12 @@ def attention_gradients() -> dict[str, list[float]]:
         for optimizer in sd_hijack.optimizers:
             sd_hijack.apply_optimizations(optimizer.title())
             applied = ldm.modules.attention.CrossAttention.forward
-            vectors = live()
+            vectors = live(host)
             with host.lend():
                 assert ldm.modules.attention.CrossAttention.forward is applied
-                host.set_embeddings({"zqx": {"clip_l": vectors}})
+                host.set_embeddings({"zqx": vectors})
                 noise_of(host, "a zqx").square().mean().backward()
-            gradients[optimizer.name] = vectors.grad.flatten().tolist()
+            gradients[optimizer.name] = vectors["clip_l"].grad.flatten().tolist()
     finally:
         sd_hijack.apply_optimizations()
     return gradients
@@ -322,7 +244,7 @@ def triggers_beside_stored_ones() -> dict[str, Any]:
         stored.vectors, stored.shape = 1, 64
         database.register_embedding(stored, shared.sd_model)
     with host.lend():
-        host.set_embeddings({"ZQX": {"clip_l": live()}})
+        host.set_embeddings({"ZQX": live(host)})
         counts = [host.count_triggers("zqx, zqx and zqx two")["ZQX"]]
         database.load_textual_inversion_embeddings(force_reload=True)
         counts.append(host.count_triggers("zqx, zqx and zqx two")["ZQX"])
@@ -331,12 +253,16 @@ def triggers_beside_stored_ones() -> dict[str, Any]:
 
 
 @check
-def refusal(kind: str) -> str:
+def refusal(kind: str = "") -> str:
+    """What a loan says of the WebUI as it is, or as it would be for another ``kind`` of model or setting."""
     owner, name, value = {
+        "": (shared.cmd_opts, "lowvram", shared.cmd_opts.lowvram),
         "lowvram": (shared.cmd_opts, "lowvram", True),
         "fp8": (devices, "fp8", True),
-        "sdxl": (shared.sd_model, "is_sd1", False),
-        "inpainting": (shared.sd_model.model, "conditioning_key", "hybrid"),
+        "another family": (shared.sd_model, "is_sd1", False),
+        "depth": (shared.sd_model.model, "conditioning_key", "hybrid"),
+        "variations": (shared.sd_model.model, "conditioning_key", "crossattn-adm"),
+        "x0": (shared.sd_model, "parameterization", "x0"),
     }[kind]
     before = getattr(owner, name)
     setattr(owner, name, value)
