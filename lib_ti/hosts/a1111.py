@@ -96,7 +96,8 @@ class A1111Host:
         with ExitStack() as give_back:
             give_back.enter_context(condition_caches_cleared())
             give_back.enter_context(frozen(model))
-            give_back.enter_context(channels_last(model.model.diffusion_model))
+            if self.info.device.type == "cpu":  # where it was measured; a card is left as it is
+                give_back.enter_context(channels_last(model.model.diffusion_model))
             give_back.enter_context(differentiable(text_models(model)))
             give_back.enter_context(text_encoders_at_hand(model))
             give_back.enter_context(neutral(model))
