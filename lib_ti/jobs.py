@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from lib_ti.core.errors import BadInput, JobFailed
-from lib_ti.core.files import write_atomically
+from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
-from lib_ti.core.loop import Loop, Progress
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.captions import read_caption
 from lib_ti.data.images import find_images, image_hash
 from lib_ti.data.samples import TrainingSet, cache_latents
-from lib_ti.data.templates import OUR_TEMPLATES, all_prompts, fill, find_template, read_template
+from lib_ti.data.templates import OUR_TEMPLATES, all_prompts, find_template, read_template
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name, write_safetensors
-from lib_ti.hosts.base import Folders, Host, SampleRequest
+from lib_ti.hosts.base import Folders, Host
+from lib_ti.job_run import (
+    Event,
+    Message,
+    Outcome,
+    Run,
+    copy_of,
+    memory_told,
+    picture_size,
+    preview_prompt,
+    saved_steps,
+)
 from lib_ti.methods.textual_inversion import (
     InversionSettings,
-    TextualInversion,
     as_embedding,
     check_name,
     initial_vectors,
@@ -41,46 +45,6 @@ def folders_under(data: Path) -> Folders:
     templates = data / "textual_inversion_templates"
     # A dot folder, which WebUIs never serve over HTTP.
     return Folders(data / ".ti-studio" / "jobs", data / "embeddings", (templates, OUR_TEMPLATES))
-
-
-@dataclass(frozen=True)
-class Message:
-    """A sentence for whoever watches."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Preview:
-    """Pictures drawn with the vectors of ``step``."""
-
-    step: int
-    paths: list[Path]
-
-
-Event = Message | Progress | Preview
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended. ``embedding``: in the embeddings folder when done, else a copy in the job's."""
-
-    status: Literal["done", "stopped"]
-    job: Job
-    step: int
-    embedding: Path
-    loss: float | None  # mean of the last 50 steps
-    seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "status": self.status,
-            "job": self.job.id,
-            "step": self.step,
-            "embedding": str(self.embedding),
-            "loss": self.loss,
-            "seconds": round(self.seconds, 1),
-        }
 
 
 @dataclass(frozen=True)
@@ -104,11 +68,6 @@ def read_source(settings: InversionSettings, folders: Folders) -> Source:
     return Source(paths, captions, lines, digest.hexdigest())
 
 
-def _size(host: Host, settings: InversionSettings) -> tuple[int, int]:
-    """Width and height in pixels."""
-    return settings.width or host.info.native_size, settings.height or host.info.native_size
-
-
 def _samples(host: Host, settings: InversionSettings, source: Source) -> TrainingSet:
     """The training set, its pictures encoded. Raises BadInput at a picture that cannot be read."""
 
@@ -116,133 +75,9 @@ def _samples(host: Host, settings: InversionSettings, source: Source) -> Trainin
         latents = host.encode_images(pixels)
         return latents.mean, latents.std
 
-    cache = cache_latents(source.paths, *_size(host, settings), settings.flip, encode)
+    cache = cache_latents(source.paths, *picture_size(host, settings), settings.flip, encode)
     timesteps = len(host.info.alphas_cumprod)
     return TrainingSet(cache, source.captions, source.lines, settings.name, settings, timesteps)
-
-
-class _Run:
-    """One job on one host: trains from the saved state, or from the start, to the end."""
-
-    def __init__(
-        self,
-        host: Host,
-        settings: InversionSettings,
-        samples: TrainingSet,
-        job: Job,
-        target: Path,
-        report: Callable[[Event], None],
-    ) -> None:
-        self.host, self.settings, self.samples = host, settings, samples
-        self.job, self.target, self.report = job, target, report
-        self.started = time.monotonic()
-        self.recent: deque[float] = deque(maxlen=50)
-        self.method = TextualInversion(host, settings, samples, _start_vectors(host, settings, target))
-        self.loop = Loop(self.method, parse_learning_rate(settings.learning_rate), job.load_state())
-        job.forget_losses_after(self.loop.step)
-
-    def execute(self, stopped: Callable[[], bool]) -> Outcome:
-        """Whatever ends it early, what is good so far has been saved. Raises JobFailed."""
-        try:
-            status = self.loop.run(
-                self.settings.steps, due=self._due, on_progress=self._progress, stopped=stopped
-            )
-        except BaseException:
-            self.loop.restore(self.loop.good)
-            self._leave()
-            raise
-        embedding = self._leave()
-        if status == "done":
-            embedding = self._save_embedding(self.target)
-        loss = sum(self.recent) / len(self.recent) if self.recent else None
-        return Outcome(status, self.job, self.loop.step, embedding, loss, time.monotonic() - self.started)
-
-    def _due(self, step: int) -> bool:
-        s = self.settings
-        return any(every and step % every == 0 for every in (s.save_every, s.copy_every, s.preview_every))
-
-    def _progress(self, progress: Progress) -> None:
-        step, settings = progress.step, self.settings
-        self.job.append_losses(progress.rows)
-        self.recent.extend(row[1] for row in progress.rows)
-        self.report(progress)
-        if step % settings.save_every == 0:
-            self.job.save_state(self.loop.good)
-        if settings.copy_every and step % settings.copy_every == 0:
-            self._save_copy()
-        if settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps):
-            self._preview(step)
-
-    def _leave(self) -> Path:
-        """Save what is good so far, so that the job can be resumed."""
-        self.job.save_state(self.loop.snapshot())
-        return self._save_copy()
-
-    def _save_copy(self) -> Path:
-        return self._save_embedding(_copy(self.job, self.settings.name, self.loop.step))
-
-    def _save_embedding(self, path: Path) -> Path:
-        made = as_embedding(self.method.vectors, self.host, self.settings, self.loop.step, self.job.id)
-        write_safetensors(made, path)
-        return path
-
-    def _preview(self, step: int) -> None:
-        """Draw and keep pictures; no picture is worth the run, so one that fails is skipped."""
-        try:
-            images = self.host.sample(_preview_request(self.host, self.settings, self.samples))
-        except Exception as error:
-            reason = _MEMORY_REMEDY if _out_of_memory(error) else error
-            self.report(Message(f"the preview of step {step} was skipped: {reason}"))
-            return
-        paths = [self.job.samples / f"step-{step:06d}-{i}.png" for i in range(len(images))]
-        for path, image in zip(paths, images, strict=True):
-            write_atomically(path, partial(image.save, format="PNG"))
-        self.report(Preview(step, paths))
-
-
-def _preview_prompt(settings: InversionSettings, lines: Sequence[str], captions: Sequence[str]) -> str:
-    return fill(settings.preview_prompt or lines[0], name=settings.name, filewords=captions[0])
-
-
-def _preview_request(host: Host, settings: InversionSettings, samples: TrainingSet) -> SampleRequest:
-    width, height = _size(host, settings)
-    prompt = _preview_prompt(settings, samples.lines, samples.captions)
-    return SampleRequest(
-        prompts=[prompt] * settings.preview_count,
-        seeds=[settings.preview_seed + i for i in range(settings.preview_count)],
-        negative_prompt=fill(settings.preview_negative, name=settings.name, filewords=""),
-        steps=settings.preview_steps,
-        cfg_scale=settings.preview_cfg,
-        width=settings.preview_width or width,
-        height=settings.preview_height or height,
-        sampler=settings.preview_sampler,
-    )
-
-
-_MEMORY_REMEDY = (
-    "there is not enough memory; take fewer pictures at once (batch-size, preview-count) or smaller ones "
-    "(width, height), or close what else uses the device."
-)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    # PyTorch's allocator on the CPU has no error class of its own.
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(
-        error
-    )
-
-
-@contextmanager
-def _memory_told() -> Iterator[None]:
-    """Raises JobFailed with a remedy in the place of an out-of-memory error."""
-    try:
-        yield
-    except Exception as error:
-        if not _out_of_memory(error):
-            raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        raise JobFailed(f"Stopped: {_MEMORY_REMEDY}") from error
 
 
 def create(host: Host, settings: InversionSettings, folders: Folders) -> Path:
@@ -267,7 +102,7 @@ def start(
 
     Raises BadInput before anything was written, JobFailed with the good part saved.
     """
-    with host.lend(), _memory_told():
+    with host.lend(), memory_told():
         check_name(host, settings.name)
         check_sampler(settings, host.sampler_names())
         rate = parse_learning_rate(settings.learning_rate)
@@ -296,7 +131,7 @@ def start(
         )
         for sentence in said:
             report(Message(sentence))
-        return _Run(host, settings, samples, job, target, report).execute(stopped)
+        return Run(host, settings, samples, job, target, report, vectors).execute(stopped)
 
 
 def resume(
@@ -318,10 +153,11 @@ def resume(
     if record["fingerprint"] != source.fingerprint:
         raise BadInput(f"pictures, captions or template of job {job.id} have changed since; start a new job.")
     target = check_target(settings, folders, job)
-    with host.lend(), _memory_told():
+    with host.lend(), memory_told():
         samples = _samples(host, settings, source)
         report(Message(f"resuming job {job.id}"))
-        return _Run(host, settings, samples, job, target, report).execute(stopped)
+        vectors = _start_vectors(host, settings, target)
+        return Run(host, settings, samples, job, target, report, vectors).execute(stopped)
 
 
 def publish(job: Job, step: int, folders: Folders) -> Path:
@@ -330,22 +166,13 @@ def publish(job: Job, step: int, folders: Folders) -> Path:
     Raises BadInput where there is no such copy, or where the file there is not the job's.
     """
     settings = settings_of(job.settings())
-    copy = _copy(job, settings.name, step)
+    copy = copy_of(job, settings.name, step)
     if not copy.is_file():
         steps = ", ".join(map(str, saved_steps(job))) or "none"
         raise BadInput(f"job {job.id} has no saved step {step}; there are {steps}.")
     target = check_target(settings, folders, job)
     write_safetensors(read_embedding(copy), target)
     return target
-
-
-def saved_steps(job: Job) -> list[int]:
-    """The steps of which the job's folder has a copy."""
-    return sorted(int(path.stem.rpartition("-")[2]) for path in job.copies.glob("*.safetensors"))
-
-
-def _copy(job: Job, name: str, step: int) -> Path:
-    return job.copies / f"{name}-{step:06d}.safetensors"
 
 
 def settings_of(record: Mapping[str, Any]) -> InversionSettings:
@@ -402,7 +229,7 @@ def _count(vectors: Mapping[str, torch.Tensor]) -> int:
 
 def _preview_warning(host: Host, settings: InversionSettings, source: Source) -> list[str]:
     """What to say of previews that will not show the new word."""
-    prompt = _preview_prompt(settings, source.lines, source.captions)
+    prompt = preview_prompt(settings, source.lines, source.captions)
     if not settings.preview_every or host.count_triggers(prompt).get(settings.name):
         return []
     return [f"warning: {settings.name!r} is not in the preview prompt {prompt!r}; put [name] into it"]

@@ -23,6 +23,7 @@ from lib_ti.core.settings import as_dict, build
 from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import SUFFIXES, read_embeddings
 from lib_ti.hosts.base import Host, Place
+from lib_ti.job_run import Event, Message, saved_steps
 from lib_ti.methods.textual_inversion import InversionSettings
 from lib_ti.report import plot_losses
 
@@ -74,12 +75,12 @@ class Run:
         self.publish = False  # what is there when it stops goes into the embeddings folder
         self.thread: threading.Thread | None = None
 
-    def __call__(self, event: jobs.Event) -> None:
+    def __call__(self, event: Event) -> None:
         self.state = "training"  # nothing is reported before everything is prepared
         if isinstance(event, Progress):
             self.progress = event
             self.losses.extend(event.rows)
-        elif isinstance(event, jobs.Message):
+        elif isinstance(event, Message):
             self.messages.append(event.text)
 
     def status(self) -> Status:
@@ -99,7 +100,7 @@ class Run:
             error=self.error,
             embedding=str(self.embedding) if self.embedding else None,
             previews=_previews(self.job),
-            saved_steps=jobs.saved_steps(self.job),
+            saved_steps=saved_steps(self.job),
         )
 
 
@@ -164,7 +165,7 @@ class Workshop:
                     run.state = "preparing"
                     self._train(run, host, resumed)
             state: State = "done" if run.embedding else "stopped"
-            saved = jobs.saved_steps(run.job)
+            saved = saved_steps(run.job)
             if run.publish and saved and not run.embedding:
                 run.embedding = self.publish(run.job.id, saved[-1])
         except StudioError as error:
@@ -253,7 +254,7 @@ class Workshop:
             error=result.get("error"),
             embedding=result.get("embedding"),
             previews=_previews(found),
-            saved_steps=jobs.saved_steps(found),
+            saved_steps=saved_steps(found),
         )
 
     def losses(self, job: str) -> list[tuple[int, float, float]]:

@@ -24,22 +24,23 @@ MAY_IMPORT = {
     "formats": {"core"},
     "methods": {"core", *MIDDLE},
     "hosts": {"core", *MIDDLE},
-    "jobs": BELOW_HOSTS,
+    "job_run": BELOW_HOSTS,
+    "jobs": {*BELOW_HOSTS, "job_run"},
     "report": {"core", "formats"},
     "tinyworld": {*BELOW_HOSTS, "hosts"},
-    "bench": {*BELOW_HOSTS, "hosts", "jobs", "tinyworld"},
-    "workshop": {*BELOW_HOSTS, "jobs", "report"},
+    "bench": {*BELOW_HOSTS, "hosts", "job_run", "jobs", "tinyworld"},
+    "workshop": {*BELOW_HOSTS, "job_run", "jobs", "report"},
     "api": {"core", "methods", "workshop"},
     "ui": {"core", "methods", "workshop"},
     "webui": {"hosts", "workshop", "api", "ui"},
-    "commands": {*BELOW_HOSTS, "hosts", "jobs", "report", "tinyworld", "bench"},
+    "commands": {*BELOW_HOSTS, "hosts", "job_run", "jobs", "report", "tinyworld", "bench"},
     "cli": {"core", "commands"},
 }
 # The protocol itself imports no host, so what works with any host may speak of it.
 SEAM = "lib_ti.hosts.base"
-MAY_IMPORT_SEAM = {"methods", "jobs", "workshop"}
+MAY_IMPORT_SEAM = {"methods", "job_run", "jobs", "workshop"}
 
-HOSTLESS = {"core", "networks", "data", "formats", "methods", "jobs", "workshop", "api"}
+HOSTLESS = {"core", "networks", "data", "formats", "methods", "job_run", "jobs", "workshop", "api"}
 # Who may import a host, and which. A WebUI's own modules are for its adapter alone.
 HOST_MODULES = {
     "diffusers": {"hosts", "tinyworld", "bench"},

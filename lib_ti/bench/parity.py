@@ -18,7 +18,8 @@ from lib_ti.core.job import Job
 from lib_ti.core.settings import as_dict, build
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.standalone import StandaloneHost
-from lib_ti.jobs import folders_under, saved_steps, start
+from lib_ti.job_run import saved_steps
+from lib_ti.jobs import folders_under, start
 from lib_ti.methods.textual_inversion import InversionSettings
 from lib_ti.tinyworld.concepts import Concept
 from lib_ti.tinyworld.judge import Judge

@@ -22,7 +22,8 @@ from lib_ti.bench.world import draw, draw_asked
 from lib_ti.core.settings import build
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import Host
-from lib_ti.jobs import Event, Outcome, folders_under, start
+from lib_ti.job_run import Event, Outcome
+from lib_ti.jobs import folders_under, start
 from lib_ti.methods.textual_inversion import InversionSettings, initial_vectors
 from lib_ti.tinyworld.concepts import SPLITS, Concept, parse_concept
 from lib_ti.tinyworld.corpus import BENCH_SEED

@@ -15,7 +15,7 @@ from lib_ti.bench.world import bench_world
 from lib_ti.commands.shared import Stopped, given_settings, settings_options, shared_options
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts.standalone import StandaloneHost
-from lib_ti.jobs import Event
+from lib_ti.job_run import Event
 from lib_ti.methods.textual_inversion import InversionSettings
 from lib_ti.tinyworld.concepts import parse_concept
 from lib_ti.tinyworld.judge import Judge

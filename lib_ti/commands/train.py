@@ -14,7 +14,8 @@ from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress
 from lib_ti.core.settings import build
 from lib_ti.hosts.standalone import StandaloneHost
-from lib_ti.jobs import Event, Message, Outcome, Preview, folders_under, resume, settings_of, start
+from lib_ti.job_run import Event, Message, Outcome, Preview
+from lib_ti.jobs import folders_under, resume, settings_of, start
 from lib_ti.methods.textual_inversion import InversionSettings
 from lib_ti.report import plot_losses
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lib_ti.core.job import TrainSettings
 from lib_ti.core.randomness import generator_at
+from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.captions import drop_tags, shuffle_tags
 from lib_ti.data.images import load_image
 from lib_ti.data.templates import fill

@@ -11,11 +11,11 @@ from typing import cast
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.job import TrainSettings
 from lib_ti.core.objective import Weighting, loss_weight, q_sample, squared_error, target_of
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.core.settings import option
+from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.formats.embedding import Embedding, safe_name
 from lib_ti.hosts.base import Host

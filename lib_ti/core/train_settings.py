@@ -1,0 +1,192 @@
+"""The settings that every training method shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lib_ti.core.settings import option
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """What is learned from."""
+
+    images: str = option(
+        "", "Folder with the training pictures.", group="pictures", label="Picture folder", basic=True
+    )
+    width: int = option(
+        0,
+        "Width pictures are cropped to; 0: the model's own size.",
+        group="pictures",
+        low=0,
+        high=4096,
+        unit="pixels",
+        label="Picture width",
+    )
+    height: int = option(
+        0,
+        "Height pictures are cropped to; 0: the model's own size.",
+        group="pictures",
+        low=0,
+        high=4096,
+        unit="pixels",
+        label="Picture height",
+    )
+    flip: bool = option(
+        False, "Show every second picture mirrored, at random.", group="pictures", label="Mirror pictures"
+    )
+    shuffle_tags: bool = option(False, "Shuffle the comma-separated parts of a caption.", group="pictures")
+    drop_tags: float = option(
+        0.0, "Share of those parts left out at random.", group="pictures", low=0, high=1
+    )
+    word_regex: str = option(
+        "",
+        "Which words of a file name are its caption; empty: all of it.",
+        group="pictures",
+        label="Caption word regex",
+    )
+    word_join: str = option(
+        " ", "What joins the words that the regex finds.", group="pictures", label="Caption word joint"
+    )
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    """How long and how it learns."""
+
+    steps: int = option(600, "Optimizer steps in all.", group="length", low=1, high=1_000_000, basic=True)
+    learning_rate: str = option(
+        "0.01:300, 0.002",
+        "A rate, or stages as rate:last step, e.g. 0.005:100, 1e-3:1000, 1e-4.",
+        group="learning",
+        basic=True,
+    )
+    batch_size: int = option(
+        1,
+        "Pictures that go through the model together.",
+        group="learning",
+        low=1,
+        high=256,
+        label="Pictures at once",
+    )
+    accumulation: int = option(
+        4,
+        "Batches whose gradients make one step: a larger batch without its memory.",
+        group="learning",
+        low=1,
+        high=256,
+        label="Batches a step",
+    )
+    latents: str = option(
+        "sampled",
+        "sampled draws from the VAE's distribution at every step, mean takes its middle.",
+        group="learning",
+        choices=("sampled", "mean"),
+    )
+    weighting: str = option(
+        "x0",
+        "x0 measures the error of the clean picture the model has in mind, none that of the noise.",
+        group="learning",
+        choices=("x0", "none"),
+        label="Loss weighting",
+    )
+    seed: int = option(
+        1,
+        "Settles everything random of the job.",
+        group="learning",
+        low=0,
+        high=2**32 - 1,
+        label="Training seed",
+    )
+    clip_skip: int = option(
+        0,
+        "Take the text encoder's answer this many layers before its end; 0: as pictures are generated.",
+        group="learning",
+        low=0,
+        high=12,
+    )
+
+
+@dataclass(frozen=True)
+class SavingSettings:
+    """What is saved and shown on the way."""
+
+    save_every: int = option(
+        50,
+        "Steps between saved states a job can resume from.",
+        group="saving",
+        low=1,
+        high=1_000_000,
+        unit="steps",
+    )
+    copy_every: int = option(
+        100,
+        "Steps between copies of the result in the job's folder, to choose from; 0: the last only.",
+        group="saving",
+        low=0,
+        high=1_000_000,
+        unit="steps",
+    )
+    preview_every: int = option(
+        100,
+        "Steps between preview pictures; 0: none.",
+        group="previews",
+        low=0,
+        high=1_000_000,
+        unit="steps",
+        basic=True,
+    )
+    preview_prompt: str = option(
+        "",
+        "Prompt of the previews, with [name] for the new word; empty: the first line of the template.",
+        group="previews",
+        basic=True,
+    )
+    preview_negative: str = option(
+        "", "Negative prompt of the previews.", group="previews", label="Preview negative prompt"
+    )
+    preview_count: int = option(
+        2, "Pictures in a preview.", group="previews", low=1, high=64, label="Preview pictures"
+    )
+    preview_steps: int = option(
+        20, "Sampling steps of a preview.", group="previews", low=1, high=1000, label="Preview sampling steps"
+    )
+    preview_sampler: str = option(
+        "", "Sampler of a preview, by the program's name for it; empty: DPM++ 2M Karras.", group="previews"
+    )
+    preview_cfg: float = option(
+        5.0,
+        "Classifier-free guidance scale of a preview.",
+        group="previews",
+        low=1,
+        high=50,
+        label="Preview CFG scale",
+    )
+    preview_seed: int = option(
+        1,
+        "Seed of a preview's first picture; the others follow.",
+        group="previews",
+        low=0,
+        high=2**32 - 1,
+    )
+    preview_width: int = option(
+        0,
+        "Width of a preview; 0: as trained.",
+        group="previews",
+        low=0,
+        high=4096,
+        unit="pixels",
+    )
+    preview_height: int = option(
+        0,
+        "Height of a preview; 0: as trained.",
+        group="previews",
+        low=0,
+        high=4096,
+        unit="pixels",
+    )
+
+
+@dataclass(frozen=True)
+class TrainSettings(SavingSettings, LearningSettings, PictureSettings):
+    """What every training method is told."""
