@@ -30,6 +30,7 @@ from lib_ti.hosts.a1111_loan import (
     own_vae,
     random_state_kept,
     text_encoders_at_hand,
+    usual_order,
 )
 from lib_ti.hosts.a1111_model import (
     read_info,
@@ -80,6 +81,7 @@ class A1111Host:
         self._find_stored = self._database.find_embedding_at_position
         self._live: list[tuple[Trigger, Any]] = []  # longest trigger first
         self._frames: dict[tuple[int, int], _Frame] = {}  # by the latents' height and width
+        self._reordered: list[nn.Parameter] = []
         self._lent = False
 
     @contextmanager
@@ -94,10 +96,12 @@ class A1111Host:
         refuse_memory_settings()
         model = self._model
         with ExitStack() as give_back:
+            give_back.enter_context(kept(self, "_live", "_frames", "_lent", "_reordered"))
             give_back.enter_context(condition_caches_cleared())
             give_back.enter_context(frozen(model))
             if self.info.device.type == "cpu":  # where it was measured; a card is left as it is
-                give_back.enter_context(channels_last(model.model.diffusion_model))
+                unet = model.model.diffusion_model
+                self._reordered = give_back.enter_context(channels_last(unet))
             give_back.enter_context(differentiable(text_models(model)))
             give_back.enter_context(text_encoders_at_hand(model))
             give_back.enter_context(neutral(model))
@@ -109,7 +113,6 @@ class A1111Host:
             # Not registered among the stored ones, which a click on "Refresh" reads anew from the disk.
             give_back.enter_context(kept(self._database, "find_embedding_at_position"))
             self._database.find_embedding_at_position = self._find
-            give_back.enter_context(kept(self, "_live", "_frames", "_lent"))
             self._lent, self._frames = True, {}
             yield
 
@@ -284,6 +287,7 @@ class A1111Host:
         with ExitStack() as undo:
             undo.enter_context(random_state_kept(self.info.device))
             undo.enter_context(neutral(self._model))
+            undo.enter_context(usual_order(self._reordered))
             undo.enter_context(self._vae_at_hand())
             undo.enter_context(kept(model_hijack, "comments", "extra_generation_params"))
             undo.enter_context(kept(shared.state, *_PROGRESS))

@@ -95,11 +95,12 @@ def text_encoders_at_hand(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def channels_last(unet: nn.Module) -> Iterator[None]:
+def channels_last(unet: nn.Module) -> Iterator[list[nn.Parameter]]:
     """Convolutions with their weights in the order that the WebUI's attention blocks give the activations.
 
     Otherwise each convolution reorders its weights, in every forward and again in every backward: on a CPU
-    a third of a step. The values stay, and 1x1 weights, which are in both orders at once.
+    a third of a step. Gives the weights whose order it changed; their values stay, and 1x1 weights, which
+    are in both orders at once.
     """
     weights = [
         p
@@ -108,9 +109,19 @@ def channels_last(unet: nn.Module) -> Iterator[None]:
     ]
     try:
         _reorder(weights, torch.channels_last)
-        yield
+        yield weights
     finally:
         _reorder(weights, torch.contiguous_format)
+
+
+@contextmanager
+def usual_order(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Sums are rounded as in the user's own pictures, which ``channels_last`` does not keep."""
+    try:
+        _reorder(weights, torch.contiguous_format)
+        yield
+    finally:
+        _reorder(weights, torch.channels_last)
 
 
 def _reorder(weights: Iterable[nn.Parameter], order: torch.memory_format) -> None:
