@@ -25,7 +25,6 @@ from lib_ti.formats.embedding import SUFFIXES, read_embeddings
 from lib_ti.hosts.base import Host, Place
 from lib_ti.job_run import Event, Message, saved_steps
 from lib_ti.methods.textual_inversion import InversionSettings
-from lib_ti.report import plot_losses
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +206,6 @@ class Workshop:
         """Write down how it ended; the state changes last, so that who sees it finds everything there."""
         with _said(run):
             if run.job.id in Job.known(self.place.folders().jobs):
-                plot_losses(run.losses, run.job.folder / "loss.png")
                 run.job.write_result(
                     {
                         "status": state,

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "report": {"core", "formats"},
     "tinyworld": {*BELOW_HOSTS, "hosts"},
     "bench": {*BELOW_HOSTS, "hosts", "job_run", "jobs", "tinyworld"},
-    "workshop": {*BELOW_HOSTS, "job_run", "jobs", "report"},
+    "workshop": {*BELOW_HOSTS, "job_run", "jobs"},
     "api": {"core", "methods", "workshop"},
     "ui": {"core", "methods", "workshop"},
     "webui": {"hosts", "workshop", "api", "ui"},
