@@ -94,7 +94,7 @@ def test_the_webui_loads_what_a_job_made(webui: WebUI, family: str, pictures: st
     assert webui.txt2img("a zqx-car") == before
     widths = FAMILIES[family][2]
     seen = probe(webui, "loads", file=file)
-    assert seen["skipped"] == []
+    assert Path(file).stem not in seen["skipped"]  # which may hold what other tests made for SD1
     assert (seen["vectors"], seen["shape"]) == (2, sum(widths.values()))
     assert seen["keys"] == (sorted(widths) if len(widths) > 1 else ["emb_params"])
     assert len(list(tmp_path.rglob("step-*.png"))) == 4
