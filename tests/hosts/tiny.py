@@ -31,12 +31,15 @@ def shapes_of(state: State) -> dict[str, torch.Size]:
 
 @torch.no_grad()
 def fill(*models: nn.Module) -> None:
-    """Weights as after training: every part answers to what it is given, text states have a mean."""
+    """Weights as after training: every part answers to what it is given, the U-Net to its prompt most
+    of all; text states have a mean."""
     generator = torch.Generator().manual_seed(1)
     for model in models:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim >= 2:
+            if "attn2.to_out.0.weight" in name:
+                parameter.copy_(noise * 2 / len(parameter) ** 0.5)
+            elif parameter.ndim >= 2:
                 parameter.copy_(noise * 0.6 / (parameter.numel() / len(parameter)) ** 0.5)
             elif name.endswith("bias"):
                 # Emphasis divides by the mean of a text encoder's states.
