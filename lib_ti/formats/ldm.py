@@ -2,7 +2,8 @@
 
 diffusers names modules by level and place (``down_blocks.1.resnets.0``); LDM numbers one flat list
 (``input_blocks.4.0``). The tables below follow from the block plan, which the key names tell.
-Source: ldm/modules/diffusionmodules/{openaimodel,model}.py and v1-inference.yaml of CompVis.
+Source: ldm/modules/diffusionmodules/{openaimodel,model}.py and v1-inference.yaml of CompVis, and for
+SDXL their successors in Stability's generative-models ("SGM") with sd_xl_base.yaml.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 CLIP = "cond_stage_model.transformer."  # SD1: transformers' CLIPTextModel, under its own names
 OPEN_CLIP = "cond_stage_model.model."  # SD2: the text tower of OpenCLIP's ViT-H
+CLIP_L = "conditioner.embedders.0.transformer."  # SDXL's first: as SD1's
+CLIP_G = "conditioner.embedders.1.model."  # SDXL's second: the text tower of OpenCLIP's ViT-bigG
 
-# Metadata of our own `.safetensors`: the text encoder's number of heads. No tensor's shape tells it,
+# Metadata of our own `.safetensors`: the text encoders' number of heads. No tensor's shape tells it,
 # and the `.yaml` has no place for it; without it, heads are 64 wide as in every CLIP ever released.
 CLIP_HEADS = "clip_num_attention_heads"
 
 _UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",  # SDXL: what the pooled prompt and the sizes go through
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "mid_block.attentions.0": "middle_block.1",
     "conv_norm_out": "out.0",
@@ -116,7 +121,7 @@ def _renamed(state: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> dic
     for key, tensor in state.items():
         match = known.fullmatch(key)
         if match is None:
-            raise BadInput(f"{key!r} has no place in an SD1.x checkpoint: its plan has no such module.")
+            raise BadInput(f"{key!r} has no place in an original checkpoint: its plan has no such module.")
         renamed[names[match[1]] + match[2]] = tensor
     return renamed
 
@@ -139,9 +144,11 @@ def to_ldm(
 
 
 Shapes = Mapping[str, Sequence[int]]
+Prediction = Literal["eps", "v"]
+SGM_SCALINGS: Mapping[Prediction, str] = {"eps": "EpsScaling", "v": "VScaling"}
 
 
-def _unet_config(shapes: Shapes, heads: int) -> dict[str, Any]:
+def _unet_config(shapes: Shapes, heads: int = 8) -> dict[str, Any]:
     sizes = {key[len(UNET) :]: shape for key, shape in shapes.items() if key.startswith(UNET)}
     downsamplers = [int(key.split(".")[1]) for key in sizes if key.endswith(".0.op.weight")]
     step = min(downsamplers)  # input_blocks per level: the residual blocks and the downsampler
@@ -149,8 +156,10 @@ def _unet_config(shapes: Shapes, heads: int) -> dict[str, Any]:
     attended = [level for level, block in enumerate(blocks) if f"input_blocks.{block}.1.norm.weight" in sizes]
     channels = sizes["input_blocks.0.0.weight"][0]
     attention = f"input_blocks.{blocks[attended[0]]}.1"
-    linear = len(sizes[f"{attention}.proj_in.weight"]) == 2  # SD2
+    linear = len(sizes[f"{attention}.proj_in.weight"]) == 2  # SD2 and SDXL
     widths = [sizes[f"input_blocks.{block}.0.out_layers.3.bias"][0] for block in blocks]
+    depths = [max(1, _count(sizes, rf"input_blocks\.{block}\.1\.transformer_blocks")) for block in blocks]
+    label = sizes.get("label_emb.0.0.weight")  # SDXL
     return {
         "image_size": 32,  # read by nobody; v1-inference.yaml has it
         "in_channels": sizes["input_blocks.0.0.weight"][1],
@@ -162,8 +171,9 @@ def _unet_config(shapes: Shapes, heads: int) -> dict[str, Any]:
         **({"num_head_channels": 64} if linear else {"num_heads": heads}),
         "use_spatial_transformer": True,
         **({"use_linear_in_transformer": True} if linear else {}),
-        "transformer_depth": 1,
+        "transformer_depth": depths if max(depths) > 1 else 1,
         "context_dim": sizes[f"{attention}.transformer_blocks.0.attn2.to_k.weight"][1],
+        **({} if label is None else {"num_classes": "sequential", "adm_in_channels": label[1]}),
         "use_checkpoint": False,
         "legacy": False,
     }
@@ -198,7 +208,7 @@ def ldm_config(
     *,
     heads: int = 8,
     image_size: int = 64,
-    parameterization: Literal["eps", "v"] = "eps",
+    parameterization: Prediction = "eps",
     clip_version: str = "openai/clip-vit-large-patch14",
 ) -> dict[str, Any]:
     """What v1-inference.yaml (v2-inference.yaml for OpenCLIP) would say of a checkpoint.
@@ -246,6 +256,38 @@ def ldm_config(
     return {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}}
 
 
+def sgm_config(
+    shapes: Shapes, *, image_size: int = 128, parameterization: Prediction = "eps"
+) -> dict[str, Any]:
+    """What sd_xl_base.yaml would say of an SDXL checkpoint, without the part on its text encoders.
+
+    ``shapes`` and errors as in ``ldm_config``.
+    """
+    denoiser = "sgm.modules.diffusionmodules.denoiser"
+    params = {
+        "scale_factor": 0.13025,
+        "denoiser_config": {
+            "target": f"{denoiser}.DiscreteDenoiser",
+            "params": {
+                "num_idx": 1000,
+                "scaling_config": {"target": f"{denoiser}_scaling.{SGM_SCALINGS[parameterization]}"},
+                "discretization_config": {
+                    "target": "sgm.modules.diffusionmodules.discretizer.LegacyDDPMDiscretization"
+                },
+            },
+        },
+        "network_config": {
+            "target": "sgm.modules.diffusionmodules.openaimodel.UNetModel",
+            "params": _unet_config(shapes),
+        },
+        "first_stage_config": {
+            "target": "sgm.models.autoencoder.AutoencoderKLInferenceWrapper",
+            "params": _vae_config(shapes, image_size),
+        },
+    }
+    return {"model": {"target": "sgm.models.diffusion.DiffusionEngine", "params": params}}
+
+
 def ldm_yaml(config: Mapping[str, Any]) -> str:
-    """``ldm_config``'s answer as the `.yaml` that a WebUI and diffusers read beside the checkpoint."""
+    """``ldm_config``'s answer, or ``sgm_config``'s, as the `.yaml` that is read beside the checkpoint."""
     return yaml.safe_dump(config, sort_keys=False)

@@ -26,10 +26,14 @@ class ClipText:
         model: CLIPTextModel | CLIPTextModelWithProjection,
         tokenizer: CLIPTokenizer,
         pad_id: int | None = None,
+        *,
+        final_norm: bool = True,
     ) -> None:
-        """``pad_id``: what fills a chunk after its end mark; the tokenizer's own where it is None."""
+        """``pad_id``: what fills a chunk after its end mark; the tokenizer's own where it is None.
+        ``final_norm``: whether an earlier layer's states go through the last layer norm; not SDXL's."""
         self.model = model
         self._tokenizer = tokenizer
+        self._final_norm = final_norm
         self._vocabulary = Vocabulary(
             tokenize=self.tokenize,
             start=tokenizer.bos_token_id,
@@ -57,6 +61,13 @@ class ClipText:
 
         Raises BadInput for an embedding that does not fit the model, and for a clip skip past its layers.
         """
+        return self.encode_and_pool(prompts, embeddings, clip_skip)[0]
+
+    def encode_and_pool(
+        self, prompts: Sequence[str], embeddings: LiveVectors = _NONE, clip_skip: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As ``encode``, and of each prompt the last layer's state at the first chunk's end mark,
+        projected, without emphasis: (b, p); None where the model has no projection."""
         layers = self.model.config.num_hidden_layers
         if not 1 <= clip_skip <= layers:
             raise BadInput(
@@ -64,13 +75,17 @@ class ClipText:
             )
         rows = reading.chunk_batch(prompts, self._vocabulary, self._triggers(embeddings))
         chunks = list(dict.fromkeys(chunk for row in rows for chunk in row))
-        hidden = self._hidden_states(chunks, embeddings, clip_skip)
+        hidden, pooled = self._run(chunks, embeddings, clip_skip)
         encoded = {
             chunk: _emphasise(states, chunk.weights)
             for chunk, states in zip(chunks, hidden.unbind(), strict=True)
         }
         # Joined from slices, since the backward of an indexed gather may add in no fixed order.
-        return torch.stack([torch.cat([encoded[chunk] for chunk in row]) for row in rows])
+        joined = torch.stack([torch.cat([encoded[chunk] for chunk in row]) for row in rows])
+        if pooled is None:
+            return joined, None
+        of_chunk = dict(zip(chunks, pooled.unbind(), strict=True))
+        return joined, torch.stack([of_chunk[row[0]] for row in rows])
 
     def _triggers(self, embeddings: LiveVectors) -> list[Trigger]:
         width = self.model.config.hidden_size
@@ -82,16 +97,18 @@ class ClipText:
                 )
         return reading.tokenize_triggers({name: len(v) for name, v in embeddings.items()}, self._vocabulary)
 
-    def _hidden_states(
+    def _run(
         self, chunks: Sequence[Chunk], embeddings: LiveVectors, clip_skip: int
-    ) -> torch.Tensor:
-        """(len(chunks), 77, d), after the final layer norm, without emphasis."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(len(chunks), 77, d) without emphasis, and what is pooled, (len(chunks), p)."""
         token_ids = torch.tensor([chunk.token_ids for chunk in chunks], device=self.model.device)
         with _splicing(self.model.get_input_embeddings(), chunks, embeddings):
             output = self.model(input_ids=token_ids, output_hidden_states=clip_skip > 1)
+        pooled = getattr(output, "text_embeds", None)
         if clip_skip == 1:
-            return output.last_hidden_state
-        return self.model.text_model.final_layer_norm(output.hidden_states[-clip_skip])
+            return output.last_hidden_state, pooled
+        hidden = output.hidden_states[-clip_skip]
+        return self.model.text_model.final_layer_norm(hidden) if self._final_norm else hidden, pooled
 
 
 @contextmanager

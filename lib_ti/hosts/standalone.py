@@ -1,4 +1,4 @@
-"""The standalone host: Stable Diffusion 1.x and 2.x held by diffusers, no WebUI needed."""
+"""The standalone host: Stable Diffusion 1.x, 2.x and XL held by diffusers, no WebUI needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lib_ti.hosts.checkpoints import Components, load_components
 from lib_ti.hosts.clip_text import ClipText
 
 _PIXELS_AT_ONCE = 1024 * 1024  # pictures of a request are drawn in groups of so many pixels
-_ENCODERS = {"sd1": "clip_l", "sd2": "clip_h"}
+_ENCODERS = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
 # By the WebUI's names; those that draw no noise on their way, so that the seeds settle everything.
 _SAMPLERS: Mapping[str, Callable[..., SchedulerMixin]] = {
     "DPM++ 2M Karras": partial(DPMSolverMultistepScheduler, use_karras_sigmas=True),
@@ -28,7 +28,8 @@ _SAMPLERS: Mapping[str, Callable[..., SchedulerMixin]] = {
     "Euler": EulerDiscreteScheduler,
     "DDIM": partial(DDIMScheduler, clip_sample=False),
 }
-_PAD_IDS = {"sd1": None, "sd2": 0}  # None: the end mark
+_PAD_IDS = {"clip_l": None, "clip_h": 0, "clip_g": 0}  # None: the end mark
+_LEAST_ALPHA = 2**-24  # where a schedule ends in pure noise, whose ratio to the picture would be infinite
 
 
 def best_device() -> torch.device:
@@ -42,20 +43,19 @@ class StandaloneHost:
     """``Host`` on a set of diffusers components."""
 
     def __init__(self, components: Components, device: torch.device, clip_skip: int = 1) -> None:
+        """Raises BadInput for a clip skip that SDXL does not have."""
         self._unet = components.unet.to(device)
         self._vae = components.vae.to(device)
-        text_encoder = components.text_encoder.to(device)
-        self._text = ClipText(text_encoder, components.tokenizer, _PAD_IDS[components.family])
-        self._clip_skip = clip_skip
+        self._texts = _text_encoders(components, device)
+        self._clip_skip = _layer(components, clip_skip)
         self._embeddings: Embeddings = {}
-        self._encoder = _ENCODERS[components.family]
         self.info = ModelInfo(
             name=components.name,
             sha256=components.sha256,
             family=components.family,
             prediction=components.prediction,
             alphas_cumprod=components.alphas_cumprod,
-            text_encoders={self._encoder: components.text_encoder.config.hidden_size},
+            text_encoders={name: text.model.config.hidden_size for name, text in self._texts.items()},
             latent_channels=self._vae.config.latent_channels,
             latent_scale=self._vae.config.scaling_factor,
             pixels_per_latent=2 ** (len(self._vae.config.block_out_channels) - 1),
@@ -77,7 +77,7 @@ class StandaloneHost:
         return cls(load_components(model), chosen, clip_skip)
 
     def _modules(self) -> tuple[nn.Module, ...]:
-        return self._unet, self._vae, self._text.model
+        return self._unet, self._vae, *(text.model for text in self._texts.values())
 
     @contextmanager
     def lend(self) -> Iterator[None]:
@@ -92,30 +92,38 @@ class StandaloneHost:
                 parameter.requires_grad_(flag)
 
     def tokenize(self, text: str) -> list[int]:
-        return self._text.tokenize(text)
+        first, *_ = self._texts.values()
+        return first.tokenize(text)
 
     def token_vectors(self, encoder: str) -> torch.Tensor:
-        if encoder != self._encoder:
-            raise ValueError(f"this model has the text encoder {self._encoder!r}, not {encoder!r}")
-        return self._text.token_vectors()
+        if encoder not in self._texts:
+            raise ValueError(f"this model has the text encoders {[*self._texts]}, not {encoder!r}")
+        return self._texts[encoder].token_vectors()
 
     def set_embeddings(self, embeddings: Embeddings) -> None:
         for trigger, vectors in embeddings.items():
-            if set(vectors) != {self._encoder}:
+            if vectors.keys() != self._texts.keys():
                 raise BadInput(
-                    f"the embedding {trigger!r} was made for {' and '.join(sorted(vectors))}, "
-                    f"this model reads {self._encoder}; use one made for {self.info.family}."
+                    f"the embedding {trigger!r} was made for {' and '.join(sorted(vectors))}, this model "
+                    f"reads {' and '.join(sorted(self._texts))}; use one made for {self.info.family}."
                 )
         self._embeddings = embeddings
 
-    def _live(self) -> Mapping[str, torch.Tensor]:
-        return {trigger: vectors[self._encoder] for trigger, vectors in self._embeddings.items()}
+    def _live(self, encoder: str) -> Mapping[str, torch.Tensor]:
+        return {trigger: vectors[encoder] for trigger, vectors in self._embeddings.items()}
 
     def count_triggers(self, prompt: str) -> Mapping[str, int]:
-        return self._text.count_triggers(prompt, self._live())
+        # Every encoder finds the same ones: they share the vocabulary and the numbers of vectors.
+        (name, first), *_ = self._texts.items()
+        return first.count_triggers(prompt, self._live(name))
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        return Condition(self._text.encode(prompts, self._live(), self._clip_skip))
+        encoded = [
+            text.encode_and_pool(prompts, self._live(name), self._clip_skip)
+            for name, text in self._texts.items()
+        ]
+        # SDXL's U-Net reads both side by side, and what the second one pools.
+        return Condition(torch.cat([hidden for hidden, _ in encoded], dim=-1), encoded[-1][1])
 
     @torch.no_grad()
     def encode_images(self, pixels: torch.Tensor) -> LatentDistribution:
@@ -126,8 +134,22 @@ class StandaloneHost:
     def predict_noise(
         self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition
     ) -> torch.Tensor:
-        hidden = condition.hidden.to(self.info.dtype)
-        return self._unet(latents.to(self.info.dtype), timesteps, encoder_hidden_states=hidden).sample.float()
+        dtype = self.info.dtype
+        added = None
+        if condition.pooled is not None:
+            sizes = self._sizes(*latents.shape[-2:]).expand(len(latents), -1)
+            added = {"text_embeds": condition.pooled.to(dtype), "time_ids": sizes}
+        return self._unet(
+            latents.to(dtype),
+            timesteps,
+            encoder_hidden_states=condition.hidden.to(dtype),
+            added_cond_kwargs=added,
+        ).sample.float()
+
+    def _sizes(self, height: int, width: int) -> torch.Tensor:
+        """What SDXL is told of a picture: its size, where it was cut out, the size it has now; (1, 6)."""
+        size = [height * self.info.pixels_per_latent, width * self.info.pixels_per_latent]
+        return torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=self.info.device)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return self._vae.decode((latents / self.info.latent_scale).to(self._vae.dtype)).sample.float()
@@ -155,8 +177,7 @@ class StandaloneHost:
         if it names none) and classifier-free guidance."""
         info, factor = self.info, self.info.pixels_per_latent
         guided = request.cfg_scale != 1
-        negatives = [request.negative_prompt] * len(prompts) if guided else []
-        condition = self.encode_prompts([*negatives, *prompts])
+        condition = self._sampling_condition(prompts, request.negative_prompt if guided else None)
         scheduler = self._scheduler(request.sampler)
         scheduler.set_timesteps(request.steps, device=info.device)
         shape = (info.latent_channels, request.height // factor, request.width // factor)
@@ -174,16 +195,49 @@ class StandaloneHost:
             latents = scheduler.step(answer, t, latents).prev_sample
         return latents
 
+    def _sampling_condition(self, prompts: Sequence[str], negative: str | None) -> Condition:
+        """Of the prompts; before them, where there is a negative one, as often of that."""
+        if negative is None:
+            return self.encode_prompts(prompts)
+        condition = self.encode_prompts([negative] * len(prompts) + [*prompts])
+        if condition.pooled is not None and not negative:
+            # SDXL was trained with zeros where the prompt was left out.
+            condition.hidden[: len(prompts)] = 0
+            condition.pooled[: len(prompts)] = 0
+        return condition
+
     def _scheduler(self, sampler: str) -> Any:
         kind = _SAMPLERS.get(sampler or "DPM++ 2M Karras")
         if kind is None:
             raise BadInput(f"there is no sampler {sampler!r} here; choose one of {', '.join(_SAMPLERS)}.")
-        abar = self.info.alphas_cumprod.double()
+        abar = self.info.alphas_cumprod.double().clamp(min=_LEAST_ALPHA)
         betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
         return kind(
             trained_betas=betas.float().numpy(),
             prediction_type={"eps": "epsilon", "v": "v_prediction"}[self.info.prediction],
         )
+
+
+def _text_encoders(components: Components, device: torch.device) -> dict[str, ClipText]:
+    """By their names, in the order in which the U-Net reads them."""
+    models = [model for model in (components.text_encoder, components.text_encoder_2) if model is not None]
+    final_norm = components.family != "sdxl"
+    return {
+        name: ClipText(model.to(device), components.tokenizer, _PAD_IDS[name], final_norm=final_norm)
+        for name, model in zip(_ENCODERS[components.family], models, strict=True)
+    }
+
+
+def _layer(components: Components, clip_skip: int) -> int:
+    """The clip skip to read with: SDXL takes the layer before the last of both text encoders, always."""
+    if components.family != "sdxl":
+        return clip_skip
+    if clip_skip not in (1, 2):
+        raise BadInput(
+            f"clip skip is {clip_skip}, but SDXL reads the layer before the last, as every program does; "
+            "leave it out."
+        )
+    return 2
 
 
 def _to_image(pixels: torch.Tensor) -> Image.Image:

@@ -147,5 +147,53 @@ def test_tables_are_one_to_one(parts):
 
 def test_a_parameter_outside_the_plan_is_refused(parts):
     unet, vae, text_encoder = (part.state_dict() for part in parts)
-    with pytest.raises(BadInput, match=r"add_embedding\.linear_1\.weight"):
-        ldm.to_ldm({**unet, "add_embedding.linear_1.weight": torch.zeros(1)}, vae, text_encoder)
+    with pytest.raises(BadInput, match=r"encoder_hid_proj\.weight"):
+        ldm.to_ldm({**unet, "encoder_hid_proj.weight": torch.zeros(1)}, vae, text_encoder)
+
+
+def test_names_and_plan_of_the_true_sdxl():
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(320, 640, 1280),
+            attention_head_dim=[5, 10, 20],
+            transformer_layers_per_block=[1, 2, 10],
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )
+        vae = new_vae((128, 256, 512, 512), 2)
+    state = ldm.to_ldm(unet.state_dict(), vae.state_dict(), {})
+    unet_keys = {key.removeprefix(ldm.UNET) for key in state if key.startswith(ldm.UNET)}
+    assert len(unet_keys) == 1680
+    assert unet_keys >= {
+        "label_emb.0.0.weight",
+        "label_emb.0.2.bias",
+        "input_blocks.4.1.transformer_blocks.1.attn2.to_k.weight",
+        "input_blocks.8.1.transformer_blocks.9.ff.net.2.weight",
+        "middle_block.1.transformer_blocks.9.attn1.to_q.weight",
+        "output_blocks.2.2.conv.weight",
+        "output_blocks.5.2.conv.weight",
+        "output_blocks.8.0.out_layers.3.weight",
+    }
+    config = ldm.sgm_config(shapes_of(state), parameterization="v")
+    assert yaml.safe_load(ldm.ldm_yaml(config)) == config
+    params = config["model"]["params"]
+    plan = params["network_config"]["params"]
+    assert (plan["attention_resolutions"], plan["channel_mult"]) == ([4, 2], [1, 2, 4])
+    assert (plan["transformer_depth"], plan["num_head_channels"]) == ([1, 2, 10], 64)
+    assert (plan["model_channels"], plan["context_dim"], plan["adm_in_channels"]) == (320, 2048, 2816)
+    assert (plan["num_classes"], plan["use_linear_in_transformer"]) == ("sequential", True)
+    assert params["scale_factor"] == 0.13025
+    assert params["denoiser_config"]["params"]["scaling_config"]["target"].endswith(
+        "denoiser_scaling.VScaling"
+    )
+    described = theirs.create_unet_diffusers_config_from_ldm(config, {})
+    assert described["addition_embed_type"] == "text_time"
+    for name in ("block_out_channels", "transformer_layers_per_block", "attention_head_dim"):
+        assert list(described[name]) == list(unet.config[name])
+    described = theirs.create_vae_diffusers_config_from_ldm(config, {})
+    assert (described["scaling_factor"], described["latent_channels"]) == (0.13025, 4)

@@ -16,7 +16,7 @@ import torch
 from modules import processing, sd_hijack, sd_models, shared
 from modules.textual_inversion.textual_inversion import create_embedding_from_data
 from probe_tools import check, live, noise_of, pixels_of, request
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts.a1111 import A1111Host
@@ -61,6 +61,29 @@ def gradients(prompt: str) -> dict[str, list[list[float]]]:
                     row.copy_(start)
                     sizes[encoder].append([float(gradient.norm()), float(above - below) / (2 * STEP)])
     return sizes
+
+
+@check
+def answers(given: str, out: str, prompts: list[str]) -> None:
+    """The seam's answers to what the file ``given`` holds, with live vectors for each text encoder."""
+    tensors, host = load_file(given), A1111Host()
+    vectors = {name: tensors[name].requires_grad_() for name in host.info.text_encoders}
+    with host.lend():
+        host.set_embeddings({"zqx": vectors})
+        condition = host.encode_prompts(prompts)
+        noise = host.predict_noise(tensors["latents"], tensors["timesteps"], condition)
+        noise.square().mean().backward()
+        encoded = host.encode_images(tensors["pixels"])
+        found = {
+            "hidden": condition.hidden,
+            "pooled": condition.pooled,
+            "noise": noise,
+            "mean": encoded.mean,
+            "std": encoded.std,
+            "pixels": host.decode(tensors["latents"]),
+            **{f"{name}_grad": tensor.grad for name, tensor in vectors.items()},
+        }
+        save_file({name: value.detach().contiguous() for name, value in found.items()}, out)
 
 
 @check

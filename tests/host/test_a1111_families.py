@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from lib_ti.bench.webui import running_webui
 from tests.webui import probe, write_data
@@ -27,6 +29,13 @@ FAMILIES = {
     "sdxl-inpainting": ("sdxl", "eps", SDXL, 1024, {"crossattn", "vector", "c_concat"}),
     "inpainting": ("sd1", "eps", {"clip_l": 64}, 64, {"c_crossattn", "c_concat"}),
 }
+PROMPTS = [
+    "a zqx on a white background",
+    "a (zqx:1.4) beside a [small] blue star",
+    "zqx BREAK a large green heart, zqx",
+    "a red circle, " * 30 + "zqx",
+    "",
+]
 SHORT = {"name": "zqx-car", "steps": 4, "batch_size": 2, "width": 64, "height": 64, "preview_every": 2}
 
 
@@ -104,6 +113,47 @@ def test_vectors_for_other_encoders_are_refused_in_a_sentence(webui: WebUI, fami
     told = probe(webui, "wrong_encoders")
     widths = FAMILIES[family][2]
     assert f"made for clip_x, this model reads {' and '.join(sorted(widths))}" in told
+
+
+def test_sdxls_answers_equal_the_standalone_hosts(webui: WebUI, tmp_path: Path) -> None:
+    """Both text encoders (emphasis, BREAK, two chunks, live vectors), what is pooled, sizes of a picture
+    wider than high, U-Net, VAE, and the gradients through them."""
+    pytest.importorskip("diffusers")
+    from lib_ti.hosts.standalone import StandaloneHost
+
+    generator = torch.Generator().manual_seed(1)
+    given = {name: torch.randn(3, width, generator=generator) * 0.02 for name, width in SDXL.items()}
+    given["latents"] = torch.randn(len(PROMPTS), 4, 8, 12, generator=generator)
+    given["timesteps"] = torch.tensor([0, 250, 500, 750, 999])
+    given["pixels"] = torch.rand(2, 3, 64, 96, generator=generator) * 2 - 1
+    save_file(given, tmp_path / "given.safetensors")
+    out = str(tmp_path / "out.safetensors")
+    with loaded(webui, "sdxl"):
+        probe(webui, "answers", given=str(tmp_path / "given.safetensors"), out=out, prompts=PROMPTS)
+    theirs = load_file(out)
+
+    alone = StandaloneHost.load(webui.data / "models" / "Stable-diffusion" / "sdxl.safetensors", "cpu")
+    vectors = {name: given[name].clone().requires_grad_() for name in SDXL}
+    with alone.lend():
+        alone.set_embeddings({"zqx": vectors})
+        condition = alone.encode_prompts(PROMPTS)
+        noise = alone.predict_noise(given["latents"], given["timesteps"], condition)
+        noise.square().mean().backward()
+        encoded = alone.encode_images(given["pixels"])
+        ours = {
+            "hidden": condition.hidden,
+            "pooled": condition.pooled,
+            "noise": noise,
+            "mean": encoded.mean,
+            "std": encoded.std,
+            "pixels": alone.decode(given["latents"]),
+            **{f"{name}_grad": tensor.grad for name, tensor in vectors.items()},
+        }
+    for name, value in ours.items():
+        assert value is not None
+        size = float(value.detach().abs().max())
+        assert size > 0
+        assert float((theirs[name] - value.detach()).abs().max()) < 1e-4 * size, name
 
 
 def test_the_refiner_is_refused_in_a_sentence(webui: WebUI) -> None:

@@ -17,6 +17,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lib_ti.formats.ldm import CLIP_HEADS
+
+HEADS = 4  # of every tiny text encoder
 CLIP_WIDTH = 64  # of the built-in checkpoint's text encoder, whose files stand in for SDXL's first
 OPEN_CLIP = {"tiny-H": (48, 48), "tiny-bigG": (40, 24)}  # name: width, width of what is pooled
 
@@ -26,7 +29,7 @@ def register_architectures(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     vision = {"image_size": 32, "layers": 1, "width": 16, "head_width": 16, "patch_size": 32}
     for name, (width, pooled) in OPEN_CLIP.items():
-        text = {"context_length": 77, "vocab_size": 49408, "width": width, "heads": 4, "layers": 3}
+        text = {"context_length": 77, "vocab_size": 49408, "width": width, "heads": HEADS, "layers": 3}
         told = {"embed_dim": pooled, "vision_cfg": vision, "text_cfg": text}
         (folder / f"{name}.json").write_text(json.dumps(told))
     open_clip.add_model_config(folder)
@@ -40,7 +43,7 @@ def write_checkpoint(name: str, folder: Path, clip: Path) -> None:
         weights = widened(load_file(folder / "tinyworld.safetensors"))
     else:
         weights = random_weights(plan)
-    save_file(weights, folder / f"{name}.safetensors")
+    save_file(weights, folder / f"{name}.safetensors", metadata={CLIP_HEADS: str(HEADS)})
     sd_models.list_models()
 
 

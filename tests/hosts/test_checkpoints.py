@@ -19,11 +19,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lib_ti.core.errors import BadInput
 from lib_ti.formats import ldm
 from lib_ti.hosts import checkpoints
-from lib_ti.hosts.checkpoints import Components, load_components
+from lib_ti.hosts.checkpoints import load_components
+from lib_ti.hosts.components import Components
 from lib_ti.hosts.tokenizer import build_clip_tokenizer
+from tests.hosts.tiny import SD2_BLOCKS, State, shapes_of, to_open_clip, write
 
 Parts = tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]
-State = dict[str, torch.Tensor]
 
 
 @pytest.fixture(autouse=True)
@@ -71,15 +72,8 @@ def sd1_state(sd1: Parts) -> State:
     return {key: tensor.half() for key, tensor in state.items()}
 
 
-def write(path: Path, state: State, config: dict | None = None, **metadata: str) -> Path:
-    save_file(state, path, metadata=metadata)
-    if config is not None:
-        path.with_suffix(".yaml").write_text(ldm.ldm_yaml(config), encoding="utf-8")
-    return path
-
-
 def sd1_config(state: State) -> dict:
-    return ldm.ldm_config({key: tensor.shape for key, tensor in state.items()}, heads=4, image_size=8)
+    return ldm.ldm_config(shapes_of(state), heads=4, image_size=8)
 
 
 def assert_same_parts(loaded: Components, parts: Parts) -> None:
@@ -225,8 +219,11 @@ def test_folder_refusals(tmp_path: Path, folder: Path):
     config_file.write_text(json.dumps(config | {"in_channels": 9}))
     with pytest.raises(BadInput, match="is an inpainting model with 9 input channels"):
         load_components(tmp_path / "model")
+    config_file.write_text(json.dumps(config | {"addition_embed_type": "text_image"}))
+    with pytest.raises(BadInput, match="listens to more than text"):
+        load_components(tmp_path / "model")
     config_file.write_text(json.dumps(config | {"addition_embed_type": "text_time"}))
-    with pytest.raises(BadInput, match="is an SDXL model"):
+    with pytest.raises(BadInput, match="is no complete diffusers folder"):
         load_components(tmp_path / "model")
     config_file.unlink()
     with pytest.raises(BadInput, match="is no complete diffusers folder"):
@@ -237,43 +234,12 @@ def test_folder_refusals(tmp_path: Path, folder: Path):
         load_components(tmp_path / "model")
 
 
-BLOCKS = 24  # of OpenCLIP's ViT-H; SD2 uses all but the last
-
-
-def to_open_clip(text_encoder: CLIPTextModel) -> State:
-    """The names and fused projections of OpenCLIP, with what SD2 files carry and never use."""
-    state = {key.removeprefix("text_model."): value for key, value in text_encoder.state_dict().items()}
-    fused = {
-        "token_embedding.weight": state["embeddings.token_embedding.weight"],
-        "positional_embedding": state["embeddings.position_embedding.weight"],
-        "text_projection": torch.randn(64, 64),
-        "logit_scale": torch.tensor(4.6),
-    }
-    layer_names = {
-        "layer_norm1": "ln_1",
-        "layer_norm2": "ln_2",
-        "mlp.fc1": "mlp.c_fc",
-        "mlp.fc2": "mlp.c_proj",
-    }
-    for kind in ("weight", "bias"):
-        fused[f"ln_final.{kind}"] = state[f"final_layer_norm.{kind}"]
-        for block in range(BLOCKS):
-            # The unused last block holds a copy of the first.
-            ours, theirs = f"encoder.layers.{block % (BLOCKS - 1)}.", f"transformer.resblocks.{block}."
-            attention = [state[f"{ours}self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
-            fused[f"{theirs}attn.in_proj_{kind}"] = torch.cat(attention)
-            fused[f"{theirs}attn.out_proj.{kind}"] = state[f"{ours}self_attn.out_proj.{kind}"].clone()
-            for name, open_clip_name in layer_names.items():
-                fused[f"{theirs}{open_clip_name}.{kind}"] = state[f"{ours}{name}.{kind}"].clone()
-    return {ldm.OPEN_CLIP + key: value for key, value in fused.items()}
-
-
 @pytest.fixture(scope="module")
 def sd2() -> Parts:
     config = CLIPTextConfig(
         vocab_size=100,
         hidden_size=64,
-        num_hidden_layers=BLOCKS - 1,
+        num_hidden_layers=SD2_BLOCKS - 1,
         num_attention_heads=1,
         intermediate_size=128,
         hidden_act="gelu",
@@ -284,7 +250,9 @@ def sd2() -> Parts:
 @pytest.fixture(scope="module")
 def sd2_state(sd2: Parts) -> State:
     unet, vae, text_encoder = sd2
-    state = ldm.to_ldm(unet.state_dict(), vae.state_dict(), {}) | to_open_clip(text_encoder)
+    state = ldm.to_ldm(unet.state_dict(), vae.state_dict(), {}) | to_open_clip(
+        text_encoder, ldm.OPEN_CLIP, SD2_BLOCKS
+    )
     return {key: tensor.half() for key, tensor in state.items()}
 
 
@@ -298,7 +266,7 @@ def test_sd2_layout(tmp_path: Path, sd2: Parts, sd2_state: State, caplog: pytest
 
 
 def test_who_decides_the_prediction_of_sd2(tmp_path: Path, sd2_state: State):
-    shapes = {key: tensor.shape for key, tensor in sd2_state.items()}
+    shapes = shapes_of(sd2_state)
     path = tmp_path / "sd2.safetensors"
     hint = {"modelspec.prediction_type": "epsilon"}
     hinted = load_components(write(path, sd2_state, **hint))
@@ -311,7 +279,8 @@ def test_who_decides_the_prediction_of_sd2(tmp_path: Path, sd2_state: State):
 @pytest.mark.parametrize(
     ("key", "shape", "kind"),
     [
-        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias", (8,), "an SDXL checkpoint"),
+        ("conditioner.embedders.0.model.ln_final.bias", (8,), "the SDXL refiner"),
+        ("edm_vpred.sigma_max", (), "a model on the EDM schedule"),
         ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight", (8, 4), "a LoRA file"),
         ("unet.down_blocks.0.attentions.0.proj_in.lora_A.weight", (8, 4), "a LoRA file"),
         ("first_stage_model.decoder.conv_in.weight", (8, 4, 3, 3), "a VAE"),
@@ -325,7 +294,7 @@ def test_who_decides_the_prediction_of_sd2(tmp_path: Path, sd2_state: State):
 )
 def test_other_kinds_are_refused_by_name(tmp_path: Path, key: str, shape: tuple[int, ...], kind: str):
     path = write(tmp_path / "other.safetensors", {key: torch.zeros(shape)})
-    with pytest.raises(BadInput, match=rf"other\.safetensors is {kind}.*SD1\.x or SD2\.x"):
+    with pytest.raises(BadInput, match=rf"other\.safetensors is {kind}.*SD1\.x, SD2\.x or SDXL"):
         load_components(path)
 
 

@@ -25,8 +25,8 @@ def request(prompts: list[str], seeds: list[int], **more: object) -> SampleReque
 def pipeline(host: StandaloneHost) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         vae=host._vae,
-        text_encoder=host._text.model,
-        tokenizer=host._text._tokenizer,
+        text_encoder=host._texts["clip_l"].model,
+        tokenizer=host._texts["clip_l"]._tokenizer,
         unet=host._unet,
         scheduler=DPMSolverMultistepScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", use_karras_sigmas=True
@@ -65,13 +65,13 @@ def test_diffusers_draws_the_same_with_our_embedding_file(
         host.set_embeddings({})
         without = np.asarray(host.sample(request([prompt], [3]))[0], dtype=int)
     tokens_before = len(pipeline.tokenizer)
-    rows = host._text.model.get_input_embeddings().weight.detach().clone()
+    rows = host._texts["clip_l"].model.get_input_embeddings().weight.detach().clone()
     try:
         pipeline.load_textual_inversion(str(tmp_path / "zqx-heart.safetensors"), token="zqx-heart")
         theirs = by_diffusers(pipeline, prompt, 3)
     finally:
         pipeline.unload_textual_inversion()
-        model = host._text.model
+        model = host._texts["clip_l"].model
         model.resize_token_embeddings(tokens_before)
         model.get_input_embeddings().weight.data.copy_(rows)
     assert np.abs(ours - theirs).max() <= 1

@@ -1,0 +1,113 @@
+"""diffusers folders, here or on a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from lib_ti.core.errors import BadInput
+from lib_ti.hosts.base import Family, Prediction
+from lib_ti.hosts.components import (
+    KNOWN,
+    Components,
+    alphas_cumprod_of,
+    kind_by_channels,
+    pixels_per_latent,
+    vae_dtype,
+)
+
+_PARTS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+_SDXL_PARTS: dict[str, Any] = {**_PARTS, "text_encoder_2": CLIPTextModelWithProjection}
+_PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
+
+
+def load_folder(folder: Path, dtype: torch.dtype, prediction: Prediction | None) -> Components:
+    """See ``load_components``."""
+    if not (folder / "model_index.json").is_file():
+        raise BadInput(f"{folder} has no model_index.json; give a diffusers folder, or a single file.")
+    parts = [part for part in _SDXL_PARTS if (folder / part).is_dir()]
+    names = {part: [path.name for path in (folder / part).glob("*.safetensors")] for part in parts}
+    for part, weights in names.items():
+        if not weights:
+            raise BadInput(
+                f"{folder / part} holds no .safetensors weights, and pickled ones are not read; "
+                f"convert the folder with diffusers: save_pretrained(folder, safe_serialization=True)."
+            )
+    half = all(".fp16." in name for weights in names.values() for name in weights)
+    return load_pretrained(str(folder), dtype, prediction, variant="fp16" if half else None)
+
+
+def load_pretrained(
+    where: str, dtype: torch.dtype, prediction: Prediction | None, *, variant: str | None = None
+) -> Components:
+    """``where``: a folder, which is read without a network, or a hub id. See ``load_components``."""
+    local = Path(where).is_dir()
+    source: dict[str, Any] = {"pretrained_model_name_or_path": where, "local_files_only": local}
+    try:
+        sdxl = _is_sdxl(where, source)
+        schedule = DDPMScheduler.load_config(**source, subfolder="scheduler")
+        parts = {part: _load_part(part, source, variant) for part in (_SDXL_PARTS if sdxl else _PARTS)}
+        family = _family_of(parts)
+        return Components(
+            **{
+                part: model.to(vae_dtype(family, dtype) if part == "vae" else dtype)
+                for part, model in parts.items()
+            },
+            tokenizer=CLIPTokenizer.from_pretrained(**source, subfolder="tokenizer"),
+            family=family,
+            prediction=prediction or _PREDICTIONS[schedule["prediction_type"]],
+            alphas_cumprod=alphas_cumprod_of(
+                schedule["beta_start"],
+                schedule["beta_end"],
+                schedule["beta_schedule"],
+                schedule.get("rescale_betas_zero_snr", False),
+            ),
+            name=Path(where).resolve().name if local else where,
+            native_size=parts["unet"].config.sample_size * pixels_per_latent(parts["vae"].config),
+            file=None,
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        problem = "is no complete diffusers folder" if local else "is not here, and no hub gave it"
+        reason = str(error).strip().split("\n")[0]
+        raise BadInput(f"{where} {problem}: {type(error).__name__}, {reason}") from error
+
+
+def _family_of(parts: Mapping[str, Any]) -> Family:
+    if "text_encoder_2" in parts:
+        return "sdxl"
+    # OpenAI's CLIP, of SD1, is the one CLIP with this activation.
+    return "sd1" if parts["text_encoder"].config.hidden_act == "quick_gelu" else "sd2"
+
+
+def _load_part(part: str, source: Mapping[str, Any], variant: str | None) -> Any:
+    model, report = _SDXL_PARTS[part].from_pretrained(
+        **source, subfolder=part, variant=variant, use_safetensors=True, output_loading_info=True
+    )
+    if report["missing_keys"]:
+        raise KeyError(f"{part} lacks {', '.join(sorted(report['missing_keys'])[:3])}")
+    return model.eval().requires_grad_(False)
+
+
+def _is_sdxl(where: str, source: Mapping[str, Any]) -> bool:
+    """Whether it is SDXL. Raises BadInput for what is none of the known families."""
+    unet = UNet2DConditionModel.load_config(**source, subfolder="unet")
+    _, first_encoder = DiffusionPipeline.load_config(**source).get("text_encoder") or (None, None)
+    added = unet.get("addition_embed_type")
+    kind = None
+    if added not in (None, "text_time"):
+        kind = f"a model that listens to more than text ({added})"
+    elif added and first_encoder is None:
+        kind = "the SDXL refiner"
+    elif unet.get("class_embed_type") is not None:
+        kind = "an unCLIP model"
+    elif unet["in_channels"] != 4:
+        kind = kind_by_channels(unet["in_channels"])
+    if kind is not None:
+        raise BadInput(f"{where} is {kind}; a model of {KNOWN} is needed here.")
+    return added is not None

@@ -1,0 +1,344 @@
+"""Checkpoints of one file, in the original layout, as the modules of diffusers and transformers."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn, TypeVar
+
+import torch
+import yaml
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+    create_unet_diffusers_config_from_ldm,
+    create_vae_diffusers_config_from_ldm,
+)
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from lib_ti.core.errors import BadInput
+from lib_ti.formats.ldm import (
+    CLIP,
+    CLIP_G,
+    CLIP_HEADS,
+    CLIP_L,
+    OPEN_CLIP,
+    SGM_SCALINGS,
+    UNET,
+    VAE,
+    ldm_config,
+    sgm_config,
+)
+from lib_ti.formats.pickles import read_torch_pickle
+from lib_ti.hosts.base import Family, Prediction
+from lib_ti.hosts.components import (
+    KNOWN,
+    Components,
+    alphas_cumprod_of,
+    kind_by_channels,
+    pixels_per_latent,
+    vae_dtype,
+)
+from lib_ti.hosts.tokenizer import build_clip_tokenizer
+
+log = logging.getLogger(__name__)
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A single file whose tensors are read one by one, when asked for."""
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str]
+    get: Callable[[str], torch.Tensor]
+
+    def state(self, prefix: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """The weights whose names begin with ``prefix``; CLIP's constant position_ids are no weights.
+
+        Copies, since a view of the mapped file would change with it, and lies unaligned in memory:
+        the same weights of another file would then give other last bits.
+        """
+        keys = (key for key in self.shapes if key.startswith(prefix) and not key.endswith("position_ids"))
+        return {key: self.get(key).to(dtype, copy=True) for key in keys}
+
+
+def _open(path: Path) -> _Checkpoint:
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{":
+        return _open_safetensors(path)
+    if start.startswith((b"PK", b"\x80")):
+        return _open_pickle(path)
+    raise BadInput(
+        f"{path} is neither a safetensors file nor a torch checkpoint, it begins with {start!r}: "
+        f"the download failed, or fetched a pointer to a file kept elsewhere; download it again."
+    )
+
+
+def _open_safetensors(path: Path) -> _Checkpoint:
+    try:
+        handle = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise BadInput(f"{path} is damaged ({error}); download or copy it again.") from error
+    names = _with_text_model(handle.keys())
+    shapes = {name: tuple(handle.get_slice(key).get_shape()) for name, key in names.items()}
+    return _Checkpoint(path, shapes, handle.metadata() or {}, lambda name: handle.get_tensor(names[name]))
+
+
+def _open_pickle(path: Path) -> _Checkpoint:
+    content = read_torch_pickle(path, unknown="ignore")
+    if isinstance(content, Mapping):
+        content = content.get("state_dict", content)
+    pairs = content.items() if isinstance(content, Mapping) else ()
+    tensors = {str(key): value for key, value in pairs if isinstance(value, torch.Tensor)}
+    names = _with_text_model(tensors)
+    shapes = {name: tuple(tensors[key].shape) for name, key in names.items()}
+    return _Checkpoint(path, shapes, {}, lambda name: tensors[names[name]])
+
+
+def _with_text_model(keys: Iterable[str]) -> dict[str, str]:
+    """Today's name of each tensor -> its name in the file; some files of 2022 lack ``text_model.``."""
+    old = re.compile(rf"{re.escape(CLIP)}(?=embeddings|encoder|final_layer_norm)")
+    return {old.sub(f"{CLIP}text_model.", key): key for key in keys}
+
+
+# Which text encoders a checkpoint carries, by the prefix of their weights.
+_TEXT_ENCODERS: Mapping[Family, tuple[str, ...]] = {
+    "sd1": (CLIP,),
+    "sd2": (OPEN_CLIP,),
+    "sdxl": (CLIP_L, CLIP_G),
+}
+_SDXL_SIDE = 128  # latents; its .yaml has no place for it
+_SDXL_ADDED = {
+    "class_embed_type": None,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,  # of each of the six numbers of size and crop
+}
+
+_OTHER_KINDS = {
+    "the SDXL refiner": r"conditioner\.embedders\.0\.model\.",
+    "a model on the EDM schedule, such as Playground 2.5": r"edm_",
+    "a LoRA file": r"(lora|lycoris)_|.*\.(lora_(up|down|A|B)|lora|hada_w1_a|lokr_w1(_a)?)(\.|$)",
+    "a ControlNet": r"control_model\.|controlnet_",
+    "one part of a diffusers folder": r"(down_blocks|text_model|(encoder|decoder)\.(down|up)_blocks)\.",
+    "a VAE": r"(encoder|decoder)\.conv_in\.",
+}
+
+
+def _family_of(file: _Checkpoint) -> Family:
+    """Raises BadInput, by name, for everything that is not a whole checkpoint of a known family."""
+
+    def refuse(kind: str) -> NoReturn:
+        raise BadInput(f"{file.path} is {kind}; a whole checkpoint of {KNOWN} is needed here.")
+
+    for kind, pattern in _OTHER_KINDS.items():
+        if any(re.match(pattern, key) for key in file.shapes):
+            refuse(kind)
+    first = file.shapes.get(f"{UNET}input_blocks.0.0.weight")
+    has_vae = f"{VAE}decoder.conv_in.weight" in file.shapes
+    if first is None:
+        refuse("a VAE" if has_vae else "of another kind")
+    if first[1] != 4:
+        refuse(kind_by_channels(first[1]))
+    if not has_vae:
+        refuse("a checkpoint without its VAE")
+    families = [
+        family
+        for family, prefixes in _TEXT_ENCODERS.items()
+        if all(any(key.startswith(prefix) for key in file.shapes) for prefix in prefixes)
+    ]
+    if not families:
+        refuse("a checkpoint without its text encoder")
+    family = families[0]
+    if family != "sdxl" and any(key.startswith(f"{UNET}label_emb.") for key in file.shapes):
+        refuse("a model that listens to more than text, such as unCLIP")
+    return family
+
+
+def load_file(path: Path, dtype: torch.dtype, prediction: Prediction | None) -> Components:
+    """See ``load_components``."""
+    file = _open(path)
+    family = _family_of(file)
+    plan = _plan_of(file, family, prediction)
+    _report_ignored(file)
+    unet = convert_ldm_unet_checkpoint(file.state(UNET, dtype), plan.unet.config)
+    vae = convert_ldm_vae_checkpoint(file.state(VAE, vae_dtype(family, dtype)), plan.vae.config)
+    text_encoder, *second = _load_text_encoders(file, family, dtype)
+    return Components(
+        unet=_fill(plan.unet, unet, path),
+        vae=_fill(plan.vae, vae, path),
+        text_encoder=text_encoder,
+        tokenizer=build_clip_tokenizer(pad_token="!") if family == "sd2" else build_clip_tokenizer(),
+        family=family,
+        prediction=plan.prediction,
+        alphas_cumprod=plan.alphas_cumprod,
+        name=path.stem,
+        native_size=plan.vae.config.sample_size,
+        file=path,
+        text_encoder_2=second[0] if second else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the `.yaml` says; the modules are still without weights."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    prediction: Prediction
+    alphas_cumprod: torch.Tensor
+
+
+def _plan_of(file: _Checkpoint, family: Family, prediction: Prediction | None) -> _Plan:
+    """From the `.yaml` beside the file, or else from the shapes of its tensors."""
+    beside = file.path.with_suffix(".yaml")
+    described = beside.is_file()
+    try:
+        if described:
+            config = yaml.safe_load(beside.read_text(encoding="utf-8"))
+        else:
+            config = (sgm_config if family == "sdxl" else ldm_config)(file.shapes)
+        params = config["model"]["params"]
+        if prediction is None:
+            prediction = _told_prediction(params, family) if described else _hinted_prediction(file, family)
+        side = _SDXL_SIDE if family == "sdxl" else params["image_size"]
+        if (family, prediction, side) == ("sd2", "v", 64):
+            side = 96  # Stability's own .yaml says 64 of the model they trained at 768 pixels
+        unet = _unet_config(config, family) | {"sample_size": side}
+        # Without a state dict: diffusers would only guess the image size from it, which we know.
+        vae = create_vae_diffusers_config_from_ldm(config, {})
+        vae["sample_size"] = side * pixels_per_latent(vae)
+        # What LDM calls linear is linear in the square root of beta.
+        start, end = (params["linear_start"], params["linear_end"]) if family != "sdxl" else (0.00085, 0.012)
+        alphas_cumprod = alphas_cumprod_of(start, end, "scaled_linear", "ztsnr" in file.shapes)
+        with init_empty_weights():
+            return _Plan(UNet2DConditionModel(**unet), AutoencoderKL(**vae), prediction, alphas_cumprod)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, yaml.YAMLError) as error:
+        culprit = beside if described else file.path
+        raise BadInput(f"{culprit} does not describe a model of {KNOWN} ({error!r}).") from error
+
+
+def _unet_config(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """diffusers' config of the U-Net that a `.yaml` describes."""
+    described = create_unet_diffusers_config_from_ldm(config, {})
+    params = config["model"]["params"]
+    ldm = params["network_config" if family == "sdxl" else "unet_config"]["params"]
+    if "num_heads" not in ldm:
+        # diffusers calls this number of heads their width, and computes it for the true widths alone.
+        widths = described["block_out_channels"]
+        described["attention_head_dim"] = [max(1, width // ldm["num_head_channels"]) for width in widths]
+    if family == "sdxl":
+        described |= {**_SDXL_ADDED, "projection_class_embeddings_input_dim": ldm["adm_in_channels"]}
+    return described
+
+
+def _told_prediction(params: Mapping[str, Any], family: Family) -> Prediction:
+    """What a `.yaml` says; raises KeyError for another kind: LDM knows x0 too, SGM several, we do not."""
+    if family == "sdxl":
+        scaling = params["denoiser_config"]["params"]["scaling_config"]["target"].rpartition(".")[2]
+        return {name: prediction for prediction, name in SGM_SCALINGS.items()}[scaling]
+    # One that does not name the parameterization means eps, as in LDM.
+    kinds: dict[str, Prediction] = {"eps": "eps", "v": "v"}
+    return kinds[params.get("parameterization", "eps")]
+
+
+def _hinted_prediction(file: _Checkpoint, family: Family) -> Prediction:
+    """By the metadata of the modelspec standard, or the mark ``v_pred`` that merges carry as a key."""
+    hint = file.metadata.get("modelspec.prediction_type", "v" if "v_pred" in file.shapes else None)
+    if hint is not None:
+        return "v" if hint.startswith("v") else "eps"
+    if family != "sd2":
+        return "eps"
+    log.warning(
+        "%s does not say whether it predicts eps or v: taking v, right for SD 2.1 (768 pixels). "
+        "For an eps model such as SD 2.1 base, put its .yaml beside it or name the prediction.",
+        file.path.name,
+    )
+    return "v"
+
+
+def _load_text_encoders(file: _Checkpoint, family: Family, dtype: torch.dtype) -> list[Any]:
+    try:
+        if family == "sd1":
+            models = [_clip(file, CLIP, dtype)]
+        elif family == "sd2":
+            models = [_open_clip(file, OPEN_CLIP, dtype, CLIPTextModel)]
+        else:
+            models = [
+                _clip(file, CLIP_L, dtype),
+                _open_clip(file, CLIP_G, dtype, CLIPTextModelWithProjection),
+            ]
+    except (KeyError, ValueError, ZeroDivisionError) as error:
+        raise BadInput(f"{file.path} holds no text encoder of {KNOWN} ({error!r}).") from error
+    return models
+
+
+def _clip(file: _Checkpoint, prefix: str, dtype: torch.dtype) -> CLIPTextModel:
+    """OpenAI's, under transformers' own names."""
+    state = {key.removeprefix(prefix): tensor for key, tensor in file.state(prefix, dtype).items()}
+    return _fill(_empty_text_model(file, state, CLIPTextModel, "quick_gelu"), state, file.path)
+
+
+def _open_clip(file: _Checkpoint, prefix: str, dtype: torch.dtype, kind: type[Module]) -> Module:
+    # The converter leaves out the last of ViT-H's 24 blocks: SD2 conditions on the one before.
+    sized = SimpleNamespace(config=CLIPTextConfig(hidden_size=file.shapes[f"{prefix}ln_final.weight"][0]))
+    state = convert_open_clip_checkpoint(sized, file.state(prefix, dtype), prefix=prefix)
+    return _fill(_empty_text_model(file, state, kind, "gelu"), state, file.path)
+
+
+def _empty_text_model(
+    file: _Checkpoint, state: Mapping[str, torch.Tensor], kind: type[Module], activation: str
+) -> Module:
+    """Of the plan that the shapes tell; without weights."""
+    tokens, width = state["text_model.embeddings.token_embedding.weight"].shape
+    projection = state.get("text_projection.weight")
+    config = CLIPTextConfig(
+        vocab_size=tokens,
+        hidden_size=width,
+        projection_dim=width if projection is None else len(projection),
+        intermediate_size=len(state["text_model.encoder.layers.0.mlp.fc1.bias"]),
+        num_hidden_layers=len({key.split(".")[3] for key in state if ".encoder.layers." in key}),
+        num_attention_heads=int(file.metadata.get(CLIP_HEADS, width // 64)),
+        max_position_embeddings=len(state["text_model.embeddings.position_embedding.weight"]),
+        hidden_act=activation,
+    )
+    with init_empty_weights():
+        return kind(config)
+
+
+def _fill(module: Module, state: Mapping[str, torch.Tensor], path: Path) -> Module:
+    """Give ``module`` its weights without copying them; every parameter must be there."""
+    kind, expected = type(module).__name__, dict(module.named_parameters())
+    if missing := [key for key in expected if key not in state]:
+        raise BadInput(f"{path} lacks {len(missing)} weights of its {kind}: {', '.join(missing[:3])}, ...")
+    for key, parameter in expected.items():
+        if state[key].shape != parameter.shape:
+            raise BadInput(
+                f"{path}: {key} of its {kind} has shape {tuple(state[key].shape)}, "
+                f"its plan wants {tuple(parameter.shape)}; is the .yaml beside it its own?"
+            )
+    if unused := [key for key in state if key not in expected]:
+        log.info("%s: ignored %d tensors of its %s: %s", path.name, len(unused), kind, ", ".join(unused))
+    module.load_state_dict({key: state[key] for key in expected}, strict=False, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def _report_ignored(file: _Checkpoint) -> None:
+    prefixes = (UNET, VAE, *(prefix for encoders in _TEXT_ENCODERS.values() for prefix in encoders))
+    groups = Counter(key.split(".")[0] for key in file.shapes if not key.startswith(prefixes))
+    if groups:
+        listed = ", ".join(f"{name} ({count})" for name, count in groups.most_common(8))
+        log.info("%s: ignored %d tensors: %s", file.path.name, groups.total(), listed)
