@@ -14,9 +14,11 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.core.settings import as_dict, build
-from lib_ti.data.captions import read_caption
-from lib_ti.data.images import find_images, image_hash
-from lib_ti.data.samples import TrainingSet, cache_latents
+from lib_ti.data.buckets import bucket_table
+from lib_ti.data.dataset import Picture, read_pictures
+from lib_ti.data.images import image_hash, upright_size
+from lib_ti.data.latents import cache_latents, frame
+from lib_ti.data.samples import TrainingSet
 from lib_ti.data.templates import OUR_TEMPLATES, all_prompts, find_template, read_template
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name, write_safetensors
 from lib_ti.hosts.base import Folders, Host
@@ -27,7 +29,6 @@ from lib_ti.job_run import (
     Run,
     copy_of,
     memory_told,
-    picture_size,
     preview_prompt,
     saved_steps,
 )
@@ -51,33 +52,47 @@ def folders_under(data: Path) -> Folders:
 class Source:
     """Everything of the user's that a job reads, found and checked before anything is written."""
 
-    paths: list[Path]
-    captions: list[str]
+    pictures: list[Picture]
+    contents: list[str]  # the hash of each picture's file
     lines: tuple[str, ...]
-    fingerprint: str  # of pictures, captions and template: a resumed job must find the same
+
+    @property
+    def captions(self) -> list[str]:
+        return [picture.caption for picture in self.pictures]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of pictures, captions and template: a resumed job must find the same."""
+        return hashlib.sha256("\n".join([*self.contents, *self.captions, *self.lines]).encode()).hexdigest()
 
 
 def read_source(settings: InversionSettings, folders: Folders) -> Source:
     """Pictures, captions and template of a job. Raises BadInput."""
-    if not settings.images:
-        raise BadInput("images: missing; give the folder with the training pictures.")
-    paths = find_images(Path(settings.images).expanduser())
-    captions = [read_caption(path, word_regex=settings.word_regex, join=settings.word_join) for path in paths]
+    pictures = read_pictures(settings)
     lines = read_template(find_template(settings.template, folders.templates))
-    digest = hashlib.sha256("\n".join([*map(image_hash, paths), *captions, *lines]).encode())
-    return Source(paths, captions, lines, digest.hexdigest())
+    return Source(pictures, [image_hash(picture.path) for picture in pictures], lines)
 
 
-def _samples(host: Host, settings: InversionSettings, source: Source) -> TrainingSet:
-    """The training set, its pictures encoded. Raises BadInput at a picture that cannot be read."""
+def _samples(host: Host, settings: InversionSettings, source: Source) -> tuple[TrainingSet, list[str]]:
+    """The training set, its pictures encoded, and what is to be said of their sizes.
+
+    Raises BadInput at a picture that cannot be read.
+    """
+    info = host.info
 
     def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         latents = host.encode_images(pixels)
         return latents.mean, latents.std
 
-    cache = cache_latents(source.paths, *picture_size(host, settings), settings.flip, encode)
-    timesteps = len(host.info.alphas_cumprod)
-    return TrainingSet(cache, source.captions, source.lines, settings.name, settings, timesteps)
+    sizes = [upright_size(picture.path) for picture in source.pictures]
+    framed = frame(
+        source.pictures, sizes, source.contents, info.native_size, info.pixels_per_latent, settings.seed
+    )
+    cache = cache_latents(framed, encode)
+    subsets = [picture.subset for picture in source.pictures]
+    timesteps = len(info.alphas_cumprod)
+    samples = TrainingSet(cache, source.captions, source.lines, settings.name, settings, timesteps, subsets)
+    return samples, bucket_table(sizes, [picture.size for picture in framed])
 
 
 def create(host: Host, settings: InversionSettings, folders: Folders) -> Path:
@@ -115,7 +130,8 @@ def start(
         said += _preview_warning(host, settings, source)
         if target.exists() and not settings.overwrite:
             said.append(f"the start is {target.name}, {_count(vectors)} vectors not trained yet")
-        samples = _samples(host, settings, source)
+        samples, sizes_told = _samples(host, settings, source)
+        said += sizes_told
         job = job or Job.reserve(folders.jobs, settings.name)
         job.begin(
             {
@@ -127,7 +143,7 @@ def start(
             }
         )
         said.append(
-            f"job {job.id}: {len(source.paths)} pictures, {settings.steps} steps, rate {rate.at(1):g}"
+            f"job {job.id}: {len(source.pictures)} pictures, {settings.steps} steps, rate {rate.at(1):g}"
         )
         for sentence in said:
             report(Message(sentence))
@@ -154,7 +170,7 @@ def resume(
         raise BadInput(f"pictures, captions or template of job {job.id} have changed since; start a new job.")
     target = check_target(settings, folders, job)
     with host.lend(), memory_told():
-        samples = _samples(host, settings, source)
+        samples, _ = _samples(host, settings, source)
         report(Message(f"resuming job {job.id}"))
         vectors = _start_vectors(host, settings, target)
         return Run(host, settings, samples, job, target, report, vectors).execute(stopped)

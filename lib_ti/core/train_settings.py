@@ -16,7 +16,7 @@ class PictureSettings:
     )
     width: int = option(
         0,
-        "Width pictures are cropped to; 0: the model's own size.",
+        "Width pictures are trained at; 0: the model's own size.",
         group="pictures",
         low=0,
         high=4096,
@@ -25,7 +25,7 @@ class PictureSettings:
     )
     height: int = option(
         0,
-        "Height pictures are cropped to; 0: the model's own size.",
+        "Height pictures are trained at; 0: the model's own size.",
         group="pictures",
         low=0,
         high=4096,
@@ -34,6 +34,51 @@ class PictureSettings:
     )
     flip: bool = option(
         False, "Show every second picture mirrored, at random.", group="pictures", label="Mirror pictures"
+    )
+    random_crops: int = option(
+        0,
+        "Cuts at random places, kept of each picture whose proportions are not its bucket's; a step takes "
+        "one of them. 0: the middle.",
+        group="pictures",
+        low=0,
+        high=64,
+    )
+    buckets: bool = option(
+        True,
+        "Train each picture at the size, of about width x height pixels, that cuts least off it. Off: all "
+        "of them are cut to width x height.",
+        group="pictures",
+        label="Aspect-ratio buckets",
+    )
+    bucket_enlarge: bool = option(
+        True,
+        "Scale pictures up that are smaller than their bucket; off: buckets of their own size.",
+        group="pictures",
+        label="Enlarge small pictures",
+    )
+    bucket_min: int = option(
+        0,
+        "Shortest side of a bucket; 0: half the picture size.",
+        group="pictures",
+        low=0,
+        high=4096,
+        unit="pixels",
+    )
+    bucket_max: int = option(
+        0,
+        "Longest side of a bucket; 0: double the picture size.",
+        group="pictures",
+        low=0,
+        high=8192,
+        unit="pixels",
+    )
+    bucket_step: int = option(
+        0,
+        "Bucket sides are multiples of this; 0: 64, or less where the picture size asks for it.",
+        group="pictures",
+        low=0,
+        high=512,
+        unit="pixels",
     )
     shuffle_tags: bool = option(False, "Shuffle the comma-separated parts of a caption.", group="pictures")
     drop_tags: float = option(

@@ -11,13 +11,13 @@ import torch
 from lib_ti.core.errors import BadInput
 
 
-def read_caption(path: Path, *, word_regex: str = "", join: str = " ") -> str:
+def read_caption(path: Path, *, word_regex: str = "", join: str = " ", otherwise: str | None = None) -> str:
     """The caption of the image at ``path``, found as the WebUI finds it.
 
     The ``.txt`` file of the same stem wins, even when it is empty: all of it, stripped. Otherwise
     the file name without extension, leading digits and dashes: ``000001-1-a man in suit.png`` is
     ``a man in suit``. ``word_regex`` then picks words out of the file name, put together by ``join``;
-    where it has groups, the first one is the word.
+    where it has groups, the first one is the word. ``otherwise``: a caption in the place of the file name.
 
     Raises BadInput for a text file that is not UTF-8 and for a regex that does not compile.
     """
@@ -25,6 +25,8 @@ def read_caption(path: Path, *, word_regex: str = "", join: str = " ") -> str:
     sidecar = path.with_suffix(".txt")
     if sidecar.is_file():
         return read_text(sidecar).strip()
+    if otherwise is not None:
+        return otherwise
     caption = re.sub(r"^[-\d]+\s*", "", path.stem)
     if word_regex:
         group = min(pattern.groups, 1)

@@ -1,0 +1,87 @@
+"""A data set: the pictures of one or more folders, and how those of each are treated."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.train_settings import PictureSettings
+from lib_ti.data.buckets import Bucketing
+from lib_ti.data.captions import read_caption
+from lib_ti.data.images import SUFFIXES, find_images
+
+# What sd-scripts calls its folders: 10_red cat
+_REPEATED = re.compile(r"(\d+)_(.+)")
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Pictures that are treated alike."""
+
+    folder: Path
+    bucketing: Bucketing = field(default_factory=Bucketing)
+    repeats: int = 1  # how often an epoch shows each of them
+    flip: bool = False
+    random_crops: int = 0  # 0: the middle
+    class_words: str | None = None  # the caption of a picture without a text file; None: its file name
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a data set."""
+
+    path: Path
+    caption: str
+    subset: Subset
+
+
+def subset_of(settings: PictureSettings, folder: Path) -> Subset:
+    """How the settings treat the pictures of ``folder``."""
+    return Subset(
+        folder=folder,
+        bucketing=Bucketing(
+            settings.width,
+            settings.height,
+            settings.buckets,
+            settings.bucket_enlarge,
+            settings.bucket_min,
+            settings.bucket_max,
+            settings.bucket_step,
+        ),
+        flip=settings.flip,
+        random_crops=settings.random_crops,
+    )
+
+
+def read_pictures(settings: PictureSettings) -> list[Picture]:
+    """The pictures that the settings name, with their captions. Raises BadInput."""
+    if not settings.images:
+        raise BadInput("images: missing; give the folder with the training pictures.")
+    folder = Path(settings.images).expanduser()
+    return [
+        Picture(path, _caption_of(path, subset, settings), subset)
+        for subset in _with_repeats(subset_of(settings, folder))
+        for path in find_images(subset.folder)
+    ]
+
+
+def _with_repeats(subset: Subset) -> list[Subset]:
+    """The folder itself; or, where it holds folders such as ``10_red cat`` and no picture, those: ten
+    repeats of pictures whose caption, if they have none, is "red cat"."""
+    folder = subset.folder
+    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    named = [(path, match) for path in inside if (match := _REPEATED.fullmatch(path.name))]
+    if not named or any(path.suffix.lower() in SUFFIXES and path.is_file() for path in folder.iterdir()):
+        return [subset]
+    return [
+        replace(subset, folder=path, repeats=max(1, int(match[1])), class_words=match[2])
+        for path, match in named
+    ]
+
+
+def _caption_of(path: Path, subset: Subset, settings: PictureSettings) -> str:
+    return read_caption(
+        path, word_regex=settings.word_regex, join=settings.word_join, otherwise=subset.class_words
+    )

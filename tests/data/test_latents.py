@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lib_ti.data.buckets import Bucketing
+from lib_ti.data.dataset import Picture, Subset
+from lib_ti.data.latents import Framed, View, cache_latents, frame
+
+HASHES = ["1234567890abcdef", "fedcba0987654321"]
+
+
+def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels of every eighth column and row stand for latents."""
+    mean = pixels[:, :, ::8, ::8]
+    return mean, torch.full_like(mean, 0.5)
+
+
+def save(path: Path, width: int, height: int) -> Path:
+    ramp = np.linspace(0, 255, width, dtype=np.uint8)
+    Image.fromarray(np.broadcast_to(ramp, (height, width)).copy()).save(path)
+    return path
+
+
+def framed(subset: Subset, size: tuple[int, int], seed: int = 1, content: str = HASHES[0]) -> Framed:
+    picture = Picture(Path("a.png"), "", subset)
+    return frame([picture], [size], [content], 64, 8, seed)[0]
+
+
+def test_pictures_of_several_sizes_are_cached_at_their_own(tmp_path: Path) -> None:
+    subset = Subset(tmp_path, flip=True)
+    sizes = [(128, 128), (100, 200)]
+    pictures = [Picture(save(tmp_path / f"{w}.png", w, h), "", subset) for w, h in sizes]
+    cache = cache_latents(frame(pictures, sizes, HASHES, 64, 8, 1), encode)
+    assert [tuple(mean.shape) for mean in cache.mean] == [(2, 3, 8, 8), (2, 3, 11, 5)]
+    assert [tuple(cache.size_of(row)) for row in (0, 1)] == [(3, 8, 8), (3, 11, 5)]
+    # From left to right the picture grows brighter, its mirror image darker.
+    plain, mirrored = cache.mean[0][:, 0, 0]
+    assert (plain.diff() > 0).all() and (mirrored.diff() < 0).all()
+
+
+def test_random_cuts_belong_to_seed_and_picture_and_lie_within_the_spare_length() -> None:
+    subset = Subset(Path(), random_crops=4, flip=True)
+    one = framed(subset, (200, 64)).views
+    assert len(one) == 8 and len({view.place for view in one}) == 4
+    assert all(0 <= x <= 1 and 0 <= y <= 1 for x, y in (view.place for view in one))
+    assert framed(subset, (200, 64)).views == one
+    assert framed(subset, (200, 64), seed=2).views != one
+    assert framed(subset, (200, 64), content=HASHES[1]).views != one
+
+
+def test_a_picture_that_loses_nothing_needs_one_view_only() -> None:
+    assert framed(Subset(Path(), random_crops=4), (640, 640)).views == [View()]
+
+
+def test_where_a_cut_lies(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", 128, 64)
+    views = [View((0.0, 0.5)), View((0.5, 0.5)), View((1.0, 0.5))]
+    (mean,) = cache_latents([Framed(path, (64, 64), views)], encode).mean
+    left, middle, right = ((float(view[0, 0, 0]) + 1) / 2 for view in mean)
+    assert left < 0.01 and abs(middle - 0.25) < 0.01 and abs(right - 0.5) < 0.01
+
+
+def test_without_buckets_all_are_cut_to_one_size() -> None:
+    subset = Subset(Path(), Bucketing(enabled=False))
+    assert framed(subset, (640, 64)).size == (64, 64)
