@@ -16,10 +16,12 @@ from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.buckets import bucket_table
 from lib_ti.data.dataset import Picture, read_pictures
-from lib_ti.data.images import image_hash, upright_size
-from lib_ti.data.latents import cache_latents, frame
+from lib_ti.data.known_files import Facts, KnownFiles
+from lib_ti.data.latent_store import LatentStore
+from lib_ti.data.latents import cache_latents
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.templates import OUR_TEMPLATES, all_prompts, find_template, read_template
+from lib_ti.data.views import frame
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name, write_safetensors
 from lib_ti.hosts.base import Folders, Host
 from lib_ti.job_run import (
@@ -53,7 +55,7 @@ class Source:
     """Everything of the user's that a job reads, found and checked before anything is written."""
 
     pictures: list[Picture]
-    contents: list[str]  # the hash of each picture's file
+    facts: list[Facts]  # of each picture's file
     lines: tuple[str, ...]
 
     @property
@@ -63,17 +65,28 @@ class Source:
     @property
     def fingerprint(self) -> str:
         """Of pictures, captions and template: a resumed job must find the same."""
-        return hashlib.sha256("\n".join([*self.contents, *self.captions, *self.lines]).encode()).hexdigest()
+        contents = (known.content for known in self.facts)
+        return hashlib.sha256("\n".join([*contents, *self.captions, *self.lines]).encode()).hexdigest()
 
 
 def read_source(settings: InversionSettings, folders: Folders) -> Source:
     """Pictures, captions and template of a job. Raises BadInput."""
     pictures = read_pictures(settings)
     lines = read_template(find_template(settings.template, folders.templates))
-    return Source(pictures, [image_hash(picture.path) for picture in pictures], lines)
+    files = KnownFiles(_latents_folder(folders) / "files.json")
+    facts = [files.facts(picture.path) for picture in pictures]
+    files.save()
+    return Source(pictures, facts, lines)
 
 
-def _samples(host: Host, settings: InversionSettings, source: Source) -> tuple[TrainingSet, list[str]]:
+def _latents_folder(folders: Folders) -> Path:
+    """Where encoded pictures are kept from job to job."""
+    return folders.jobs.parent / "latents"
+
+
+def _samples(
+    host: Host, settings: InversionSettings, source: Source, folders: Folders
+) -> tuple[TrainingSet, list[str]]:
     """The training set, its pictures encoded, and what is to be said of their sizes.
 
     Raises BadInput at a picture that cannot be read.
@@ -84,15 +97,13 @@ def _samples(host: Host, settings: InversionSettings, source: Source) -> tuple[T
         latents = host.encode_images(pixels)
         return latents.mean, latents.std
 
-    sizes = [upright_size(picture.path) for picture in source.pictures]
-    framed = frame(
-        source.pictures, sizes, source.contents, info.native_size, info.pixels_per_latent, settings.seed
-    )
-    cache = cache_latents(framed, encode)
+    framed = frame(source.pictures, source.facts, info.native_size, info.pixels_per_latent, settings.seed)
+    store = LatentStore(_latents_folder(folders), encode) if settings.keep_latents else None
+    cache = cache_latents(framed, encode, store)
     subsets = [picture.subset for picture in source.pictures]
     timesteps = len(info.alphas_cumprod)
     samples = TrainingSet(cache, source.captions, source.lines, settings.name, settings, timesteps, subsets)
-    return samples, bucket_table(sizes, [picture.size for picture in framed])
+    return samples, bucket_table([known.size for known in source.facts], [picture.size for picture in framed])
 
 
 def create(host: Host, settings: InversionSettings, folders: Folders) -> Path:
@@ -130,7 +141,7 @@ def start(
         said += _preview_warning(host, settings, source)
         if target.exists() and not settings.overwrite:
             said.append(f"the start is {target.name}, {_count(vectors)} vectors not trained yet")
-        samples, sizes_told = _samples(host, settings, source)
+        samples, sizes_told = _samples(host, settings, source, folders)
         said += sizes_told
         job = job or Job.reserve(folders.jobs, settings.name)
         job.begin(
@@ -170,7 +181,7 @@ def resume(
         raise BadInput(f"pictures, captions or template of job {job.id} have changed since; start a new job.")
     target = check_target(settings, folders, job)
     with host.lend(), memory_told():
-        samples, _ = _samples(host, settings, source)
+        samples, _ = _samples(host, settings, source, folders)
         report(Message(f"resuming job {job.id}"))
         vectors = _start_vectors(host, settings, target)
         return Run(host, settings, samples, job, target, report, vectors).execute(stopped)

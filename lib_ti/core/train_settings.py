@@ -80,6 +80,12 @@ class PictureSettings:
         high=512,
         unit="pixels",
     )
+    keep_latents: bool = option(
+        True,
+        "Keep encoded pictures on disk, beside the jobs, so that the next start need not encode them.",
+        group="pictures",
+        label="Keep encoded pictures",
+    )
     shuffle_tags: bool = option(False, "Shuffle the comma-separated parts of a caption.", group="pictures")
     drop_tags: float = option(
         0.0, "Share of those parts left out at random.", group="pictures", low=0, high=1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,10 @@ from PIL import Image
 
 from lib_ti.data.buckets import Bucketing
 from lib_ti.data.dataset import Picture, Subset
-from lib_ti.data.latents import Framed, View, cache_latents, frame
+from lib_ti.data.known_files import Facts
+from lib_ti.data.latent_store import LatentStore
+from lib_ti.data.latents import cache_latents
+from lib_ti.data.views import Framed, View, frame
 
 HASHES = ["1234567890abcdef", "fedcba0987654321"]
 
@@ -26,15 +30,15 @@ def save(path: Path, width: int, height: int) -> Path:
 
 
 def framed(subset: Subset, size: tuple[int, int], seed: int = 1, content: str = HASHES[0]) -> Framed:
-    picture = Picture(Path("a.png"), "", subset)
-    return frame([picture], [size], [content], 64, 8, seed)[0]
+    return frame([Picture(Path("a.png"), "", subset)], [Facts(content, size)], 64, 8, seed)[0]
 
 
 def test_pictures_of_several_sizes_are_cached_at_their_own(tmp_path: Path) -> None:
     subset = Subset(tmp_path, flip=True)
     sizes = [(128, 128), (100, 200)]
     pictures = [Picture(save(tmp_path / f"{w}.png", w, h), "", subset) for w, h in sizes]
-    cache = cache_latents(frame(pictures, sizes, HASHES, 64, 8, 1), encode)
+    facts = [Facts(content, size) for content, size in zip(HASHES, sizes, strict=True)]
+    cache = cache_latents(frame(pictures, facts, 64, 8, 1), encode)
     assert [tuple(mean.shape) for mean in cache.mean] == [(2, 3, 8, 8), (2, 3, 11, 5)]
     assert [tuple(cache.size_of(row)) for row in (0, 1)] == [(3, 8, 8), (3, 11, 5)]
     # From left to right the picture grows brighter, its mirror image darker.
@@ -59,7 +63,7 @@ def test_a_picture_that_loses_nothing_needs_one_view_only() -> None:
 def test_where_a_cut_lies(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", 128, 64)
     views = [View((0.0, 0.5)), View((0.5, 0.5)), View((1.0, 0.5))]
-    (mean,) = cache_latents([Framed(path, (64, 64), views)], encode).mean
+    (mean,) = cache_latents([Framed(path, HASHES[0], (64, 64), views)], encode).mean
     left, middle, right = ((float(view[0, 0, 0]) + 1) / 2 for view in mean)
     assert left < 0.01 and abs(middle - 0.25) < 0.01 and abs(right - 0.5) < 0.01
 
@@ -67,3 +71,31 @@ def test_where_a_cut_lies(tmp_path: Path) -> None:
 def test_without_buckets_all_are_cut_to_one_size() -> None:
     subset = Subset(Path(), Bucketing(enabled=False))
     assert framed(subset, (640, 64)).size == (64, 64)
+
+
+def test_a_second_start_encodes_nothing_and_finds_the_same(tmp_path: Path) -> None:
+    pictures = [
+        Framed(save(tmp_path / "a.png", 128, 64), HASHES[0], (64, 64), [View(), View(mirrored=True)]),
+        Framed(save(tmp_path / "b.png", 64, 128), HASHES[1], (64, 128), [View((0.1, 0.2))]),
+    ]
+    encoded = []
+
+    def counted(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded.append(pixels)
+        return encode(pixels)
+
+    first = cache_latents(pictures, counted, LatentStore(tmp_path / "latents", counted))
+    assert len(encoded) == 3 + 1  # the views, and the picture that tells which encoder it is
+    second = cache_latents(pictures, counted, LatentStore(tmp_path / "latents", counted))
+    assert len(encoded) == 4 + 1
+    for one, other in zip([*first.mean, *first.std], [*second.mean, *second.std], strict=True):
+        assert torch.equal(one, other)
+    # Another size, another view, another content: encoded anew.
+    for changed in (
+        replace(pictures[0], size=(128, 64), views=[View()]),
+        replace(pictures[0], views=[View((0.0, 0.5))]),
+        replace(pictures[0], content=HASHES[1], views=[View()]),
+    ):
+        before = len(encoded)
+        cache_latents([changed], counted, LatentStore(tmp_path / "latents", counted))
+        assert len(encoded) == before + 2
