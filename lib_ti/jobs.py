@@ -15,6 +15,7 @@ from lib_ti.core.job import Job
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.buckets import bucket_table
+from lib_ti.data.captions import plain_caption
 from lib_ti.data.dataset import Picture, read_pictures
 from lib_ti.data.known_files import Facts, KnownFiles
 from lib_ti.data.latent_store import LatentStore
@@ -60,13 +61,15 @@ class Source:
 
     @property
     def captions(self) -> list[str]:
-        return [picture.caption for picture in self.pictures]
+        """What [filewords] can be, with nothing left to chance."""
+        return [plain_caption(picture.caption, picture.subset.captions) for picture in self.pictures]
 
     @property
     def fingerprint(self) -> str:
         """Of pictures, captions and template: a resumed job must find the same."""
         contents = (known.content for known in self.facts)
-        return hashlib.sha256("\n".join([*contents, *self.captions, *self.lines]).encode()).hexdigest()
+        captions = (picture.caption for picture in self.pictures)
+        return hashlib.sha256("\n".join([*contents, *captions, *self.lines]).encode()).hexdigest()
 
 
 def read_source(settings: InversionSettings, folders: Folders) -> Source:
@@ -102,7 +105,8 @@ def _samples(
     cache = cache_latents(framed, encode, store)
     subsets = [picture.subset for picture in source.pictures]
     timesteps = len(info.alphas_cumprod)
-    samples = TrainingSet(cache, source.captions, source.lines, settings.name, settings, timesteps, subsets)
+    captions = [picture.caption for picture in source.pictures]
+    samples = TrainingSet(cache, captions, source.lines, settings.name, settings, timesteps, subsets)
     return samples, bucket_table([known.size for known in source.facts], [picture.size for picture in framed])
 
 

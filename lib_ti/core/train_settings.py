@@ -86,9 +86,40 @@ class PictureSettings:
         group="pictures",
         label="Keep encoded pictures",
     )
+    caption_prefix: str = option("", "Text put before every caption.", group="pictures")
+    caption_suffix: str = option("", "Text put after every caption.", group="pictures")
+    drop_captions: float = option(
+        0.0, "Share of captions left out whole, at random.", group="pictures", low=0, high=1
+    )
+    wildcards: bool = option(
+        False,
+        "Read {a|b} in a caption as a or b, and take one of its lines, anew at every step; {{ and }} are "
+        "braces.",
+        group="pictures",
+        label="Caption wildcards",
+    )
     shuffle_tags: bool = option(False, "Shuffle the comma-separated parts of a caption.", group="pictures")
     drop_tags: float = option(
         0.0, "Share of those parts left out at random.", group="pictures", low=0, high=1
+    )
+    keep_tags: int = option(
+        0,
+        "Parts at the front of a caption that are neither shuffled nor left out.",
+        group="pictures",
+        low=0,
+        high=75,
+    )
+    keep_separator: str = option(
+        "",
+        "Text in a caption, such as |||, before which nothing is shuffled or left out, nor after a second "
+        "one; it goes before keep-tags.",
+        group="pictures",
+    )
+    caption_separator: str = option(",", "What stands between the parts of a caption.", group="pictures")
+    second_separator: str = option(
+        "",
+        "Text, such as ;;;, between parts that are shuffled and left out together; it becomes a separator.",
+        group="pictures",
     )
     word_regex: str = option(
         "",

@@ -9,7 +9,7 @@ from pathlib import Path
 from lib_ti.core.errors import BadInput
 from lib_ti.core.train_settings import PictureSettings
 from lib_ti.data.buckets import Bucketing
-from lib_ti.data.captions import read_caption
+from lib_ti.data.captions import CaptionRules, read_caption
 from lib_ti.data.images import SUFFIXES, find_images
 
 # What sd-scripts calls its folders: 10_red cat
@@ -25,6 +25,9 @@ class Subset:
     repeats: int = 1  # how often an epoch shows each of them
     flip: bool = False
     random_crops: int = 0  # 0: the middle
+    prefix: str = ""  # of every caption
+    suffix: str = ""
+    captions: CaptionRules = field(default_factory=CaptionRules)
     class_words: str | None = None  # the caption of a picture without a text file; None: its file name
 
 
@@ -52,11 +55,25 @@ def subset_of(settings: PictureSettings, folder: Path) -> Subset:
         ),
         flip=settings.flip,
         random_crops=settings.random_crops,
+        prefix=settings.caption_prefix,
+        suffix=settings.caption_suffix,
+        captions=CaptionRules(
+            settings.drop_captions,
+            settings.wildcards,
+            settings.keep_tags,
+            settings.keep_separator,
+            settings.shuffle_tags,
+            settings.drop_tags,
+            settings.caption_separator,
+            settings.second_separator,
+        ),
     )
 
 
 def read_pictures(settings: PictureSettings) -> list[Picture]:
     """The pictures that the settings name, with their captions. Raises BadInput."""
+    if not settings.caption_separator.strip():
+        raise BadInput("caption-separator: got nothing to split at, expected a sign such as a comma.")
     if not settings.images:
         raise BadInput("images: missing; give the folder with the training pictures.")
     folder = Path(settings.images).expanduser()
@@ -82,6 +99,7 @@ def _with_repeats(subset: Subset) -> list[Subset]:
 
 
 def _caption_of(path: Path, subset: Subset, settings: PictureSettings) -> str:
-    return read_caption(
+    caption = read_caption(
         path, word_regex=settings.word_regex, join=settings.word_join, otherwise=subset.class_words
     )
+    return " ".join(filter(None, (subset.prefix, caption, subset.suffix)))

@@ -10,7 +10,7 @@ import torch
 
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.train_settings import TrainSettings
-from lib_ti.data.captions import drop_tags, shuffle_tags
+from lib_ti.data.captions import plain_caption, vary_caption
 from lib_ti.data.dataset import Subset, subset_of
 from lib_ti.data.latents import LatentCache
 from lib_ti.data.templates import fill
@@ -47,12 +47,16 @@ class TrainingSet:
     ) -> None:
         """``subsets``: of every picture; None: as the settings say of all."""
         self.cache = cache
-        self.captions = captions
+        self.subsets = subsets or [subset_of(settings, Path())] * len(captions)
+        self._captions = captions
+        self.captions = [
+            plain_caption(caption, subset.captions)
+            for caption, subset in zip(captions, self.subsets, strict=True)
+        ]
         self.lines = lines
         self.trigger = trigger
         self.settings = settings
         self.timesteps = timesteps
-        self.subsets = subsets or [subset_of(settings, Path())] * len(captions)
         self._epoch = [row for row, subset in enumerate(self.subsets) for _ in range(subset.repeats)]
 
     def rows(self, step: int) -> list[int]:
@@ -80,7 +84,7 @@ class TrainingSet:
         """
         settings, drawn = self.settings, self.rows(step)
         generator = generator_at(settings.seed, step)
-        prompts = [self._prompt(self.captions[row], generator) for row in drawn]
+        prompts = [self._prompt(row, generator) for row in drawn]
         views = [int(torch.randint(len(self.cache.mean[row]), (1,), generator=generator)) for row in drawn]
         batches = []
         for places in _alike([self.cache.size_of(row) for row in drawn]):
@@ -97,12 +101,9 @@ class TrainingSet:
                 batches.append(Batch(told, latents[cut], noise[cut], timesteps[cut]))
         return batches
 
-    def _prompt(self, caption: str, generator: torch.Generator) -> str:
+    def _prompt(self, row: int, generator: torch.Generator) -> str:
         line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]
-        if self.settings.drop_tags:
-            caption = drop_tags(caption, self.settings.drop_tags, generator)
-        if self.settings.shuffle_tags:
-            caption = shuffle_tags(caption, generator)
+        caption = vary_caption(self._captions[row], self.subsets[row].captions, generator)
         return fill(line, name=self.trigger, filewords=caption)
 
 

@@ -52,3 +52,14 @@ def test_an_empty_folder_is_told_as_such(tmp_path: Path) -> None:
         read_pictures(PictureSettings(images=str(tmp_path)))
     with pytest.raises(BadInput, match="does not exist"):
         read_pictures(PictureSettings(images=str(tmp_path / "nowhere")))
+
+
+def test_captions_get_their_prefix_and_suffix(tmp_path: Path) -> None:
+    picture(tmp_path / "1 red.png")
+    picture(tmp_path / "2.png", "")
+    captions = [
+        caption for _, caption, _ in told(images=str(tmp_path), caption_prefix="zqx,", caption_suffix="(end)")
+    ]
+    assert captions == ["zqx, red (end)", "zqx, (end)"]
+    with pytest.raises(BadInput, match="caption-separator: got nothing to split at"):
+        read_pictures(PictureSettings(images=str(tmp_path), caption_separator=" "))

@@ -9,6 +9,7 @@ import torch
 
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.train_settings import TrainSettings
+from lib_ti.data.captions import CaptionRules
 from lib_ti.data.dataset import Subset
 from lib_ti.data.latents import LatentCache
 from lib_ti.data.samples import Batch, TrainingSet
@@ -149,3 +150,13 @@ def test_one_permutation_serves_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert len(samples.rows(2)) == 256
     assert len(drawn) == 1
+
+
+def test_captions_are_varied_as_their_subset_says() -> None:
+    subsets = [Subset(Path()), Subset(Path(), captions=CaptionRules(wildcards=True))]
+    samples = TrainingSet(
+        latents((8, 8), (8, 8)), ["{a|b}", "{c|d}"], ["[filewords]"], "zqx", SETTINGS, subsets=subsets
+    )
+    prompts = {prompt for step in range(1, 20) for batch in samples.draw(step) for prompt in batch.prompts}
+    assert prompts == {"{a|b}", "c", "d"}
+    assert samples.captions == ["{a|b}", "c"]
