@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,9 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.core.settings import as_dict, build
-from lib_ti.data.buckets import bucket_table
-from lib_ti.data.captions import plain_caption
-from lib_ti.data.dataset import Picture, read_pictures
-from lib_ti.data.known_files import Facts, KnownFiles
-from lib_ti.data.latent_store import LatentStore
-from lib_ti.data.latents import cache_latents
 from lib_ti.data.samples import TrainingSet
+from lib_ti.data.source import Source, find_source, make_samples
 from lib_ti.data.templates import OUR_TEMPLATES, all_prompts, find_template, read_template
-from lib_ti.data.views import frame
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name, write_safetensors
 from lib_ti.hosts.base import Folders, Host
 from lib_ti.job_run import (
@@ -51,63 +43,36 @@ def folders_under(data: Path) -> Folders:
     return Folders(data / ".ti-studio" / "jobs", data / "embeddings", (templates, OUR_TEMPLATES))
 
 
-@dataclass(frozen=True)
-class Source:
-    """Everything of the user's that a job reads, found and checked before anything is written."""
-
-    pictures: list[Picture]
-    facts: list[Facts]  # of each picture's file
-    lines: tuple[str, ...]
-
-    @property
-    def captions(self) -> list[str]:
-        """What [filewords] can be, with nothing left to chance."""
-        return [plain_caption(picture.caption, picture.subset.captions) for picture in self.pictures]
-
-    @property
-    def fingerprint(self) -> str:
-        """Of pictures, captions and template: a resumed job must find the same."""
-        contents = (known.content for known in self.facts)
-        captions = (picture.caption for picture in self.pictures)
-        return hashlib.sha256("\n".join([*contents, *captions, *self.lines]).encode()).hexdigest()
-
-
 def read_source(settings: InversionSettings, folders: Folders) -> Source:
     """Pictures, captions and template of a job. Raises BadInput."""
-    pictures = read_pictures(settings)
     lines = read_template(find_template(settings.template, folders.templates))
-    files = KnownFiles(_latents_folder(folders) / "files.json")
-    facts = [files.facts(picture.path) for picture in pictures]
-    files.save()
-    return Source(pictures, facts, lines)
+    return find_source(settings, lines, _kept(folders))
 
 
-def _latents_folder(folders: Folders) -> Path:
-    """Where encoded pictures are kept from job to job."""
+def _kept(folders: Folders) -> Path:
+    """Where encoded pictures lie from job to job."""
     return folders.jobs.parent / "latents"
 
 
 def _samples(
     host: Host, settings: InversionSettings, source: Source, folders: Folders
 ) -> tuple[TrainingSet, list[str]]:
-    """The training set, its pictures encoded, and what is to be said of their sizes.
-
-    Raises BadInput at a picture that cannot be read.
-    """
-    info = host.info
+    """The training set, its pictures encoded, and what is to be said of them. Raises BadInput."""
 
     def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         latents = host.encode_images(pixels)
         return latents.mean, latents.std
 
-    framed = frame(source.pictures, source.facts, info.native_size, info.pixels_per_latent, settings.seed)
-    store = LatentStore(_latents_folder(folders), encode) if settings.keep_latents else None
-    cache = cache_latents(framed, encode, store)
-    subsets = [picture.subset for picture in source.pictures]
-    timesteps = len(info.alphas_cumprod)
-    captions = [picture.caption for picture in source.pictures]
-    samples = TrainingSet(cache, captions, source.lines, settings.name, settings, timesteps, subsets)
-    return samples, bucket_table([known.size for known in source.facts], [picture.size for picture in framed])
+    return make_samples(
+        source,
+        settings,
+        settings.name,
+        native=host.info.native_size,
+        grain=host.info.pixels_per_latent,
+        timesteps=len(host.info.alphas_cumprod),
+        encode=encode,
+        kept=_kept(folders),
+    )
 
 
 def create(host: Host, settings: InversionSettings, folders: Folders) -> Path:

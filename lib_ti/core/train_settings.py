@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from lib_ti.core.settings import option
 
+PRIVATE = frozenset({"images", "reg_images"})  # folders of the user's: no file that is shared names them
+
 
 @dataclass(frozen=True)
 class PictureSettings:
@@ -42,6 +44,34 @@ class PictureSettings:
         group="pictures",
         low=0,
         high=64,
+    )
+    grey_copies: bool = option(
+        False,
+        "Show every second picture in grey, at random: shapes are learned, not colours.",
+        group="pictures",
+    )
+    mask_files: bool = option(
+        True,
+        "Weigh the parts of cat.png by cat_att.png beside it, where there is one: black counts nothing, the "
+        "middle grey once, white five times.",
+        group="pictures",
+        label="Masks beside pictures",
+    )
+    alpha_mask: bool = option(
+        False,
+        "Let transparent parts of a picture count less, or nothing.",
+        group="pictures",
+        label="Alpha channel as mask",
+    )
+    reg_images: str = option(
+        "",
+        "Folder with regularisation pictures, shown in turn with the others; their prompts are their "
+        "captions, without a template.",
+        group="pictures",
+        label="Regularisation folder",
+    )
+    prior_weight: float = option(
+        1.0, "What the loss of a regularisation picture counts.", group="pictures", low=0, high=10
     )
     buckets: bool = option(
         True,

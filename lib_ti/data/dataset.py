@@ -10,7 +10,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.train_settings import PictureSettings
 from lib_ti.data.buckets import Bucketing
 from lib_ti.data.captions import CaptionRules, read_caption
-from lib_ti.data.images import SUFFIXES, find_images
+from lib_ti.data.images import SUFFIXES, find_images, mask_file
 
 # What sd-scripts calls its folders: 10_red cat
 _REPEATED = re.compile(r"(\d+)_(.+)")
@@ -25,6 +25,10 @@ class Subset:
     repeats: int = 1  # how often an epoch shows each of them
     flip: bool = False
     random_crops: int = 0  # 0: the middle
+    grey_copies: bool = False
+    alpha_mask: bool = False
+    mask_files: bool = True
+    regularisation: bool = False  # what the model should go on to know, beside what it learns
     prefix: str = ""  # of every caption
     suffix: str = ""
     captions: CaptionRules = field(default_factory=CaptionRules)
@@ -38,6 +42,7 @@ class Picture:
     path: Path
     caption: str
     subset: Subset
+    mask: Path | None = None
 
 
 def subset_of(settings: PictureSettings, folder: Path) -> Subset:
@@ -55,6 +60,9 @@ def subset_of(settings: PictureSettings, folder: Path) -> Subset:
         ),
         flip=settings.flip,
         random_crops=settings.random_crops,
+        grey_copies=settings.grey_copies,
+        alpha_mask=settings.alpha_mask,
+        mask_files=settings.mask_files,
         prefix=settings.caption_prefix,
         suffix=settings.caption_suffix,
         captions=CaptionRules(
@@ -76,10 +84,15 @@ def read_pictures(settings: PictureSettings) -> list[Picture]:
         raise BadInput("caption-separator: got nothing to split at, expected a sign such as a comma.")
     if not settings.images:
         raise BadInput("images: missing; give the folder with the training pictures.")
-    folder = Path(settings.images).expanduser()
+    subsets = _with_repeats(subset_of(settings, Path(settings.images).expanduser()))
+    if settings.reg_images:
+        regular = subset_of(settings, Path(settings.reg_images).expanduser())
+        subsets += _with_repeats(replace(regular, regularisation=True))
     return [
-        Picture(path, _caption_of(path, subset, settings), subset)
-        for subset in _with_repeats(subset_of(settings, folder))
+        Picture(
+            path, _caption_of(path, subset, settings), subset, mask_file(path) if subset.mask_files else None
+        )
+        for subset in subsets
         for path in find_images(subset.folder)
     ]
 

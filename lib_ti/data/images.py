@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from lib_ti.core.errors import BadInput
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MASK_ENDING = "_att"  # of a file that weighs the parts of the picture it is named after
 # Pillow reads dozens of formats; each is a parser that a stranger's file could attack.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _ORIENTATION = 0x0112  # of EXIF; from 5 on width and height change places
@@ -26,7 +27,8 @@ _DAMAGE = (
 
 
 def find_images(folder: Path) -> list[Path]:
-    """The image files directly in ``folder``, 2.png before 10.png; hidden files are passed over.
+    """The image files directly in ``folder``, 2.png before 10.png; hidden files are passed over, and those
+    that belong to another: ``cat_att.png`` beside ``cat.jpg``.
 
     Raises BadInput where there is no such folder or it holds no image.
     """
@@ -39,10 +41,23 @@ def find_images(folder: Path) -> list[Path]:
         files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     except OSError as error:
         raise BadInput(f"The image folder {folder} cannot be read ({error.strerror}); {wanted}.") from error
-    images = sorted((path for path in files if path.suffix.lower() in SUFFIXES), key=_natural_order)
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    stems = {path.stem for path in pictures}
+    images = sorted((path for path in pictures if not _belongs(path.stem, stems)), key=_natural_order)
     if not images:
         raise BadInput(f"{folder} has no images directly in it (other files: {len(files)}); {wanted}.")
     return images
+
+
+def _belongs(stem: str, stems: Collection[str]) -> bool:
+    """Whether it is a mask of another picture, or one that DreamArtist has drawn of it to be looked at."""
+    return any(stem.endswith(end) and stem.removesuffix(end) in stems for end in (MASK_ENDING, "_att_proc"))
+
+
+def mask_file(path: Path) -> Path | None:
+    """The mask beside the picture at ``path``: ``cat_att.png``, or of another type, for ``cat.jpg``."""
+    candidates = (path.with_name(f"{path.stem}{MASK_ENDING}{suffix}") for suffix in SUFFIXES)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def _natural_order(path: Path) -> tuple[list[str | int], str]:

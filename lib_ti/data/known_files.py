@@ -23,6 +23,7 @@ class Facts:
 
     content: str
     size: Size
+    mask: str = ""  # the content of the file with its mask
 
 
 class KnownFiles:

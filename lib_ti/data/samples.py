@@ -21,12 +21,18 @@ _ORDER = 0
 
 @dataclass(frozen=True)
 class Batch:
-    """``latents``: clean, scaled, (b, c, h, w), float32; ``timesteps``: int64, (b,); on the CPU."""
+    """``latents``: clean, scaled, (b, c, h, w), float32; ``timesteps``: int64, (b,); on the CPU.
+
+    ``weight``: what each sample's loss counts, (b,). ``mask``: what each place of it counts, (b, 1, h, w)
+    with a mean of 1; None: all places alike.
+    """
 
     prompts: Sequence[str]
     latents: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
+    weight: torch.Tensor
+    mask: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -57,11 +63,14 @@ class TrainingSet:
         self.trigger = trigger
         self.settings = settings
         self.timesteps = timesteps
-        self._epoch = [row for row, subset in enumerate(self.subsets) for _ in range(subset.repeats)]
+        rows = [(row, subset) for row, subset in enumerate(self.subsets) for _ in range(subset.repeats)]
+        self._own = [row for row, subset in rows if not subset.regularisation]
+        self._regular = [row for row, subset in rows if subset.regularisation]
+        self.epoch_length = len(self._own) * (2 if self._regular else 1)
 
     def rows(self, step: int) -> list[int]:
         """The pictures of a step: every epoch is a permutation, a step may straddle two."""
-        count = len(self._epoch)
+        count = self.epoch_length
         per_step = self.settings.batch_size * self.settings.accumulation
         first, last = (step - 1) * per_step, step * per_step
         epochs = range(first // count, (last - 1) // count + 1)
@@ -70,10 +79,13 @@ class TrainingSet:
         return stream[start : start + per_step]
 
     def _shuffled(self, epoch: int) -> list[int]:
-        generator = generator_at(self.settings.seed, _ORDER, epoch)
-        return [
-            self._epoch[place] for place in torch.randperm(len(self._epoch), generator=generator).tolist()
-        ]
+        """Every picture, and as many regularisation pictures, which take turns from epoch to epoch."""
+        count = len(self._own)
+        rows = list(self._own)
+        if self._regular:
+            rows += [self._regular[(epoch * count + i) % len(self._regular)] for i in range(count)]
+        order = torch.randperm(len(rows), generator=generator_at(self.settings.seed, _ORDER, epoch))
+        return [rows[place] for place in order.tolist()]
 
     def draw(self, step: int) -> list[Batch]:
         """The micro-batches of optimizer step ``step`` (from 1), each of one size of latents.
@@ -95,15 +107,30 @@ class TrainingSet:
                 latents = latents + std * torch.randn(latents.shape, generator=generator)
             noise = torch.randn(latents.shape, generator=generator)
             timesteps = torch.randint(self.timesteps, (len(rows),), generator=generator)
+            weight = torch.tensor([self._weight(row) for row, _ in rows])
+            mask = self._mask(rows, latents)
             for i in range(0, len(rows), settings.batch_size):
                 cut = slice(i, i + settings.batch_size)
                 told = [prompts[place] for place in places[cut]]
-                batches.append(Batch(told, latents[cut], noise[cut], timesteps[cut]))
+                masked = None if mask is None else mask[cut]
+                batches.append(Batch(told, latents[cut], noise[cut], timesteps[cut], weight[cut], masked))
         return batches
 
+    def _weight(self, row: int) -> float:
+        return self.settings.prior_weight if self.subsets[row].regularisation else 1.0
+
+    def _mask(self, rows: Sequence[tuple[int, int]], latents: torch.Tensor) -> torch.Tensor | None:
+        masks = self.cache.mask
+        if not any(row in masks for row, _ in rows):
+            return None
+        everywhere = torch.ones_like(latents[0, :1])
+        return torch.stack([masks[row][view] if row in masks else everywhere for row, view in rows])
+
     def _prompt(self, row: int, generator: torch.Generator) -> str:
-        line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]
-        caption = vary_caption(self._captions[row], self.subsets[row].captions, generator)
+        subset, line = self.subsets[row], "[filewords]"
+        if not subset.regularisation:
+            line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]
+        caption = vary_caption(self._captions[row], subset.captions, generator)
         return fill(line, name=self.trigger, filewords=caption)
 
 

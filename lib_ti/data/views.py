@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ class View:
 
     place: tuple[float, float] = (0.5, 0.5)
     mirrored: bool = False
+    grey: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Framed:
     content: str  # SHA-256 of the file
     size: Size
     views: Sequence[View]
+    alpha_mask: bool = False
+    mask: Path | None = None
+    mask_content: str = ""
 
 
 def frame(
@@ -47,7 +52,8 @@ def frame(
     for picture, known in zip(pictures, facts, strict=True):
         target = settled[picture.subset].size_of(known.size)
         views = _views(picture.subset, known, target, seed)
-        framed.append(Framed(picture.path, known.content, target, views))
+        alpha = picture.subset.alpha_mask
+        framed.append(Framed(picture.path, known.content, target, views, alpha, picture.mask, known.mask))
     return framed
 
 
@@ -63,4 +69,5 @@ def _views(subset: Subset, known: Facts, target: Size, seed: int) -> list[View]:
         across, down = torch.rand(2, subset.random_crops, generator=generator).tolist()
         places = list(zip(across, down, strict=True))
     sides = (False, True) if subset.flip else (False,)
-    return [View(place, mirrored) for place in places for mirrored in sides]
+    colours = (False, True) if subset.grey_copies else (False,)
+    return [View(*view) for view in product(places, sides, colours)]

@@ -63,3 +63,19 @@ def test_captions_get_their_prefix_and_suffix(tmp_path: Path) -> None:
     assert captions == ["zqx, red (end)", "zqx, (end)"]
     with pytest.raises(BadInput, match="caption-separator: got nothing to split at"):
         read_pictures(PictureSettings(images=str(tmp_path), caption_separator=" "))
+
+
+def test_regularisation_pictures_come_after_the_others(tmp_path: Path) -> None:
+    picture(tmp_path / "own" / "zqx.png")
+    picture(tmp_path / "reg" / "5_cat" / "1.png")
+    settings = PictureSettings(images=str(tmp_path / "own"), reg_images=str(tmp_path / "reg"), flip=True)
+    own, regular = read_pictures(settings)
+    assert (own.subset.regularisation, regular.subset.regularisation) == (False, True)
+    assert (regular.caption, regular.subset.repeats, regular.subset.flip) == ("cat", 5, True)
+
+
+def test_masks_belong_to_their_pictures(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png")
+    mask = picture(tmp_path / "1_att.png")
+    assert [p.mask for p in read_pictures(PictureSettings(images=str(tmp_path)))] == [mask]
+    assert [p.mask for p in read_pictures(PictureSettings(images=str(tmp_path), mask_files=False))] == [None]

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -99,3 +100,39 @@ def test_a_second_start_encodes_nothing_and_finds_the_same(tmp_path: Path) -> No
         before = len(encoded)
         cache_latents([changed], counted, LatentStore(tmp_path / "latents", counted))
         assert len(encoded) == before + 2
+
+
+def test_grey_copies_are_views_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (64, 64), (200, 100, 0)).save(path)
+    views = framed(Subset(Path(), grey_copies=True, flip=True), (64, 64)).views
+    assert [(view.mirrored, view.grey) for view in views] == [
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+    ]
+    (mean,) = cache_latents([Framed(path, HASHES[0], (64, 64), views)], encode).mean
+    colour, grey = ((mean[i, :, 0, 0] + 1) * 127.5 for i in (0, 1))
+    assert colour.tolist() == pytest.approx([200, 100, 0], abs=0.01)
+    assert grey.tolist() == pytest.approx([0.299 * 200 + 0.587 * 100] * 3, abs=0.01)
+
+
+def test_masks_follow_the_views_and_are_kept(tmp_path: Path) -> None:
+    path, mask = save(tmp_path / "a.png", 128, 64), tmp_path / "a_att.png"
+    left = np.zeros((64, 128), np.uint8)
+    left[:, :48] = 127
+    Image.fromarray(left).save(mask)
+    views = [View((0.0, 0.5)), View((0.0, 0.5), mirrored=True), View((1.0, 0.5))]
+    plain = Framed(path, HASHES[1], (64, 64), [View()])
+    pictures = [plain, Framed(path, HASHES[0], (64, 64), views, mask=mask, mask_content=HASHES[1])]
+    cache = cache_latents(pictures, encode, LatentStore(tmp_path / "latents", encode))
+    assert list(cache.mask) == [1] and cache.mask[1].shape == (3, 1, 8, 8)
+    # Six of eight columns count, so each of them 8 / 6; the right half has nothing that does.
+    expected = torch.tensor([8 / 6] * 6 + [0, 0]).expand(8, 8)
+    torch.testing.assert_close(cache.mask[1][0, 0], expected)
+    torch.testing.assert_close(cache.mask[1][1, 0], expected.flip(-1))
+    assert not cache.mask[1][2].any()
+    mask.unlink()
+    again = cache_latents(pictures, encode, LatentStore(tmp_path / "latents", encode))
+    assert torch.equal(again.mask[1], cache.mask[1])

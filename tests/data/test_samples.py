@@ -160,3 +160,39 @@ def test_captions_are_varied_as_their_subset_says() -> None:
     prompts = {prompt for step in range(1, 20) for batch in samples.draw(step) for prompt in batch.prompts}
     assert prompts == {"{a|b}", "c", "d"}
     assert samples.captions == ["{a|b}", "c"]
+
+
+def test_regularisation_pictures_take_turns_with_the_others() -> None:
+    settings = replace(SETTINGS, prior_weight=0.25, latents="mean")
+    subsets = [Subset(Path())] * 2 + [Subset(Path(), regularisation=True)] * 3
+    samples = make(latents(*[(8, 8)] * 5), settings, subsets)
+    assert samples.epoch_length == 4
+    for step in range(1, 7):
+        batches = samples.draw(step)  # a step is an epoch
+        rows = [int(value) for batch in batches for value in batch.latents[:, 0, 0, 0]]
+        assert sorted(row for row in rows if row < 2) == [0, 1]
+        weights = [float(value) for batch in batches for value in batch.weight]
+        assert weights == [1.0 if row < 2 else 0.25 for row in rows]
+        prompts = [prompt for batch in batches for prompt in batch.prompts]
+        assert all(prompt == f"picture {row}" for prompt, row in zip(prompts, rows, strict=True) if row >= 2)
+    shown = Counter(row for step in range(1, 7) for row in samples.rows(step))
+    assert shown == {0: 6, 1: 6, 2: 4, 3: 4, 4: 4}
+
+
+def test_a_batch_has_a_mask_where_one_of_its_pictures_has() -> None:
+    cache = latents((8, 8), (8, 8), (4, 4))
+    mask = torch.rand(1, 1, 8, 8)
+    samples = make(LatentCache(cache.mean, cache.std, {1: mask}), replace(SETTINGS, latents="mean"))
+    for step in range(1, 6):
+        for batch in samples.draw(step):
+            rows = [int(value) for value in batch.latents[:, 0, 0, 0]]
+            if rows[0] == 2:
+                assert batch.mask is None
+            elif batch.mask is not None:
+                assert batch.mask.shape == (len(batch), 1, 8, 8)
+                assert all(
+                    torch.equal(given, mask[0] if row == 1 else torch.ones(1, 8, 8))
+                    for given, row in zip(batch.mask, rows, strict=True)
+                )
+            else:
+                assert 1 not in rows
