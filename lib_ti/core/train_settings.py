@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from lib_ti.core.settings import option
 
-PRIVATE = frozenset({"images", "reg_images"})  # folders of the user's: no file that is shared names them
+PRIVATE = frozenset(
+    {"images", "reg_images", "dataset_config"}
+)  # folders of the user's: no file that is shared names them
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,13 @@ class PictureSettings:
 
     images: str = option(
         "", "Folder with the training pictures.", group="pictures", label="Picture folder", basic=True
+    )
+    dataset_config: str = option(
+        "",
+        "Instead of a folder: a data set file of sd-scripts (TOML or JSON). What it says goes before these "
+        "settings; for its captions as prompts take the template captions.",
+        group="pictures",
+        label="Data set file",
     )
     width: int = option(
         0,

@@ -14,10 +14,17 @@ from lib_ti.core.errors import BadInput
 _WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # {{ and }} stand for the braces themselves
 
 
-def read_caption(path: Path, *, word_regex: str = "", join: str = " ", otherwise: str | None = None) -> str:
+def read_caption(
+    path: Path,
+    *,
+    extension: str = ".txt",
+    word_regex: str = "",
+    join: str = " ",
+    otherwise: str | None = None,
+) -> str:
     """The caption of the image at ``path``, found as the WebUI finds it.
 
-    The ``.txt`` file of the same stem wins, even when it is empty: all of it, stripped. Otherwise
+    The ``extension`` file of the same stem wins, even when it is empty: all of it, stripped. Otherwise
     the file name without extension, leading digits and dashes: ``000001-1-a man in suit.png`` is
     ``a man in suit``. ``word_regex`` then picks words out of the file name, put together by ``join``;
     where it has groups, the first one is the word. ``otherwise``: a caption in the place of the file name.
@@ -25,7 +32,7 @@ def read_caption(path: Path, *, word_regex: str = "", join: str = " ", otherwise
     Raises BadInput for a text file that is not UTF-8 and for a regex that does not compile.
     """
     pattern = _compile(word_regex)
-    sidecar = path.with_suffix(".txt")
+    sidecar = path.with_name(path.stem + extension)
     if sidecar.is_file():
         return read_text(sidecar).strip()
     if otherwise is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,6 +33,8 @@ class Subset:
     prefix: str = ""  # of every caption
     suffix: str = ""
     captions: CaptionRules = field(default_factory=CaptionRules)
+    caption_extension: str = ".txt"
+    first_line: bool = False  # of a text file is the caption
     class_words: str | None = None  # the caption of a picture without a text file; None: its file name
 
 
@@ -46,7 +49,9 @@ class Picture:
 
 
 def subset_of(settings: PictureSettings, folder: Path) -> Subset:
-    """How the settings treat the pictures of ``folder``."""
+    """How the settings treat the pictures of ``folder``. Raises BadInput."""
+    if not settings.caption_separator.strip():
+        raise BadInput("caption-separator: got nothing to split at, expected a sign such as a comma.")
     return Subset(
         folder=folder,
         bucketing=Bucketing(
@@ -78,16 +83,21 @@ def subset_of(settings: PictureSettings, folder: Path) -> Subset:
     )
 
 
-def read_pictures(settings: PictureSettings) -> list[Picture]:
-    """The pictures that the settings name, with their captions. Raises BadInput."""
-    if not settings.caption_separator.strip():
-        raise BadInput("caption-separator: got nothing to split at, expected a sign such as a comma.")
+def subsets_of(settings: PictureSettings) -> list[Subset]:
+    """The subsets that the settings name, regularisation pictures last. Raises BadInput."""
     if not settings.images:
-        raise BadInput("images: missing; give the folder with the training pictures.")
+        raise BadInput(
+            "images: missing; give the folder with the training pictures, or a dataset-config that names it."
+        )
     subsets = _with_repeats(subset_of(settings, Path(settings.images).expanduser()))
     if settings.reg_images:
         regular = subset_of(settings, Path(settings.reg_images).expanduser())
         subsets += _with_repeats(replace(regular, regularisation=True))
+    return subsets
+
+
+def read_pictures(subsets: Sequence[Subset], settings: PictureSettings) -> list[Picture]:
+    """The pictures of all subsets, with their captions. Raises BadInput."""
     return [
         Picture(
             path, _caption_of(path, subset, settings), subset, mask_file(path) if subset.mask_files else None
@@ -113,6 +123,12 @@ def _with_repeats(subset: Subset) -> list[Subset]:
 
 def _caption_of(path: Path, subset: Subset, settings: PictureSettings) -> str:
     caption = read_caption(
-        path, word_regex=settings.word_regex, join=settings.word_join, otherwise=subset.class_words
+        path,
+        extension=subset.caption_extension,
+        word_regex=settings.word_regex,
+        join=settings.word_join,
+        otherwise=subset.class_words,
     )
+    if subset.first_line:
+        caption = caption.partition("\n")[0].strip()
     return " ".join(filter(None, (subset.prefix, caption, subset.suffix)))

@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from lib_ti.core.errors import BadInput
 from lib_ti.core.train_settings import PictureSettings, TrainSettings
 from lib_ti.data.buckets import bucket_table
 from lib_ti.data.captions import plain_caption
-from lib_ti.data.dataset import Picture, read_pictures
+from lib_ti.data.dataset import Picture, read_pictures, subsets_of
 from lib_ti.data.known_files import Facts, KnownFiles
 from lib_ti.data.latent_store import Encode, LatentStore
 from lib_ti.data.latents import cache_latents
 from lib_ti.data.samples import TrainingSet
+from lib_ti.data.sd_scripts_config import read_dataset_config
 from lib_ti.data.views import Framed, frame
 
 
@@ -26,6 +28,8 @@ class Source:
     pictures: Sequence[Picture]
     facts: Sequence[Facts]  # of each picture's file
     lines: Sequence[str]  # of the template
+    batch_size: int | None = None  # of the data set file; it goes before the settings'
+    config: str = ""  # its text
 
     @cached_property
     def captions(self) -> list[str]:
@@ -38,7 +42,9 @@ class Source:
         """Of pictures, captions and template: a resumed job must find the same."""
         contents = (known.content + known.mask for known in self.facts)
         captions = (picture.caption for picture in self.pictures)
-        return hashlib.sha256("\n".join([*contents, *captions, *self.lines]).encode()).hexdigest()
+        return hashlib.sha256(
+            "\n".join([*contents, *captions, *self.lines, *filter(None, [self.config])]).encode()
+        ).hexdigest()
 
 
 def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> Source:
@@ -46,14 +52,25 @@ def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> 
 
     Raises BadInput.
     """
-    pictures = read_pictures(settings)
+    if not settings.dataset_config:
+        subsets, batch_size, text = subsets_of(settings), None, ""
+    elif settings.images or settings.reg_images:
+        raise BadInput("dataset-config names the pictures; leave out images and reg-images.")
+    else:
+        config = read_dataset_config(settings)
+        subsets, batch_size, text = config.subsets, config.batch_size, config.text
+    pictures = read_pictures(subsets, settings)
+    if all(picture.subset.regularisation for picture in pictures):
+        raise BadInput(
+            f"{settings.dataset_config} has regularisation pictures only; add what is to be learned."
+        )
     files = KnownFiles(kept / "files.json")
     facts = []
     for picture in pictures:
         known = files.facts(picture.path)
         facts.append(replace(known, mask=files.facts(picture.mask).content) if picture.mask else known)
     files.save()
-    return Source(pictures, facts, lines)
+    return Source(pictures, facts, lines, batch_size, text)
 
 
 def make_samples(
@@ -72,6 +89,8 @@ def make_samples(
     ``native``: the model's side; ``grain``: pixels a latent; ``kept``: the folder of encoded pictures.
     Raises BadInput at a picture that cannot be read.
     """
+    if source.batch_size:
+        settings = replace(settings, batch_size=source.batch_size)
     framed = frame(source.pictures, source.facts, native, grain, settings.seed)
     cache = cache_latents(framed, encode, LatentStore(kept, encode) if settings.keep_latents else None)
     captions = [picture.caption for picture in source.pictures]

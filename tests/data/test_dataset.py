@@ -7,7 +7,8 @@ from PIL import Image
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.train_settings import PictureSettings
-from lib_ti.data.dataset import read_pictures
+from lib_ti.data.dataset import Picture, subsets_of
+from lib_ti.data.dataset import read_pictures as read_pictures_of
 
 
 def picture(path: Path, caption: str | None = None) -> Path:
@@ -16,6 +17,10 @@ def picture(path: Path, caption: str | None = None) -> Path:
     if caption is not None:
         path.with_suffix(".txt").write_text(caption)
     return path
+
+
+def read_pictures(settings: PictureSettings) -> list[Picture]:
+    return read_pictures_of(subsets_of(settings), settings)
 
 
 def told(**settings: object) -> list[tuple[str, str, int]]:
