@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,8 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.core.settings import as_dict, build
-from lib_ti.data.captions import read_caption
-from lib_ti.data.images import find_images, image_hash
-from lib_ti.data.samples import TrainingSet, cache_latents
+from lib_ti.data.samples import TrainingSet
+from lib_ti.data.source import Source, find_source, make_samples
 from lib_ti.data.templates import OUR_TEMPLATES, all_prompts, find_template, read_template
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name, write_safetensors
 from lib_ti.hosts.base import Folders, Host
@@ -27,7 +24,6 @@ from lib_ti.job_run import (
     Run,
     copy_of,
     memory_told,
-    picture_size,
     preview_prompt,
     saved_steps,
 )
@@ -47,37 +43,36 @@ def folders_under(data: Path) -> Folders:
     return Folders(data / ".ti-studio" / "jobs", data / "embeddings", (templates, OUR_TEMPLATES))
 
 
-@dataclass(frozen=True)
-class Source:
-    """Everything of the user's that a job reads, found and checked before anything is written."""
-
-    paths: list[Path]
-    captions: list[str]
-    lines: tuple[str, ...]
-    fingerprint: str  # of pictures, captions and template: a resumed job must find the same
-
-
 def read_source(settings: InversionSettings, folders: Folders) -> Source:
     """Pictures, captions and template of a job. Raises BadInput."""
-    if not settings.images:
-        raise BadInput("images: missing; give the folder with the training pictures.")
-    paths = find_images(Path(settings.images).expanduser())
-    captions = [read_caption(path, word_regex=settings.word_regex, join=settings.word_join) for path in paths]
     lines = read_template(find_template(settings.template, folders.templates))
-    digest = hashlib.sha256("\n".join([*map(image_hash, paths), *captions, *lines]).encode())
-    return Source(paths, captions, lines, digest.hexdigest())
+    return find_source(settings, lines, _kept(folders))
 
 
-def _samples(host: Host, settings: InversionSettings, source: Source) -> TrainingSet:
-    """The training set, its pictures encoded. Raises BadInput at a picture that cannot be read."""
+def _kept(folders: Folders) -> Path:
+    """Where encoded pictures lie from job to job."""
+    return folders.jobs.parent / "latents"
+
+
+def _samples(
+    host: Host, settings: InversionSettings, source: Source, folders: Folders
+) -> tuple[TrainingSet, list[str]]:
+    """The training set, its pictures encoded, and what is to be said of them. Raises BadInput."""
 
     def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         latents = host.encode_images(pixels)
         return latents.mean, latents.std
 
-    cache = cache_latents(source.paths, *picture_size(host, settings), settings.flip, encode)
-    timesteps = len(host.info.alphas_cumprod)
-    return TrainingSet(cache, source.captions, source.lines, settings.name, settings, timesteps)
+    return make_samples(
+        source,
+        settings,
+        settings.name,
+        native=host.info.native_size,
+        grain=host.info.pixels_per_latent,
+        timesteps=len(host.info.alphas_cumprod),
+        encode=encode,
+        kept=_kept(folders),
+    )
 
 
 def create(host: Host, settings: InversionSettings, folders: Folders) -> Path:
@@ -115,7 +110,8 @@ def start(
         said += _preview_warning(host, settings, source)
         if target.exists() and not settings.overwrite:
             said.append(f"the start is {target.name}, {_count(vectors)} vectors not trained yet")
-        samples = _samples(host, settings, source)
+        samples, sizes_told = _samples(host, settings, source, folders)
+        said += sizes_told
         job = job or Job.reserve(folders.jobs, settings.name)
         job.begin(
             {
@@ -127,7 +123,7 @@ def start(
             }
         )
         said.append(
-            f"job {job.id}: {len(source.paths)} pictures, {settings.steps} steps, rate {rate.at(1):g}"
+            f"job {job.id}: {len(source.pictures)} pictures, {settings.steps} steps, rate {rate.at(1):g}"
         )
         for sentence in said:
             report(Message(sentence))
@@ -154,7 +150,7 @@ def resume(
         raise BadInput(f"pictures, captions or template of job {job.id} have changed since; start a new job.")
     target = check_target(settings, folders, job)
     with host.lend(), memory_told():
-        samples = _samples(host, settings, source)
+        samples, _ = _samples(host, settings, source, folders)
         report(Message(f"resuming job {job.id}"))
         vectors = _start_vectors(host, settings, target)
         return Run(host, settings, samples, job, target, report, vectors).execute(stopped)

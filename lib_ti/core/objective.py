@@ -41,9 +41,17 @@ def target_of(
     return abar.sqrt() * noise - (1 - abar).sqrt() * x0
 
 
-def squared_error(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def mean_error(errors: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean of each sample's errors (b, c, h, w), (b,). ``mask``: what each place counts, (b, 1, h, w),
+    with a mean of 1, so that the loss stays as large as without."""
+    return (errors if mask is None else errors * mask).flatten(1).mean(1)
+
+
+def squared_error(
+    predicted: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean squared error of each sample, (b,)."""
-    return (predicted - target).pow(2).flatten(1).mean(1)
+    return mean_error((predicted - target).pow(2), mask)
 
 
 def loss_weight(

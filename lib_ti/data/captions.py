@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from lib_ti.core.errors import BadInput
 
+_WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # {{ and }} stand for the braces themselves
 
-def read_caption(path: Path, *, word_regex: str = "", join: str = " ") -> str:
+
+def read_caption(
+    path: Path,
+    *,
+    extension: str = ".txt",
+    word_regex: str = "",
+    join: str = " ",
+    otherwise: str | None = None,
+) -> str:
     """The caption of the image at ``path``, found as the WebUI finds it.
 
-    The ``.txt`` file of the same stem wins, even when it is empty: all of it, stripped. Otherwise
+    The ``extension`` file of the same stem wins, even when it is empty: all of it, stripped. Otherwise
     the file name without extension, leading digits and dashes: ``000001-1-a man in suit.png`` is
     ``a man in suit``. ``word_regex`` then picks words out of the file name, put together by ``join``;
-    where it has groups, the first one is the word.
+    where it has groups, the first one is the word. ``otherwise``: a caption in the place of the file name.
 
     Raises BadInput for a text file that is not UTF-8 and for a regex that does not compile.
     """
     pattern = _compile(word_regex)
-    sidecar = path.with_suffix(".txt")
+    sidecar = path.with_name(path.stem + extension)
     if sidecar.is_file():
         return read_text(sidecar).strip()
+    if otherwise is not None:
+        return otherwise
     caption = re.sub(r"^[-\d]+\s*", "", path.stem)
     if word_regex:
         group = min(pattern.groups, 1)
@@ -52,23 +64,84 @@ def read_text(path: Path) -> str:
         raise BadInput(f"{path} cannot be read ({error.strerror}); check that it is there.") from error
 
 
-def shuffle_tags(caption: str, generator: torch.Generator, separator: str = ",") -> str:
-    """The tags of ``caption`` in a random order."""
-    tags = _split(caption, separator)
-    order = torch.randperm(len(tags), generator=generator).tolist()
-    return _join((tags[i] for i in order), separator)
+@dataclass(frozen=True)
+class CaptionRules:
+    """How a caption is varied from step to step; its tags are the parts between the separators."""
+
+    drop_caption: float = 0.0  # how often it is left out whole, 0..1
+    wildcards: bool = False  # {a|b} is a or b; of several lines one is taken
+    keep_tags: int = 0  # this many at the front stay where they are
+    keep_separator: str = ""  # where it occurs, what stands before it stays instead, and after a second one
+    shuffle: bool = False
+    drop_tags: float = 0.0  # how often each tag is left out, 0..1
+    separator: str = ","
+    second_separator: str = ""  # within tags; becomes a separator at the end
 
 
-def drop_tags(caption: str, rate: float, generator: torch.Generator, separator: str = ",") -> str:
-    """``caption`` without some of its tags, each left out with probability ``rate`` (0..1)."""
-    tags = _split(caption, separator)
-    kept = (torch.rand(len(tags), generator=generator) >= rate).tolist()
-    return _join((tag for tag, keep in zip(tags, kept, strict=True) if keep), separator)
+def vary_caption(caption: str, rules: CaptionRules, generator: torch.Generator) -> str:
+    """``caption`` as one step sees it: dropped, wildcards, kept tags, shuffled, tags dropped, separators.
+
+    The order is that of sd-scripts, after its prefix and suffix.
+    """
+    if rules.drop_caption and float(torch.rand(1, generator=generator)) < rules.drop_caption:
+        return ""
+
+    def choose(count: int) -> int:
+        return int(torch.randint(count, (1,), generator=generator))
+
+    def vary(tags: list[str]) -> list[str]:
+        if rules.shuffle:
+            tags = [tags[i] for i in torch.randperm(len(tags), generator=generator).tolist()]
+        if rules.drop_tags:
+            kept = (torch.rand(len(tags), generator=generator) >= rules.drop_tags).tolist()
+            tags = [tag for tag, keep in zip(tags, kept, strict=True) if keep]
+        return tags
+
+    return _through(caption, rules, choose, vary if rules.shuffle or rules.drop_tags else None)
 
 
-def _split(caption: str, separator: str) -> list[str]:
+def plain_caption(caption: str, rules: CaptionRules) -> str:
+    """``caption`` with nothing left to chance: the first line, the first of each choice, every tag."""
+    return _through(caption, rules, lambda count: 0, None)
+
+
+def _through(
+    caption: str,
+    rules: CaptionRules,
+    choose: Callable[[int], int],
+    vary: Callable[[list[str]], list[str]] | None,
+) -> str:
+    """``choose``: one of so many, from 0; ``vary``: what becomes of the tags that are not kept."""
+    if rules.wildcards:
+        lines = [line for line in map(str.strip, caption.splitlines()) if line]
+        caption = _WILDCARD.sub(
+            lambda found: _picked(found, choose), lines[choose(len(lines))] if lines else ""
+        )
+    marked = bool(rules.keep_separator) and rules.keep_separator in caption
+    if vary or marked:
+        head, tags, tail = _parted(caption, rules, marked)
+        caption = f"{rules.separator} ".join([*head, *(vary(tags) if vary else tags), *tail])
+    if rules.second_separator:
+        caption = caption.replace(rules.second_separator, rules.separator)
+    return caption
+
+
+def _picked(found: re.Match[str], choose: Callable[[int], int]) -> str:
+    if found[1] is None:
+        return found[0][0]
+    options = found[1].split("|")
+    return options[choose(len(options))]
+
+
+def _parted(caption: str, rules: CaptionRules, marked: bool) -> tuple[list[str], list[str], list[str]]:
+    """The tags that stay in front, those that do not, and those that stay at the end."""
+    if not marked:
+        tags = _tags(caption, rules.separator)
+        return tags[: rules.keep_tags], tags[rules.keep_tags :], []
+    head, _, rest = caption.partition(rules.keep_separator)
+    middle, _, tail = rest.partition(rules.keep_separator)
+    return _tags(head, rules.separator), _tags(middle, rules.separator), _tags(tail, rules.separator)
+
+
+def _tags(caption: str, separator: str) -> list[str]:
     return [tag for tag in map(str.strip, caption.split(separator)) if tag]
-
-
-def _join(tags: Iterable[str], separator: str) -> str:
-    return f"{separator} ".join(tags)

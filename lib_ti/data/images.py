@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ from PIL import Image, ImageOps
 from lib_ti.core.errors import BadInput
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MASK_ENDING = "_att"  # of a file that weighs the parts of the picture it is named after
 # Pillow reads dozens of formats; each is a parser that a stranger's file could attack.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_ORIENTATION = 0x0112  # of EXIF; from 5 on width and height change places
 # What damaged files were seen to raise in Pillow 9.5 and 13; it has no error of its own for them.
 _DAMAGE = (
     OSError, SyntaxError, TypeError, ValueError, IndexError, struct.error, Image.DecompressionBombError,
@@ -23,7 +27,8 @@ _DAMAGE = (
 
 
 def find_images(folder: Path) -> list[Path]:
-    """The image files directly in ``folder``, 2.png before 10.png; hidden files are passed over.
+    """The image files directly in ``folder``, 2.png before 10.png; hidden files are passed over, and those
+    that belong to another: ``cat_att.png`` beside ``cat.jpg``.
 
     Raises BadInput where there is no such folder or it holds no image.
     """
@@ -36,10 +41,23 @@ def find_images(folder: Path) -> list[Path]:
         files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     except OSError as error:
         raise BadInput(f"The image folder {folder} cannot be read ({error.strerror}); {wanted}.") from error
-    images = sorted((path for path in files if path.suffix.lower() in SUFFIXES), key=_natural_order)
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    stems = {path.stem for path in pictures}
+    images = sorted((path for path in pictures if not _belongs(path.stem, stems)), key=_natural_order)
     if not images:
         raise BadInput(f"{folder} has no images directly in it (other files: {len(files)}); {wanted}.")
     return images
+
+
+def _belongs(stem: str, stems: Collection[str]) -> bool:
+    """Whether it is a mask of another picture, or one that DreamArtist has drawn of it to be looked at."""
+    return any(stem.endswith(end) and stem.removesuffix(end) in stems for end in (MASK_ENDING, "_att_proc"))
+
+
+def mask_file(path: Path) -> Path | None:
+    """The mask beside the picture at ``path``: ``cat_att.png``, or of another type, for ``cat.jpg``."""
+    candidates = (path.with_name(f"{path.stem}{MASK_ENDING}{suffix}") for suffix in SUFFIXES)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def _natural_order(path: Path) -> tuple[list[str | int], str]:
@@ -48,23 +66,52 @@ def _natural_order(path: Path) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
-def load_image(path: Path, width: int, height: int) -> torch.Tensor:
-    """The image, upright, scaled to cover ``width`` x ``height`` pixels, its middle cut out.
+def open_image(path: Path) -> Image.Image:
+    """The image, upright, all its pixels read. Of an animation the first frame is taken.
 
-    Returns (3, height, width), float32, -1..1. Of an animation the first frame is taken.
     Raises BadInput where the file is not a whole image.
     """
+    with _opened(path) as file:
+        return ImageOps.exif_transpose(file)  # reads all pixels, too
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=_FORMATS) as file:
-            image = ImageOps.exif_transpose(file)  # reads all pixels, too
+            yield file
     except _DAMAGE as error:
         raise BadInput(
             f"{path} cannot be read as a PNG, JPEG, WEBP or BMP image ({error}); "
             "save it again from an image editor, or take it out of the folder."
         ) from error
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of the image at ``path``; its pixels are not read. Raises BadInput."""
+    with _opened(path) as file:
+        # Only where it stands before the pixels: Pillow would read all of them to look behind.
+        told = any(key in file.info for key in ("exif", "Raw profile type exif"))
+        on_its_side = told and file.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        return (file.height, file.width) if on_its_side else file.size
+
+
+def load_image(path: Path, width: int, height: int) -> torch.Tensor:
+    """The image at ``path`` as ``to_pixels`` makes it, its middle cut out. Raises BadInput."""
+    return to_pixels(open_image(path), width, height)
+
+
+def to_pixels(
+    image: Image.Image, width: int, height: int, place: tuple[float, float] = (0.5, 0.5)
+) -> torch.Tensor:
+    """An image scaled to cover ``width`` x ``height`` pixels, what is too much cut off.
+
+    ``place``: where in the spare length the cut lies, 0 left or top to 1 right or bottom.
+    Returns (3, height, width), float32, -1..1.
+    """
     # Lanczos both ways: Pillow widens the kernel when it shrinks, so nothing aliases, and it keeps
     # more detail than a box. ``fit`` crops at a fraction of a pixel, so the proportions stay exact.
-    image = ImageOps.fit(_flatten(image), (width, height), Image.Resampling.LANCZOS)
+    image = ImageOps.fit(_flatten(image), (width, height), Image.Resampling.LANCZOS, centering=place)
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +10,9 @@ import torch
 
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.train_settings import TrainSettings
-from lib_ti.data.captions import drop_tags, shuffle_tags
-from lib_ti.data.images import load_image
+from lib_ti.data.captions import plain_caption, vary_caption
+from lib_ti.data.dataset import Subset, subset_of
+from lib_ti.data.latents import LatentCache
 from lib_ti.data.templates import fill
 
 # Places of random numbers beside the steps, which count from 1.
@@ -20,45 +21,21 @@ _ORDER = 0
 
 @dataclass(frozen=True)
 class Batch:
-    """``latents``: clean, scaled, (b, c, h, w), float32; ``timesteps``: int64, (b,); on the CPU."""
+    """``latents``: clean, scaled, (b, c, h, w), float32; ``timesteps``: int64, (b,); on the CPU.
+
+    ``weight``: what each sample's loss counts, (b,). ``mask``: what each place of it counts, (b, 1, h, w)
+    with a mean of 1; None: all places alike.
+    """
 
     prompts: Sequence[str]
     latents: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
+    weight: torch.Tensor
+    mask: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
-
-
-@dataclass(frozen=True)
-class LatentCache:
-    """``mean`` and ``std`` of every picture, (n, views, c, h, w); view 1 is the mirrored one."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-
-def cache_latents(
-    paths: Sequence[Path],
-    width: int,
-    height: int,
-    flip: bool,
-    encode: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-) -> LatentCache:
-    """Encode every picture once; ``encode``: pixels (b, 3, h, w) -> mean and std, scaled.
-
-    One picture (and its mirror image) at a time: a VAE at full size is the peak of memory.
-    """
-    means, stds = [], []
-    for path in paths:
-        views = [load_image(path, width, height)]
-        if flip:
-            views.append(views[0].flip(-1))
-        mean, std = encode(torch.stack(views))
-        means.append(mean.float().cpu())
-        stds.append(std.float().cpu())
-    return LatentCache(torch.stack(means), torch.stack(stds))
 
 
 class TrainingSet:
@@ -72,47 +49,94 @@ class TrainingSet:
         trigger: str,
         settings: TrainSettings,
         timesteps: int = 1000,
+        subsets: Sequence[Subset] | None = None,
     ) -> None:
+        """``subsets``: of every picture; None: as the settings say of all."""
         self.cache = cache
-        self.captions = captions
+        self.subsets = subsets or [subset_of(settings, Path())] * len(captions)
+        self._captions = captions
+        self.captions = [
+            plain_caption(caption, subset.captions)
+            for caption, subset in zip(captions, self.subsets, strict=True)
+        ]
         self.lines = lines
         self.trigger = trigger
         self.settings = settings
         self.timesteps = timesteps
+        rows = [(row, subset) for row, subset in enumerate(self.subsets) for _ in range(subset.repeats)]
+        self._own = [row for row, subset in rows if not subset.regularisation]
+        self._regular = [row for row, subset in rows if subset.regularisation]
+        self.epoch_length = len(self._own) * (2 if self._regular else 1)
 
     def rows(self, step: int) -> list[int]:
-        """The pictures of a step: every epoch is a permutation, a batch may straddle two."""
-        count = len(self.captions)
+        """The pictures of a step: every epoch is a permutation, a step may straddle two."""
+        count = self.epoch_length
         per_step = self.settings.batch_size * self.settings.accumulation
-        rows = []
-        for place in range((step - 1) * per_step, step * per_step):
-            epoch, position = divmod(place, count)
-            order = torch.randperm(count, generator=generator_at(self.settings.seed, _ORDER, epoch))
-            rows.append(int(order[position]))
-        return rows
+        first, last = (step - 1) * per_step, step * per_step
+        epochs = range(first // count, (last - 1) // count + 1)
+        stream = [row for epoch in epochs for row in self._shuffled(epoch)]
+        start = first - epochs.start * count
+        return stream[start : start + per_step]
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        """Every picture, and as many regularisation pictures, which take turns from epoch to epoch."""
+        count = len(self._own)
+        rows = list(self._own)
+        if self._regular:
+            rows += [self._regular[(epoch * count + i) % len(self._regular)] for i in range(count)]
+        order = torch.randperm(len(rows), generator=generator_at(self.settings.seed, _ORDER, epoch))
+        return [rows[place] for place in order.tolist()]
 
     def draw(self, step: int) -> list[Batch]:
-        """The micro-batches of optimizer step ``step`` (from 1).
+        """The micro-batches of optimizer step ``step`` (from 1), each of one size of latents.
 
-        Everything is drawn for the whole step, then cut: accumulation sees the samples, noise and
-        timesteps that one large batch would.
+        Pictures, prompts, noise and timesteps are drawn for the whole step, then cut: accumulation sees
+        what one large batch would. Buckets do not change which pictures meet in a step, so every picture
+        weighs the same; a step whose pictures differ in size makes smaller batches, and more of them.
         """
-        settings, rows = self.settings, self.rows(step)
+        settings, drawn = self.settings, self.rows(step)
         generator = generator_at(settings.seed, step)
-        prompts = [self._prompt(self.captions[row], generator) for row in rows]
-        views = torch.randint(self.cache.mean.shape[1], (len(rows),), generator=generator)
-        latents = self.cache.mean[rows, views]
-        if settings.latents == "sampled":
-            latents = latents + self.cache.std[rows, views] * torch.randn(latents.shape, generator=generator)
-        noise = torch.randn(latents.shape, generator=generator)
-        timesteps = torch.randint(self.timesteps, (len(rows),), generator=generator)
-        cuts = [slice(i, i + settings.batch_size) for i in range(0, len(rows), settings.batch_size)]
-        return [Batch(prompts[cut], latents[cut], noise[cut], timesteps[cut]) for cut in cuts]
+        prompts = [self._prompt(row, generator) for row in drawn]
+        views = [int(torch.randint(len(self.cache.mean[row]), (1,), generator=generator)) for row in drawn]
+        batches = []
+        for places in _alike([self.cache.size_of(row) for row in drawn]):
+            rows = [(drawn[place], views[place]) for place in places]
+            latents = torch.stack([self.cache.mean[row][view] for row, view in rows])
+            if settings.latents == "sampled":
+                std = torch.stack([self.cache.std[row][view] for row, view in rows])
+                latents = latents + std * torch.randn(latents.shape, generator=generator)
+            noise = torch.randn(latents.shape, generator=generator)
+            timesteps = torch.randint(self.timesteps, (len(rows),), generator=generator)
+            weight = torch.tensor([self._weight(row) for row, _ in rows])
+            mask = self._mask(rows, latents)
+            for i in range(0, len(rows), settings.batch_size):
+                cut = slice(i, i + settings.batch_size)
+                told = [prompts[place] for place in places[cut]]
+                masked = None if mask is None else mask[cut]
+                batches.append(Batch(told, latents[cut], noise[cut], timesteps[cut], weight[cut], masked))
+        return batches
 
-    def _prompt(self, caption: str, generator: torch.Generator) -> str:
-        line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]
-        if self.settings.drop_tags:
-            caption = drop_tags(caption, self.settings.drop_tags, generator)
-        if self.settings.shuffle_tags:
-            caption = shuffle_tags(caption, generator)
+    def _weight(self, row: int) -> float:
+        return self.settings.prior_weight if self.subsets[row].regularisation else 1.0
+
+    def _mask(self, rows: Sequence[tuple[int, int]], latents: torch.Tensor) -> torch.Tensor | None:
+        masks = self.cache.mask
+        if not any(row in masks for row, _ in rows):
+            return None
+        everywhere = torch.ones_like(latents[0, :1])
+        return torch.stack([masks[row][view] if row in masks else everywhere for row, view in rows])
+
+    def _prompt(self, row: int, generator: torch.Generator) -> str:
+        subset, line = self.subsets[row], "[filewords]"
+        if not subset.regularisation:
+            line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]
+        caption = vary_caption(self._captions[row], subset.captions, generator)
         return fill(line, name=self.trigger, filewords=caption)
+
+
+def _alike(keys: Sequence[Hashable]) -> Iterable[list[int]]:
+    """The places of equal keys together, in the order in which the keys first occur."""
+    groups: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
+    return groups.values()

@@ -15,7 +15,7 @@ from lib_ti.core.objective import Weighting, loss_weight, q_sample, squared_erro
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.core.settings import option
-from lib_ti.core.train_settings import TrainSettings
+from lib_ti.core.train_settings import PRIVATE, TrainSettings
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.formats.embedding import Embedding, safe_name
 from lib_ti.hosts.base import Host
@@ -163,15 +163,16 @@ class TextualInversion:
         predicted = self.host.predict_noise(noisy, timesteps, self.host.encode_prompts(batch.prompts))
         target = target_of(info.prediction, latents, noise, timesteps, info.alphas_cumprod)
         weight = loss_weight(self.weighting, info.prediction, timesteps, info.alphas_cumprod)
-        return weight * squared_error(predicted.float(), target)
+        mask = None if batch.mask is None else batch.mask.to(info.device)
+        return batch.weight.to(info.device) * weight * squared_error(predicted.float(), target, mask)
 
 
 def as_embedding(
     vectors: Mapping[str, torch.Tensor], host: Host, settings: InversionSettings, step: int, job: str = ""
 ) -> Embedding:
-    """The vectors as a file will carry them. The settings travel along, the picture folder does not:
+    """The vectors as a file will carry them. The settings travel along, the picture folders do not:
     where somebody keeps their pictures is nobody's business. ``job``: the id of the one that made them."""
-    told = {key: value for key, value in asdict(settings).items() if key != "images"}
+    told = {key: value for key, value in asdict(settings).items() if key not in PRIVATE}
     metadata = {
         "job": job,
         "base_model": host.info.name,

@@ -68,3 +68,14 @@ def test_x0_weighting_gives_the_error_of_the_clean_latents(prediction: Literal["
 def test_no_weighting_is_one() -> None:
     weight = loss_weight("none", "eps", torch.tensor([0, 999]), torch.linspace(0.999, 0.005, 1000))
     assert weight.tolist() == [1.0, 1.0]
+
+
+def test_a_mask_says_where_errors_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = torch.randn(2, 2, 4, 8, 8, generator=generator)
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[0, :, :, :4] = 2
+    mask[1] = 1
+    losses = squared_error(predicted, target, mask)
+    left = (predicted - target)[0, :, :, :4].pow(2).mean()
+    torch.testing.assert_close(losses, torch.stack([left, squared_error(predicted, target)[1]]))

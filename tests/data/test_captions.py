@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.data.captions import drop_tags, read_caption, shuffle_tags
+from lib_ti.data.captions import CaptionRules, plain_caption, read_caption, vary_caption
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -64,6 +65,14 @@ def test_bad_text_and_bad_regex_are_named(tmp_path: Path) -> None:
         read_caption(tmp_path / "b.png", word_regex="(a")
 
 
+def shuffle_tags(caption: str, generator: torch.Generator, **rules: object) -> str:
+    return vary_caption(caption, CaptionRules(shuffle=True, **rules), generator)
+
+
+def drop_tags(caption: str, rate: float, generator: torch.Generator, **rules: object) -> str:
+    return vary_caption(caption, CaptionRules(drop_tags=rate, **rules), generator)
+
+
 def test_shuffling_gives_every_order_equally_often() -> None:
     generator = seeded()
     counts = Counter(shuffle_tags("a,  b, c,", generator) for _ in range(6000))
@@ -77,7 +86,6 @@ def test_each_tag_is_dropped_independently_at_the_rate() -> None:
     counts = Counter(draws)
     for kept, share in {"a, b": 0.5625, "a": 0.1875, "b": 0.1875, "": 0.0625}.items():
         assert abs(counts[kept] / 8000 - share) < 0.015
-    assert drop_tags("a, b", 0.0, generator) == "a, b"
     assert drop_tags("a, b", 1.0, generator) == ""
 
 
@@ -96,5 +104,65 @@ def test_the_generator_alone_settles_the_draw(vary) -> None:
 
 
 def test_another_separator() -> None:
-    assert set(shuffle_tags("a, b; c", seeded(), ";").split("; ")) == {"a, b", "c"}
-    assert drop_tags("a, b;c", 0.0, seeded(), ";") == "a, b; c"
+    assert set(shuffle_tags("a, b; c", seeded(), separator=";").split("; ")) == {"a, b", "c"}
+    assert drop_tags("a, b; c", 1e-9, seeded(), separator=";") == "a, b; c"
+
+
+def test_without_rules_a_caption_stays_as_it_is() -> None:
+    caption = " a,b ,, {x|y}\n c ||| "
+    assert vary_caption(caption, CaptionRules(), seeded()) == caption
+
+
+def test_a_caption_is_dropped_whole_at_the_rate() -> None:
+    generator, rules = seeded(), CaptionRules(drop_caption=0.2)
+    counts = Counter(vary_caption("a, b", rules, generator) for _ in range(5000))
+    assert set(counts) == {"a, b", ""}
+    assert abs(counts[""] / 5000 - 0.2) < 0.02
+
+
+def test_each_wildcard_and_line_is_chosen_equally_often() -> None:
+    generator, rules = seeded(), CaptionRules(wildcards=True)
+    counts = Counter(vary_caption("a {b|c|} {d}\n\n e {{f|g}}", rules, generator) for _ in range(6000))
+    assert set(counts) == {"a b d", "a c d", "a  d", "e {f|g}"}
+    assert abs(counts["e {f|g}"] / 6000 - 1 / 2) < 0.03
+    assert all(abs(counts[text] / 6000 - 1 / 6) < 0.03 for text in ("a b d", "a c d", "a  d"))
+    assert vary_caption(" \n", rules, generator) == ""
+
+
+@pytest.mark.parametrize(
+    ("caption", "rules", "front", "back"),
+    [
+        ("a, b, c, d, e", CaptionRules(shuffle=True, keep_tags=2), ["a", "b"], []),
+        ("a, b ||| c, d, e", CaptionRules(shuffle=True, keep_separator="|||", keep_tags=4), ["a", "b"], []),
+        ("a ||| b, c, d ||| e", CaptionRules(shuffle=True, keep_separator="|||"), ["a"], ["e"]),
+        ("a, b, c, d, e", CaptionRules(shuffle=True, keep_separator="|||", keep_tags=1), ["a"], []),
+    ],
+)
+def test_kept_tags_stay_in_their_places(
+    caption: str, rules: CaptionRules, front: list[str], back: list[str]
+) -> None:
+    generator = seeded()
+    drawn = {vary_caption(caption, rules, generator) for _ in range(200)}
+    middle = 5 - len(front) - len(back)
+    assert len(drawn) == {2: 2, 3: 6, 4: 24}[middle]
+    for text in drawn:
+        tags = text.split(", ")
+        assert sorted(tags) == list("abcde")
+        assert tags[: len(front)] == front and tags[5 - len(back) :] == back
+    # They are not left out either.
+    dropped = vary_caption(caption, replace(rules, drop_tags=1.0), generator)
+    assert dropped == ", ".join([*front, *back])
+
+
+def test_parts_that_belong_together_stay_together() -> None:
+    rules = CaptionRules(shuffle=True, second_separator=";")
+    drawn = {vary_caption("red hair; blue eyes, hat", rules, seeded(i)) for i in range(20)}
+    assert drawn == {"red hair, blue eyes, hat", "hat, red hair, blue eyes"}
+
+
+def test_a_plain_caption_leaves_nothing_to_chance() -> None:
+    rules = CaptionRules(1.0, True, 1, "|||", True, 1.0, ",", ";")
+    assert (
+        plain_caption("zqx ||| {red|blue} hair; eyes, hat\nanother line", rules) == "zqx, red hair, eyes, hat"
+    )
+    assert plain_caption("a,b\nc", CaptionRules(shuffle=True, drop_tags=0.5)) == "a,b\nc"

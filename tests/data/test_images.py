@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lib_ti.core.errors import BadInput
-from lib_ti.data.images import find_images, image_hash, load_image
+from lib_ti.data.images import find_images, image_hash, load_image, mask_file
 
 RANDOM = np.random.default_rng(7).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -40,6 +40,16 @@ def test_images_are_sorted_naturally_and_others_are_left_out(tmp_path: Path) -> 
     (tmp_path / "folder.png" / "inside.png").touch()
     names = [path.name for path in find_images(tmp_path)]
     assert names == ["01.png", "1.png", "2.JPG", "10.png", "A2.jpeg", "a10.webp", "b.bmp"]
+
+
+def test_masks_are_no_pictures_but_found_beside_theirs(tmp_path: Path) -> None:
+    for name in ("cat.jpg", "cat_att.png", "cat_att_proc.png", "dog_att.png", "bird.png"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_images(tmp_path)] == ["bird.png", "cat.jpg", "dog_att.png"]
+    assert mask_file(tmp_path / "cat.jpg") == tmp_path / "cat_att.png"
+    assert mask_file(tmp_path / "bird.png") is None
+    (tmp_path / "bird_att.jpeg").touch()
+    assert mask_file(tmp_path / "bird.png") == tmp_path / "bird_att.jpeg"
 
 
 def test_no_images_is_one_sentence_that_says_what_was_found(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""What has been found out about picture files, so that a second start need not read them again."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.files import write_text
+from lib_ti.data.buckets import Size
+from lib_ti.data.images import image_hash, upright_size
+
+# A file changed twice within the clock's grain looks unchanged the second time.
+_SETTLED_NS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Facts:
+    """``content``: SHA-256 of the file's bytes; ``size``: of the upright picture."""
+
+    content: str
+    size: Size
+    mask: str = ""  # the content of the file with its mask
+
+
+class KnownFiles:
+    """Facts of picture files, remembered in ``file`` by path, length and time of change."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known = _read(file)
+        self._new = False
+
+    def facts(self, path: Path) -> Facts:
+        """The facts of the picture at ``path``. Raises BadInput where it cannot be read."""
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise BadInput(
+                f"{path} cannot be read ({error.strerror}); check that it is still there."
+            ) from error
+        key, stamp = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+        match self._known.get(key):
+            case [length, changed, str(content), int(width), int(height)] if [length, changed] == stamp:
+                return Facts(content, (width, height))
+        found = Facts(image_hash(path), upright_size(path))
+        if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
+            self._known[key] = [*stamp, found.content, *found.size]
+            self._new = True
+        return found
+
+    def save(self) -> None:
+        """Write down what is new, and forget files that are gone."""
+        if self._new:
+            there = {key: entry for key, entry in self._known.items() if Path(key).exists()}
+            write_text(self._file, json.dumps(there, ensure_ascii=False))
+            self._new = False
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What was written down; nothing where that cannot be read, for it can be found out again."""
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

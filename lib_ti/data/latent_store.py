@@ -1,0 +1,67 @@
+"""Encoded pictures on disk, for the jobs to come. The folder may be deleted at any time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lib_ti.core.files import write_atomically
+from lib_ti.core.randomness import generator_at
+
+log = logging.getLogger(__name__)
+
+# Pixels (b, 3, h, w), -1..1 -> mean and std of the latents, scaled, (b, c, h/8, w/8).
+Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+_LAYOUT = "1"  # changes whenever the same picture would be encoded or stored otherwise
+_PROBE_SIDE = 64  # pixels
+
+
+class LatentStore:
+    """Tensors by what they were made from: ``<folder>/<encoder>/<key>.safetensors``.
+
+    An encoder is known by its answer to a fixed picture: a checkpoint's name or hash would not tell
+    which VAE a program has put in its place, nor that two checkpoints share one, nor its precision.
+    """
+
+    def __init__(self, folder: Path, encode: Encode) -> None:
+        self._folder = folder
+        self._encode = encode
+        self._writable = True
+
+    @cached_property
+    def _encoder(self) -> str:
+        pixels = torch.rand(1, 3, _PROBE_SIDE, _PROBE_SIDE, generator=generator_at(0)) * 2 - 1
+        answer = torch.cat([part.float().cpu() for part in self._encode(pixels)])
+        return hashlib.sha256(answer.contiguous().numpy().tobytes()).hexdigest()[:16]
+
+    def _file(self, made_from: object) -> Path:
+        key = hashlib.sha256(json.dumps([_LAYOUT, made_from]).encode()).hexdigest()
+        return self._folder / self._encoder / f"{key}.safetensors"
+
+    def load(self, made_from: object, names: set[str]) -> dict[str, torch.Tensor] | None:
+        """The tensors called ``names``; None where they are not there, or not whole."""
+        try:
+            found = load_file(self._file(made_from))
+        except (OSError, SafetensorError, ValueError):
+            return None
+        sound = all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in found.values())
+        return found if sound and found.keys() == names else None
+
+    def save(self, made_from: object, tensors: dict[str, torch.Tensor]) -> None:
+        """Keep tensors, whole or not at all. A disk that takes no more is told of once."""
+        if not self._writable:
+            return
+        try:
+            write_atomically(self._file(made_from), lambda path: save_file(tensors, path))
+        except (OSError, SafetensorError) as error:
+            self._writable = False
+            log.warning("encoded pictures are not kept for the next start: %s", error)

@@ -1,0 +1,92 @@
+"""Latents of the training pictures: each view of a picture is encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+
+import torch
+
+from lib_ti.data.buckets import Size
+from lib_ti.data.images import open_image, to_pixels
+from lib_ti.data.latent_store import Encode, LatentStore
+from lib_ti.data.masks import load_mask, to_weights
+from lib_ti.data.views import Framed, View
+
+_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # ITU-R BT.601, as Pillow's "L"
+
+# Of every picture one tensor; pictures of one size may share a larger one.
+Rows = torch.Tensor | Sequence[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """``mean`` and ``std`` of every picture, each (views, c, h, w), float32, on the CPU.
+
+    ``mask``: (views, 1, h, w) of those that have one; see ``lib_ti.data.masks``.
+    """
+
+    mean: Rows
+    std: Rows
+    mask: Mapping[int, torch.Tensor] = field(default_factory=dict)
+
+    def size_of(self, row: int) -> torch.Size:
+        """(c, h, w) of a picture's latents."""
+        return self.mean[row].shape[1:]
+
+
+def cache_latents(
+    pictures: Sequence[Framed], encode: Encode, store: LatentStore | None = None
+) -> LatentCache:
+    """Encode every view of every picture that ``store`` does not have yet, and add it there.
+
+    One view at a time: a VAE at full size is the peak of memory.
+    Raises BadInput at a picture that cannot be read.
+    """
+    means, stds, masks = [], [], {}
+    for row, picture in enumerate(pictures):
+        parts = [_encoded(picture, view, encode, store) for view in picture.views]
+        means.append(torch.stack([part["mean"] for part in parts]))
+        stds.append(torch.stack([part["std"] for part in parts]))
+        if picture.mask or picture.alpha_mask:
+            size = (means[-1].shape[-1], means[-1].shape[-2])
+            views = [_weights(picture, view, size, store) for view in picture.views]
+            if len(views[0]):
+                masks[row] = torch.stack(views)
+    return LatentCache(means, stds, masks)
+
+
+def _encoded(
+    picture: Framed, view: View, encode: Encode, store: LatentStore | None
+) -> dict[str, torch.Tensor]:
+    made_from = [picture.content, picture.size, astuple(view)]
+    found = store.load(made_from, {"mean", "std"}) if store else None
+    if found is None:
+        pixels = to_pixels(open_image(picture.path), *picture.size, view.place)
+        if view.grey:
+            pixels = (pixels * _LUMA).sum(0, keepdim=True).expand_as(pixels)
+        mean, std = encode((pixels.flip(-1) if view.mirrored else pixels)[None])
+        found = {"mean": mean[0].float().cpu().contiguous(), "std": std[0].float().cpu().contiguous()}
+        if store:
+            store.save(made_from, found)
+    return found
+
+
+def _weights(picture: Framed, view: View, size: Size, store: LatentStore | None) -> torch.Tensor:
+    """The mask at the latents' size (w, h), (1, h, w); (0,) where the picture has none."""
+    made_from = [
+        "mask",
+        picture.content,
+        picture.mask_content,
+        picture.alpha_mask,
+        picture.size,
+        astuple(view),
+    ]
+    found = store.load(made_from, {"mask"}) if store else None
+    if found is None:
+        mask = load_mask(open_image(picture.path), picture.path, picture.mask, picture.alpha_mask)
+        weights = torch.zeros(0) if mask is None else to_weights(mask, *size, view.place)
+        found = {"mask": (weights.flip(-1) if view.mirrored else weights).contiguous()}
+        if store:
+            store.save(made_from, found)
+    return found["mask"]

@@ -1,0 +1,221 @@
+"""Data set files of sd-scripts: its TOML or JSON, with the meaning it has there.
+
+A key is looked for in the subset, its dataset, [general], the settings, and last among the defaults of
+sd-scripts. What that file can ask for and is not to be had here is refused by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.settings import build, option, options_of
+from lib_ti.core.train_settings import PictureSettings
+from lib_ti.data.captions import read_text
+from lib_ti.data.dataset import Subset, subset_of
+
+_RANDOM_CROPS = 4  # in the place of a new cut at every step
+
+# Keys that are settings of ours under another name.
+_DATASET_SETTINGS = {
+    "enable_bucket": "buckets",
+    "min_bucket_reso": "bucket_min",
+    "max_bucket_reso": "bucket_max",
+    "bucket_reso_steps": "bucket_step",
+}
+_SUBSET_SETTINGS = {
+    "shuffle_caption": "shuffle_tags",
+    "keep_tokens": "keep_tags",
+    "keep_tokens_separator": "keep_separator",
+    "secondary_separator": "second_separator",
+    "caption_separator": "caption_separator",
+    "enable_wildcard": "wildcards",
+    "caption_prefix": "caption_prefix",
+    "caption_suffix": "caption_suffix",
+    "caption_dropout_rate": "drop_captions",
+    "caption_tag_dropout_rate": "drop_tags",
+    "flip_aug": "flip",
+    "alpha_mask": "alpha_mask",
+}
+# What sd-scripts takes where neither the file nor a changed setting says anything.
+_DEFAULTS: Mapping[str, Any] = {"buckets": False, "bucket_min": 256, "bucket_max": 1024, "bucket_step": 64}
+# Keys of which we have this one value only; None: leave it out.
+_FIXED: Mapping[str, Any] = {
+    "network_multiplier": 1.0,
+    "validation_split": 0.0,
+    "resize_interpolation": None,
+    "color_aug": False,
+    "face_crop_aug_range": None,
+    "token_warmup_step": 0,
+    "caption_dropout_every_n_epochs": 0,
+    "custom_attributes": {},
+    "metadata_file": None,
+    "conditioning_data_dir": None,
+}
+# Keys that change nothing here: each belongs to a fixed one, or to a cache of sd-scripts.
+_IDLE = {"validation_seed", "token_warmup_min", "cache_info"}
+
+
+@dataclass(frozen=True)
+class _DatasetKeys:
+    """Keys of a dataset that are not settings of ours."""
+
+    batch_size: int = option(1, "", group="", low=1, high=256)
+    bucket_no_upscale: bool = option(False, "", group="")
+
+
+@dataclass(frozen=True)
+class _SubsetKeys:
+    """Keys of a subset that are not settings of ours."""
+
+    num_repeats: int = option(1, "", group="", low=1)
+    is_reg: bool = option(False, "", group="")
+    class_tokens: str = option("", "", group="")
+    caption_extension: str = option(".caption", "", group="")
+    random_crop: bool = option(False, "", group="")
+
+
+def _same_names(kind: type) -> dict[str, str]:
+    return {name: name for name in options_of(kind)}
+
+
+_IN_DATASET = {
+    *_DATASET_SETTINGS, *_same_names(_DatasetKeys), "resolution",
+    "network_multiplier", "validation_split", "validation_seed", "resize_interpolation",
+}  # fmt: skip
+_IN_SUBSET = {
+    *_SUBSET_SETTINGS, *_same_names(_SubsetKeys), *_FIXED.keys() - {"network_multiplier", "validation_split"},
+    *_IDLE - {"validation_seed"},
+}  # fmt: skip
+_OWN = {"image_dir", "is_reg", "class_tokens", "metadata_file", "conditioning_data_dir"}  # not inherited
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """A file's subsets, regularisation pictures last. ``batch_size``: None where it does not say."""
+
+    subsets: list[Subset]
+    batch_size: int | None
+    text: str
+
+
+def read_dataset_config(settings: PictureSettings) -> DatasetConfig:
+    """The file that ``settings.dataset_config`` names. Raises BadInput by file and key."""
+    path = Path(settings.dataset_config).expanduser()
+    text = read_text(path)
+    config = _parse(path, text)
+    _refuse_unknown(f"{path}", config, {"general", "datasets"})
+    general = config.get("general", {})
+    _refuse_unknown(f"{path}, [general]", general, (_IN_DATASET | _IN_SUBSET) - _OWN)
+    changed = {field.name for field in fields(settings) if getattr(settings, field.name) != field.default}
+    base = replace(settings, **{name: value for name, value in _DEFAULTS.items() if name not in changed})
+    subsets: list[Subset] = []
+    sizes = set()
+    for dataset in config.get("datasets", []):
+        where = f"{path}, [[datasets]]"
+        _refuse_unknown(where, dataset, (_IN_DATASET | _IN_SUBSET | {"subsets"}) - _OWN)
+        shared = {**general, **{key: value for key, value in dataset.items() if key != "subsets"}}
+        sizes.add(shared.get("batch_size"))
+        found: dict[Path, Subset] = {}
+        for subset in dataset.get("subsets", []):
+            where = f"{path}, [[datasets.subsets]]"
+            _refuse_unknown(where, subset, _IN_SUBSET | {"image_dir"})
+            made = _subset(where, {**shared, **subset}, base, path.parent)
+            found.setdefault(made.folder, made)  # sd-scripts too takes the first of a folder
+        subsets += found.values()
+    if not subsets:
+        raise BadInput(f"{path} names no pictures; expected [[datasets]] with [[datasets.subsets]] in it.")
+    if len(sizes) > 1:
+        raise BadInput(f"{path}: the datasets differ in batch_size; expected the same for all of them.")
+    subsets.sort(key=lambda subset: subset.regularisation)
+    return DatasetConfig(subsets, sizes.pop(), text)
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text) if path.suffix.lower() == ".json" else _toml().loads(text)
+    except ValueError as error:  # of which both parsers' errors are
+        raise BadInput(f"{path} cannot be read ({error}); mend it, or leave it out.") from error
+    tables = config.get("datasets", []) if isinstance(config, dict) else None
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise BadInput(f"{path} is no data set file; expected [[datasets]] with [[datasets.subsets]] in it.")
+    return config
+
+
+def _toml() -> Any:
+    for name in ("tomllib", "tomli"):  # the first comes with Python 3.11
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    raise BadInput(
+        "This Python cannot read TOML; install tomli, take Python 3.11 or later, or write the file as JSON."
+    )
+
+
+def _refuse_unknown(where: str, table: Any, known: set[str]) -> None:
+    if not isinstance(table, dict):
+        raise BadInput(f"{where}: got {table!r}, expected a table of keys.")
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise BadInput(
+            f"{where}: unknown key {', '.join(unknown)}; expected some of {', '.join(sorted(known))}."
+        )
+
+
+def _subset(where: str, keys: Mapping[str, Any], base: PictureSettings, beside: Path) -> Subset:
+    for key, only in _FIXED.items():
+        if key in keys and keys[key] != only:
+            raise BadInput(f"{where}: {key} = {keys[key]!r} is not available here; leave it out.")
+    if not isinstance(keys.get("image_dir"), str):
+        raise BadInput(f"{where}: image_dir is missing; give the folder with the pictures.")
+    told = _told(where, PictureSettings, {**_DATASET_SETTINGS, **_SUBSET_SETTINGS}, keys)
+    settings = replace(base, **told, **_size(where, keys))
+    dataset = _DatasetKeys(**_told(where, _DatasetKeys, _same_names(_DatasetKeys), keys))
+    subset = _SubsetKeys(**_told(where, _SubsetKeys, _same_names(_SubsetKeys), keys))
+    if dataset.bucket_no_upscale:
+        settings = replace(settings, bucket_enlarge=False)
+    if subset.random_crop:
+        settings = replace(settings, random_crops=settings.random_crops or _RANDOM_CROPS)
+    return replace(
+        subset_of(settings, _folder(keys["image_dir"], beside)),
+        repeats=subset.num_repeats,
+        regularisation=subset.is_reg,
+        class_words=subset.class_tokens,
+        caption_extension=subset.caption_extension,
+        first_line=not settings.wildcards,
+    )
+
+
+def _told(where: str, kind: type, names: Mapping[str, str], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``kind`` that ``keys`` give, by ``names`` (key -> field), each of the right type."""
+    told = {}
+    for key, name in names.items():
+        if key in keys:
+            try:
+                told[name] = getattr(build(kind, {name: keys[key]}), name)
+            except BadInput as error:
+                raise BadInput(f"{where}: {key}: {str(error).partition(': ')[2]}") from error
+    return told
+
+
+def _size(where: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Width and height: ``resolution`` is a number or two."""
+    if "resolution" not in keys:
+        return {}
+    match keys["resolution"]:
+        case int(side) if side > 0 and not isinstance(side, bool):
+            return {"width": side, "height": side}
+        case [int(width), int(height)] if width > 0 and height > 0:
+            return {"width": width, "height": height}
+    raise BadInput(f"{where}: resolution: got {keys['resolution']!r}, expected 512 or [512, 768].")
+
+
+def _folder(image_dir: str, beside: Path) -> Path:
+    """As it is written; or beside the file, where there is only that."""
+    folder = Path(image_dir).expanduser()
+    return folder if folder.exists() or not (beside / folder).exists() else beside / folder

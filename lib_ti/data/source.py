@@ -1,0 +1,112 @@
+"""What a job learns from: the user's pictures and captions, found, checked and made ready."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.train_settings import PictureSettings, TrainSettings
+from lib_ti.data.buckets import bucket_table
+from lib_ti.data.captions import plain_caption
+from lib_ti.data.dataset import Picture, read_pictures, subsets_of
+from lib_ti.data.known_files import Facts, KnownFiles
+from lib_ti.data.latent_store import Encode, LatentStore
+from lib_ti.data.latents import cache_latents
+from lib_ti.data.samples import TrainingSet
+from lib_ti.data.sd_scripts_config import read_dataset_config
+from lib_ti.data.views import Framed, frame
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything of the user's that a job reads, found and checked before anything is written."""
+
+    pictures: Sequence[Picture]
+    facts: Sequence[Facts]  # of each picture's file
+    lines: Sequence[str]  # of the template
+    batch_size: int | None = None  # of the data set file; it goes before the settings'
+    config: str = ""  # its text
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """What [filewords] can be, with nothing left to chance."""
+        own = (picture for picture in self.pictures if not picture.subset.regularisation)
+        return [plain_caption(picture.caption, picture.subset.captions) for picture in own]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of pictures, captions and template: a resumed job must find the same."""
+        contents = (known.content + known.mask for known in self.facts)
+        captions = (picture.caption for picture in self.pictures)
+        return hashlib.sha256(
+            "\n".join([*contents, *captions, *self.lines, *filter(None, [self.config])]).encode()
+        ).hexdigest()
+
+
+def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> Source:
+    """The source that the settings name. ``kept``: the folder of what is remembered of earlier jobs.
+
+    Raises BadInput.
+    """
+    if not settings.dataset_config:
+        subsets, batch_size, text = subsets_of(settings), None, ""
+    elif settings.images or settings.reg_images:
+        raise BadInput("dataset-config names the pictures; leave out images and reg-images.")
+    else:
+        config = read_dataset_config(settings)
+        subsets, batch_size, text = config.subsets, config.batch_size, config.text
+    pictures = read_pictures(subsets, settings)
+    if all(picture.subset.regularisation for picture in pictures):
+        raise BadInput(
+            f"{settings.dataset_config} has regularisation pictures only; add what is to be learned."
+        )
+    files = KnownFiles(kept / "files.json")
+    facts = []
+    for picture in pictures:
+        known = files.facts(picture.path)
+        facts.append(replace(known, mask=files.facts(picture.mask).content) if picture.mask else known)
+    files.save()
+    return Source(pictures, facts, lines, batch_size, text)
+
+
+def make_samples(
+    source: Source,
+    settings: TrainSettings,
+    trigger: str,
+    *,
+    native: int,
+    grain: int,
+    timesteps: int,
+    encode: Encode,
+    kept: Path,
+) -> tuple[TrainingSet, list[str]]:
+    """The training set, its pictures encoded, and what is to be said of them.
+
+    ``native``: the model's side; ``grain``: pixels a latent; ``kept``: the folder of encoded pictures.
+    Raises BadInput at a picture that cannot be read.
+    """
+    if source.batch_size:
+        settings = replace(settings, batch_size=source.batch_size)
+    framed = frame(source.pictures, source.facts, native, grain, settings.seed)
+    cache = cache_latents(framed, encode, LatentStore(kept, encode) if settings.keep_latents else None)
+    captions = [picture.caption for picture in source.pictures]
+    subsets = [picture.subset for picture in source.pictures]
+    samples = TrainingSet(cache, captions, source.lines, trigger, settings, timesteps, subsets)
+    return samples, _said(source, framed, len(cache.mask))
+
+
+def _said(source: Source, framed: Sequence[Framed], masked: int) -> list[str]:
+    said = bucket_table([known.size for known in source.facts], [picture.size for picture in framed])
+    if masked:
+        said.append(f"loss masks: {masked} of {len(framed)} pictures have one")
+    regular = sum(picture.subset.regularisation for picture in source.pictures)
+    if regular:
+        said.append(
+            f"regularisation pictures: {regular}, in turn with the others ({len(framed) - regular}); their "
+            "captions are their prompts, and one without the new word teaches an embedding nothing"
+        )
+    return said
