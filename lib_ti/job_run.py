@@ -17,7 +17,7 @@ from lib_ti.core.errors import JobFailed
 from lib_ti.core.files import write_atomically
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Loop, Progress
-from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.core.schedule import learning_rate_of
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.templates import fill
 from lib_ti.formats.embedding import write_safetensors
@@ -97,7 +97,7 @@ class Run:
         self.started = time.monotonic()
         self.recent: deque[float] = deque(maxlen=50)
         self.method = TextualInversion(host, settings, samples, start)
-        self.loop = Loop(self.method, parse_learning_rate(settings.learning_rate), job.load_state())
+        self.loop = Loop(self.method, learning_rate_of(settings), job.load_state())
         job.forget_losses_after(self.loop.step)
 
     def execute(self, stopped: Callable[[], bool]) -> Outcome:

@@ -57,9 +57,29 @@ class LearningSettings:
     steps: int = option(600, "Optimizer steps in all.", group="length", low=1, high=1_000_000, basic=True)
     learning_rate: str = option(
         "0.01:300, 0.002",
-        "A rate, or stages as rate:last step, e.g. 0.005:100, 1e-3:1000, 1e-4.",
+        "A rate, or stages as rate:last step, e.g. 0.005:100, 1e-3:1000, 1e-4. An end with a point is a "
+        "share of all steps: 0.1:0.2, 0.01:0.5, 0.001.",
         group="learning",
         basic=True,
+    )
+    decay: str = option(
+        "constant",
+        "How the learning rate falls over the job, on top of its stages.",
+        group="learning",
+        choices=("constant", "linear", "cosine", "cosine-restarts", "polynomial"),
+        label="Learning rate decay",
+    )
+    warmup: str = option(
+        "0",
+        "Steps over which the learning rate rises from zero; with a point a share of all steps, e.g. 0.1.",
+        group="learning",
+        label="Learning rate warm-up",
+    )
+    decay_cycles: int = option(
+        1, "Falls of cosine-restarts.", group="learning", low=1, high=1000, label="Cosine restarts"
+    )
+    decay_power: float = option(
+        2.0, "Exponent of polynomial.", group="learning", low=0.1, high=10, label="Polynomial power"
     )
     batch_size: int = option(
         1,

@@ -13,7 +13,7 @@ import torch
 from lib_ti.core.errors import BadInput
 from lib_ti.core.objective import Weighting, loss_weight, q_sample, squared_error, target_of
 from lib_ti.core.randomness import generator_at
-from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.core.schedule import learning_rate_of
 from lib_ti.core.settings import option
 from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.samples import Batch, TrainingSet
@@ -97,7 +97,7 @@ def relative_travel(host: Host, settings: InversionSettings) -> float:
 
     Adam moves an element by at most about the learning rate a step, a vector of d by sqrt(d) of it.
     """
-    travel = parse_learning_rate(settings.learning_rate).travel(settings.steps)
+    travel = learning_rate_of(settings).travel(settings.steps)
     shares = []
     for encoder, width in host.info.text_encoders.items():
         norm = float(host.token_vectors(encoder).norm(dim=1).median())
