@@ -97,7 +97,7 @@ class Run:
         self.started = time.monotonic()
         self.recent: deque[float] = deque(maxlen=50)
         self.method = TextualInversion(host, settings, samples, start)
-        self.loop = Loop(self.method, learning_rate_of(settings), job.load_state())
+        self.loop = Loop(self.method, learning_rate_of(settings), job.load_state(), settings)
         job.forget_losses_after(self.loop.step)
 
     def execute(self, stopped: Callable[[], bool]) -> Outcome:
@@ -141,14 +141,15 @@ class Run:
         return self._save_embedding(copy_of(self.job, self.settings.name, self.loop.step))
 
     def _save_embedding(self, path: Path) -> Path:
-        made = as_embedding(self.method.vectors, self.host, self.settings, self.loop.step, self.job.id)
+        made = as_embedding(self.loop.result(), self.host, self.settings, self.loop.step, self.job.id)
         write_safetensors(made, path)
         return path
 
     def _preview(self, step: int) -> None:
         """Draw and keep pictures; no picture is worth the run, so one that fails is skipped."""
         try:
-            images = self.host.sample(_preview_request(self.host, self.settings, self.samples))
+            with self.loop.showing_result():
+                images = self.host.sample(_preview_request(self.host, self.settings, self.samples))
         except Exception as error:
             reason = _MEMORY_REMEDY if _out_of_memory(error) else error
             self.report(Message(f"the preview of step {step} was skipped: {reason}"))

@@ -12,7 +12,7 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
-from lib_ti.core.schedule import learning_rate_of
+from lib_ti.core.loop import check_learning
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.captions import read_caption
 from lib_ti.data.images import find_images, image_hash
@@ -105,7 +105,7 @@ def start(
     with host.lend(), memory_told():
         check_name(host, settings.name)
         check_sampler(settings, host.sampler_names())
-        rate = learning_rate_of(settings)
+        rate = check_learning(settings)
         source = read_source(settings, folders)
         target = check_target(settings, folders)
         # The prompts are checked before the pictures are encoded.

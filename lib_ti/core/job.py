@@ -7,7 +7,7 @@ import csv
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically, write_text
+from lib_ti.core.optimizers import OptimizerState
 
 
 @dataclass
@@ -25,7 +26,9 @@ class TrainState:
 
     step: int
     parameters: dict[str, torch.Tensor]
-    optimizer: dict[str, dict[str, torch.Tensor]]  # parameter name -> its optimizer tensors
+    optimizer: OptimizerState
+    # What else goes with the parameters: kind ("average", "start", ...) -> parameter name -> tensor.
+    beside: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,29 +102,33 @@ class Job:
         return _read_json(self.folder / "settings.json")
 
     def save_state(self, state: TrainState) -> None:
-        """Replace the saved state, whole or not at all."""
-        tensors = {f"parameter/{name}": value for name, value in state.parameters.items()}
-        for name, slots in state.optimizer.items():
-            tensors |= {f"optimizer/{name}/{slot}": value for slot, value in slots.items()}
-        on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        metadata = {"step": str(state.step)}
-        write_atomically(self._state_file, lambda path: save_file(on_cpu, path, metadata))
+        """Replace the saved state, whole or not at all. Numbers are written as JSON: Python reads the
+        same float back that it wrote."""
+        values: dict[str, Any] = {f"parameter/{name}": value for name, value in state.parameters.items()}
+        for kind, named in (("optimizer", state.optimizer), ("beside", state.beside)):
+            values |= {f"{kind}/{a}/{b}": value for a, inner in named.items() for b, value in inner.items()}
+        tensors = {key: v.detach().cpu().contiguous() for key, v in values.items() if torch.is_tensor(v)}
+        numbers = {key: v for key, v in values.items() if not torch.is_tensor(v)}
+        metadata = {"step": str(state.step), "numbers": json.dumps(numbers)}
+        write_atomically(self._state_file, lambda path: save_file(tensors, path, metadata))
 
     def load_state(self) -> TrainState | None:
         """The saved state; None before the first save. Raises BadInput for a file that is not one."""
         if not self._state_file.exists():
             return None
-        state = TrainState(0, {}, {})
         try:
             with safe_open(self._state_file, "pt") as file:
-                state.step = int(file.metadata()["step"])
-                for key in file.keys():
-                    kind, name, *slot = key.split("/")
-                    if kind == "parameter":
-                        state.parameters[name] = file.get_tensor(key)
-                    else:
-                        state.optimizer.setdefault(name, {})[slot[0]] = file.get_tensor(key)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                state = TrainState(int(file.metadata()["step"]), {}, {})
+                values = json.loads(file.metadata().get("numbers", "{}"))
+                values |= {key: file.get_tensor(key) for key in file.keys()}
+            nested = {"optimizer": state.optimizer, "beside": state.beside}
+            for key, value in values.items():
+                kind, name, *inner = key.split("/")
+                if kind == "parameter":
+                    state.parameters[name] = value
+                else:
+                    nested[kind].setdefault(name, {})[inner[0]] = value
+        except (SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
             raise BadInput(
                 f"{self._state_file} is not a saved state ({error}); start the job anew."
             ) from error

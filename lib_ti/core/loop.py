@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -11,7 +12,9 @@ import torch
 
 from lib_ti.core.errors import JobFailed
 from lib_ti.core.job import TrainState
-from lib_ti.core.schedule import LearningRate
+from lib_ti.core.optimizers import make_optimizer, restore_state, result_of, state_of
+from lib_ti.core.schedule import LearningRate, Stages, learning_rate_of, parse_stages
+from lib_ti.core.train_settings import LearningSettings
 
 CHECK_EVERY = 10  # steps between looks at the loss: each one waits for the device
 GRADIENT_STEPS = 10  # steps within which every row must have had a gradient
@@ -76,16 +79,41 @@ class _GradientWatch:
         self.satisfied = True
 
 
+def check_learning(settings: LearningSettings) -> LearningRate:
+    """The learning rate of the settings, once everything else a loop makes of them is known to be good.
+
+    Raises BadInput.
+    """
+    rate = learning_rate_of(settings)
+    _clip_stages(settings)
+    make_optimizer(settings.optimizer, settings.optimizer_args, {"": torch.zeros(1, 1)}, rate.at(1))
+    return rate
+
+
+def _clip_stages(settings: LearningSettings) -> Stages:
+    return parse_stages(settings.clip_at, "clip-at").over(settings.steps)
+
+
 class Loop:
     """Optimizer steps from a state to the last one, with a way back to the last good state."""
 
-    def __init__(self, method: Method, rate: LearningRate, state: TrainState | None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        rate: LearningRate,
+        state: TrainState | None,
+        settings: LearningSettings | None = None,
+    ) -> None:
+        """``settings``: of optimizer and clipping; their defaults if none. Raises BadInput."""
+        self.settings = settings or LearningSettings()
         self.method = method
         self.rate = rate
+        self.clip_at = _clip_stages(self.settings)
         self.parameters = dict(method.parameters())
         self.step = 0
-        # One group a parameter, plain AdamW without decay: vectors have no reason to shrink.
-        self.optimizer = torch.optim.AdamW(list(self.parameters.values()), lr=rate.at(1), weight_decay=0.0)
+        self.optimizer = make_optimizer(
+            self.settings.optimizer, self.settings.optimizer_args, self.parameters, rate.at(1)
+        )
         if state is not None:
             self.restore(state)
         self.good = self.snapshot()
@@ -95,24 +123,33 @@ class Loop:
         return TrainState(
             self.step,
             {name: p.detach().clone() for name, p in self.parameters.items()},
-            {
-                name: {slot: v.clone() for slot, v in self.optimizer.state[p].items() if torch.is_tensor(v)}
-                for name, p in self.parameters.items()
-                if p in self.optimizer.state
-            },
+            state_of(self.optimizer, self.parameters),
         )
 
     def restore(self, state: TrainState) -> None:
         """Go back, or on, to ``state``."""
         self.step = state.step
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(state.parameters[name])
-                if name in state.optimizer:
-                    slots = {k: v.clone() for k, v in state.optimizer[name].items()}
-                    # AdamW keeps its step count on the CPU, its averages beside the parameter.
-                    moved = {k: v if v.dim() == 0 else v.to(parameter.device) for k, v in slots.items()}
-                    self.optimizer.state[parameter] = moved
+        self._set(state.parameters)
+        restore_state(self.optimizer, self.parameters, state.optimizer)
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """Copies of what training has arrived at, which need not be where its next step starts."""
+        return result_of(self.optimizer, self.parameters)
+
+    @contextmanager
+    def showing_result(self) -> Iterator[None]:
+        """Inside, the parameters hold the result; afterwards they are what they were, to the bit."""
+        kept = {name: p.detach().clone() for name, p in self.parameters.items()}
+        try:
+            self._set(self.result())
+            yield
+        finally:
+            self._set(kept)
+
+    @torch.no_grad()
+    def _set(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
 
     def take_step(self) -> torch.Tensor:
         """One optimizer step; returns the mean loss, on the device."""
@@ -132,6 +169,10 @@ class Loop:
         return total
 
     def apply_gradients(self) -> None:
+        if self.settings.clip == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters.values(), self.clip_at.at(self.step))
+        elif self.settings.clip == "norm":
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_at.at(self.step))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -81,6 +81,32 @@ class LearningSettings:
     decay_power: float = option(
         2.0, "Exponent of polynomial.", group="learning", low=0.1, high=10, label="Polynomial power"
     )
+    optimizer: str = option(
+        "AdamW",
+        "AdamW, AdamW8bit, PagedAdamW, PagedAdamW8bit, Lion, Adafactor, Prodigy (learning rate 1.0), "
+        "AdamWScheduleFree, or a class by its full name, e.g. torch.optim.RAdam. What AdamW saves in 8 bits "
+        "is nothing for a few vectors.",
+        group="learning",
+    )
+    optimizer_args: str = option(
+        "",
+        "More for the optimizer, e.g. betas=(0.9, 0.99) eps=1e-6, or a JSON object.",
+        group="learning",
+        label="Optimizer arguments",
+    )
+    clip: str = option(
+        "none",
+        "Limit gradients: every value of them, or the norm of all together.",
+        group="learning",
+        choices=("none", "value", "norm"),
+        label="Gradient clipping",
+    )
+    clip_at: str = option(
+        "1.0",
+        "The limit: a number, or stages as for the learning rate.",
+        group="learning",
+        label="Clip gradients at",
+    )
     batch_size: int = option(
         1,
         "Pictures that go through the model together.",

@@ -12,6 +12,7 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.objective import Weighting, loss_weight, q_sample, squared_error, target_of
+from lib_ti.core.optimizers import KNOWN, known_as
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.schedule import learning_rate_of
 from lib_ti.core.settings import option
@@ -95,7 +96,8 @@ def check_name(host: Host, name: str) -> None:
 def relative_travel(host: Host, settings: InversionSettings) -> float:
     """How far the vectors can move, as a share of the vocabulary's median norm.
 
-    Adam moves an element by at most about the learning rate a step, a vector of d by sqrt(d) of it.
+    Adam moves an element by at most about the learning rate a step, a vector of d by sqrt(d) of it; an
+    optimizer that finds its own rate or takes the gradient as it is does not keep to this.
     """
     travel = learning_rate_of(settings).travel(settings.steps)
     shares = []
@@ -119,6 +121,13 @@ def preflight(host: Host, settings: InversionSettings, prompts: Sequence[str]) -
     said = [f"trigger {settings.name!r} found in {found} of {len(prompts)} prompts"]
     if found < len(prompts):
         said[0] += "; steps with the others teach nothing"
+    known = known_as(settings.optimizer)
+    if known is KNOWN["Prodigy"] and learning_rate_of(settings).at(1) < 0.1:
+        said.append(
+            "warning: Prodigy multiplies the rate it finds by learning-rate, which should be about 1.0"
+        )
+    if known is None or not known.moves_by_rate:
+        return said
     travel = relative_travel(host, settings)
     reach = f"{travel:.0%} of" if travel < 1 else f"{travel:.0f} times"
     said.append(f"vectors can move {reach} a word's usual length")

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
-from lib_ti.core.errors import JobFailed
+from lib_ti.core.errors import BadInput, JobFailed
 from lib_ti.core.job import TrainState
-from lib_ti.core.loop import Loop, Progress
+from lib_ti.core.loop import Loop, Progress, check_learning
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.core.train_settings import LearningSettings
 
 
 class Line:
@@ -102,3 +103,55 @@ def test_due_steps_are_reported_at_once() -> None:
     loop = Loop(Line(), parse_learning_rate("0.1"), None)
     loop.run(30, due=lambda s: s == 17, on_progress=lambda p: seen.append(p.step), stopped=lambda: False)
     assert seen == [10, 17, 20, 30]
+
+
+@pytest.mark.parametrize("clip", ["value", "norm"])
+def test_gradients_are_clipped_on_their_own_schedule(clip: str) -> None:
+    """Plain descent at rate 1 moves by the gradient itself, so the move tells what was left of it."""
+    settings = LearningSettings(
+        steps=4, optimizer="torch.optim.SGD", clip=clip, clip_at="0.01:0.5, 0.001", learning_rate="1"
+    )
+    method = Line()
+    loop = Loop(method, parse_learning_rate("1"), None, settings)
+    for limit in (0.01, 0.01, 0.001, 0.001):
+        before = method.weights.detach().clone()
+        loop.take_step()
+        gradient = method.weights.grad.clone()
+        loop.apply_gradients()
+        expected = gradient.clamp(-limit, limit) if clip == "value" else gradient * limit / gradient.norm()
+        assert gradient.norm() > 1
+        torch.testing.assert_close(before - method.weights, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_a_job_that_shows_its_result_on_the_way_ends_the_same() -> None:
+    """Schedule-free learns at one place and evaluates at another."""
+    pytest.importorskip("schedulefree")
+    settings = LearningSettings(optimizer="AdamWScheduleFree")
+    ends = []
+    for shows in (False, True):
+        method = Line()
+        loop = Loop(method, parse_learning_rate("0.1"), None, settings)
+        for _ in range(9):
+            loop.take_step()
+            loop.apply_gradients()
+            if shows:
+                result = loop.result()["weights"]
+                with loop.showing_result():
+                    assert torch.equal(method.weights, result)
+        ends.append(method.weights)
+    assert torch.equal(ends[0], ends[1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"learning_rate": "fast"}, "learning-rate 'fast'"),
+        ({"warmup": "long"}, "warmup: got 'long'"),
+        ({"clip_at": "-1"}, "clip-at '-1'"),
+        ({"optimizer": "os.system"}, "optimizer: got 'os.system'"),
+        ({"optimizer_args": "lr=1"}, "optimizer-args: lr"),
+    ],
+)
+def test_settings_are_checked_before_a_loop_is_made(wrong: dict[str, str], sentence: str) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        check_learning(LearningSettings(**wrong))
