@@ -36,6 +36,7 @@ from lib_ti.methods.textual_inversion import (
     as_embedding,
     check_name,
     initial_vectors,
+    noise_schedule,
     preflight,
 )
 
@@ -106,6 +107,7 @@ def start(
         check_name(host, settings.name)
         check_sampler(settings, host.sampler_names())
         rate = check_learning(settings)
+        noise_schedule(host, settings)
         source = read_source(settings, folders)
         target = check_target(settings, folders)
         # The prompts are checked before the pictures are encoded.

@@ -27,8 +27,8 @@ class TrainState:
     step: int
     parameters: dict[str, torch.Tensor]
     optimizer: OptimizerState
-    # What else goes with the parameters: kind ("average", "start", ...) -> parameter name -> tensor.
-    beside: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    # What else goes with the job: parameter name, or "" for all of it -> kind -> tensor or number.
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,13 @@ class Job:
                 values |= {key: file.get_tensor(key) for key in file.keys()}
             nested = {"optimizer": state.optimizer, "beside": state.beside}
             for key, value in values.items():
-                kind, name, *inner = key.split("/")
+                kind, _, rest = key.partition("/")
                 if kind == "parameter":
-                    state.parameters[name] = value
+                    state.parameters[rest] = value
                 else:
-                    nested[kind].setdefault(name, {})[inner[0]] = value
-        except (SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
+                    name, _, inner = rest.rpartition("/")
+                    nested[kind].setdefault(name, {})[inner] = value
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise BadInput(
                 f"{self._state_file} is not a saved state ({error}); start the job anew."
             ) from error

@@ -131,10 +131,40 @@ class LearningSettings:
     )
     weighting: str = option(
         "x0",
-        "x0 measures the error of the clean picture the model has in mind, none that of the noise.",
+        "x0 measures the error of the clean picture the model has in mind, none that of the noise; min-snr "
+        "and debiased lie between the two.",
         group="learning",
-        choices=("x0", "none"),
+        choices=("x0", "none", "min-snr", "debiased"),
         label="Loss weighting",
+    )
+    min_snr_gamma: float = option(
+        5.0,
+        "Ratio of signal to noise above which min-snr gives no more weight.",
+        group="learning",
+        low=0.01,
+        high=100,
+        label="Min-SNR gamma",
+    )
+    loss: str = option(
+        "l2",
+        "How an error is measured: squared (l2), absolute (l1), or squared while small, then absolute.",
+        group="learning",
+        choices=("l2", "l1", "huber", "smooth-l1"),
+        label="Loss type",
+    )
+    huber_c: float = option(
+        0.1,
+        "Where huber and smooth-l1 bend; with a schedule, at the noisiest timestep.",
+        group="learning",
+        low=1e-4,
+        high=10,
+        label="Huber threshold",
+    )
+    huber_schedule: str = option(
+        "snr",
+        "How that threshold depends on the timestep.",
+        group="learning",
+        choices=("constant", "exponential", "snr"),
     )
     seed: int = option(
         1,
@@ -150,6 +180,50 @@ class LearningSettings:
         group="learning",
         low=0,
         high=12,
+    )
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """What noise the model has to see through."""
+
+    noise_offset: float = option(
+        0.0, "Lets all of a picture become darker or lighter; 0.1 is usual.", group="learning", low=0, high=1
+    )
+    multires_iterations: int = option(
+        0,
+        "Layers of coarser and coarser noise on top; 6 to 10 are usual.",
+        group="learning",
+        low=0,
+        high=10,
+        label="Multi-resolution noise layers",
+    )
+    multires_discount: float = option(
+        0.3,
+        "Weight of each such layer against the one before.",
+        group="learning",
+        low=0,
+        high=1,
+        label="Multi-resolution noise discount",
+    )
+    input_perturbation: float = option(
+        0.0,
+        "Share of extra noise that the model is not asked to find; 0.1 is usual.",
+        group="learning",
+        low=0,
+        high=1,
+    )
+    min_timestep: int = option(
+        0, "First timestep of training; later ones are noisier.", group="learning", low=0, high=999
+    )
+    max_timestep: int = option(
+        1000, "The timestep after the last of training.", group="learning", low=1, high=1000
+    )
+    zero_terminal_snr: bool = option(
+        False,
+        "Make the noisiest timestep noise alone; for models that predict v and were made so.",
+        group="learning",
+        label="Zero terminal SNR",
     )
 
 
@@ -234,5 +308,5 @@ class SavingSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings(SavingSettings, LearningSettings, PictureSettings):
+class TrainSettings(SavingSettings, NoiseSettings, LearningSettings, PictureSettings):
     """What every training method is told."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from lib_ti.core.noise import draw_noise, draw_timesteps
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.captions import drop_tags, shuffle_tags
@@ -20,12 +21,16 @@ _ORDER = 0
 
 @dataclass(frozen=True)
 class Batch:
-    """``latents``: clean, scaled, (b, c, h, w), float32; ``timesteps``: int64, (b,); on the CPU."""
+    """``latents``: clean, scaled, (b, c, h, w), float32; ``timesteps``: int64, (b,); on the CPU.
+
+    ``noise`` is what the U-Net is to find, ``input_noise`` what the latents are mixed with.
+    """
 
     prompts: Sequence[str]
     latents: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
+    input_noise: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -104,10 +109,12 @@ class TrainingSet:
         latents = self.cache.mean[rows, views]
         if settings.latents == "sampled":
             latents = latents + self.cache.std[rows, views] * torch.randn(latents.shape, generator=generator)
-        noise = torch.randn(latents.shape, generator=generator)
-        timesteps = torch.randint(self.timesteps, (len(rows),), generator=generator)
+        noise, input_noise = draw_noise(latents.shape, generator, settings)
+        timesteps = draw_timesteps(len(rows), generator, settings, self.timesteps)
         cuts = [slice(i, i + settings.batch_size) for i in range(0, len(rows), settings.batch_size)]
-        return [Batch(prompts[cut], latents[cut], noise[cut], timesteps[cut]) for cut in cuts]
+        return [
+            Batch(prompts[cut], latents[cut], noise[cut], timesteps[cut], input_noise[cut]) for cut in cuts
+        ]
 
     def _prompt(self, caption: str, generator: torch.Generator) -> str:
         line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]

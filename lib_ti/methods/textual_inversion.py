@@ -6,12 +6,12 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import cast
 
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.objective import Weighting, loss_weight, q_sample, squared_error, target_of
+from lib_ti.core.noise import timestep_range
+from lib_ti.core.objective import q_sample, target_of, weighted_losses, zero_terminal_snr
 from lib_ti.core.optimizers import KNOWN, known_as
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.schedule import learning_rate_of
@@ -93,6 +93,23 @@ def check_name(host: Host, name: str) -> None:
         )
 
 
+def noise_schedule(host: Host, settings: InversionSettings) -> torch.Tensor:
+    """The alphas_cumprod of training; noise, target and weights all take them from here.
+
+    Raises BadInput where the settings do not go with the model's schedule.
+    """
+    info = host.info
+    timestep_range(settings, len(info.alphas_cumprod))
+    if not settings.zero_terminal_snr:
+        return info.alphas_cumprod
+    if info.prediction == "eps":
+        raise BadInput(
+            f"zero-terminal-snr: the model {info.name} predicts noise, and a timestep of noise alone would "
+            "teach it nothing; leave it out, or load a model that predicts v."
+        )
+    return zero_terminal_snr(info.alphas_cumprod)
+
+
 def relative_travel(host: Host, settings: InversionSettings) -> float:
     """How far the vectors can move, as a share of the vocabulary's median norm.
 
@@ -152,7 +169,8 @@ class TextualInversion:
         """``start``: vectors by text encoder, instead of those the settings describe."""
         self.host = host
         self.samples = samples
-        self.weighting = cast(Weighting, settings.weighting)
+        self.settings = settings
+        self.alphas_cumprod = noise_schedule(host, settings)
         given = initial_vectors(host, settings) if start is None else start
         device = host.info.device
         self.vectors = {k: v.to(device, copy=True).requires_grad_() for k, v in given.items()}
@@ -165,14 +183,13 @@ class TextualInversion:
         return self.samples.draw(step)
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        info = self.host.info
+        info, abar = self.host.info, self.alphas_cumprod
         latents, noise = batch.latents.to(info.device), batch.noise.to(info.device)
         timesteps = batch.timesteps.to(info.device)
-        noisy = q_sample(latents, noise, timesteps, info.alphas_cumprod)
+        noisy = q_sample(latents, batch.input_noise.to(info.device), timesteps, abar)
         predicted = self.host.predict_noise(noisy, timesteps, self.host.encode_prompts(batch.prompts))
-        target = target_of(info.prediction, latents, noise, timesteps, info.alphas_cumprod)
-        weight = loss_weight(self.weighting, info.prediction, timesteps, info.alphas_cumprod)
-        return weight * squared_error(predicted.float(), target)
+        target = target_of(info.prediction, latents, noise, timesteps, abar)
+        return weighted_losses(predicted.float(), target, timesteps, info.prediction, abar, self.settings)
 
 
 def as_embedding(
