@@ -14,9 +14,9 @@ import torch
 
 from lib_ti.core.errors import BadInput, JobFailed
 
-# Parameter name -> what the optimizer keeps for it; the name "" stands for what it keeps for all.
+# Parameter name, or WHOLE for what belongs to all of them -> slot -> tensor or number.
 OptimizerState = dict[str, dict[str, Any]]
-SHARED = ""
+WHOLE = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def make_optimizer(
             f"optimizer {name} refuses the learning rate {rate:g} or its arguments ({told}): "
             f"{error or type(error).__name__}; see optimizer-args."
         ) from error
-    if _averages(made):
+    if averages(made):
         made.train()
     return made
 
@@ -124,7 +124,7 @@ def state_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.Te
     }
     # Some count steps or keep an estimate in the group; what is no number there is configuration.
     group = optimizer.param_groups[0].items()
-    state[SHARED] = {
+    state[WHOLE] = {
         slot: _copy(optimizer, slot, value)
         for slot, value in group
         if slot != "lr" and isinstance(value, torch.Tensor | bool | int | float)
@@ -148,7 +148,7 @@ def restore_state(
                 else _plain_copy(v)
                 for slot, v in state[name].items()
             }
-    group.update({slot: _plain_copy(value) for slot, value in state.get(SHARED, {}).items()})
+    group.update({slot: _plain_copy(value) for slot, value in state.get(WHOLE, {}).items()})
 
 
 def result_of(
@@ -157,7 +157,7 @@ def result_of(
     """Copies of what training has arrived at: the parameters, or the average of an optimizer that
     keeps one (schedule-free, arXiv 2405.15682, whose parameters are not where it evaluates)."""
     kept = {name: p.detach().clone() for name, p in parameters.items()}
-    if not _averages(optimizer):
+    if not averages(optimizer):
         return kept
     averaging: Any = optimizer
     averaging.eval()
@@ -198,7 +198,8 @@ def _import(name: str, known: Known) -> Any:
     return kind
 
 
-def _averages(optimizer: torch.optim.Optimizer) -> bool:
+def averages(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it evaluates at another place than it learns at, as schedule-free ones do."""
     return hasattr(optimizer, "train") and hasattr(optimizer, "eval")
 
 

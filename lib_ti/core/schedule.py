@@ -98,7 +98,7 @@ class LearningRate:
 
 def learning_rate_of(settings: LearningSettings) -> LearningRate:
     """The learning rate that a job's settings describe. Raises BadInput."""
-    stages = parse_stages(settings.learning_rate, "learning-rate").over(settings.steps)
+    stages = parse_stages(settings.learning_rate, "learning rate").over(settings.steps)
     shape = Shape(
         cast(Decay, settings.decay),
         settings.steps,
@@ -111,7 +111,7 @@ def learning_rate_of(settings: LearningSettings) -> LearningRate:
 
 def parse_learning_rate(text: str) -> LearningRate:
     """The constant or staged rate that ``text`` describes, see ``parse_stages``. Raises BadInput."""
-    return LearningRate(parse_stages(text, "learning-rate"))
+    return LearningRate(parse_stages(text, "learning rate"))
 
 
 def parse_stages(text: str, what: str) -> Stages:

@@ -55,6 +55,35 @@ class LearningSettings:
     """How long and how it learns."""
 
     steps: int = option(600, "Optimizer steps in all.", group="length", low=1, high=1_000_000, basic=True)
+    evaluate_every: int = option(
+        0,
+        "Steps between looks at the loss of one fixed batch, whose curve can be read; 0: none.",
+        group="length",
+        low=0,
+        high=1_000_000,
+        unit="steps",
+    )
+    evaluate_pictures: int = option(
+        8, "Pictures in that batch.", group="length", low=1, high=256, label="Pictures to evaluate"
+    )
+    stop_rule: str = option(
+        "none",
+        "End the job when the fixed batch's losses hardly vary any more (dvar) or hardly fall (plateau), and "
+        "keep the best vectors in place of the last.",
+        group="length",
+        choices=("none", "dvar", "plateau"),
+    )
+    stop_window: int = option(
+        200, "Steps that a stop rule looks back.", group="length", low=1, high=1_000_000, unit="steps"
+    )
+    stop_threshold: float = option(
+        0.15,
+        "The job ends below this: the variance of those steps' losses as a share of all variance (dvar), or "
+        "what the best loss fell in them as a share of all that it fell (plateau).",
+        group="length",
+        low=0,
+        high=1,
+    )
     learning_rate: str = option(
         "0.01:300, 0.002",
         "A rate, or stages as rate:last step, e.g. 0.005:100, 1e-3:1000, 1e-4. An end with a point is a "
@@ -93,6 +122,14 @@ class LearningSettings:
         "More for the optimizer, e.g. betas=(0.9, 0.99) eps=1e-6, or a JSON object.",
         group="learning",
         label="Optimizer arguments",
+    )
+    ema: float = option(
+        0.0,
+        "Save and show a moving average of the vectors with this decay, such as 0.98; 0: the last vectors.",
+        group="learning",
+        low=0,
+        high=0.99999,
+        label="EMA decay",
     )
     clip: str = option(
         "none",
