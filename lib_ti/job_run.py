@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +17,13 @@ from lib_ti.core.errors import JobFailed
 from lib_ti.core.files import write_atomically
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Loop, Progress
-from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.core.schedule import learning_rate_of
+from lib_ti.data.evaluation import evaluation_batches
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.templates import fill
 from lib_ti.formats.embedding import write_safetensors
 from lib_ti.hosts.base import Host, SampleRequest
+from lib_ti.methods.gauge import VectorReport, measure, told
 from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, as_embedding
 
 
@@ -40,7 +42,16 @@ class Preview:
     paths: list[Path]
 
 
-Event = Message | Progress | Preview
+@dataclass(frozen=True)
+class Evaluation:
+    """The loss of the fixed batch at ``step``, and the step whose vectors did best so far."""
+
+    step: int
+    loss: float
+    best_step: int
+
+
+Event = Message | Progress | Preview | Evaluation
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ class Outcome:
     embedding: Path
     loss: float | None  # mean of the last 50 steps
     seconds: float
+    kept_step: int  # the one that the embedding is of
+    vectors: Sequence[VectorReport]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -62,6 +75,8 @@ class Outcome:
             "embedding": str(self.embedding),
             "loss": self.loss,
             "seconds": round(self.seconds, 1),
+            "kept_step": self.kept_step,
+            "vectors": [asdict(report) for report in self.vectors],
         }
 
 
@@ -97,7 +112,8 @@ class Run:
         self.started = time.monotonic()
         self.recent: deque[float] = deque(maxlen=50)
         self.method = TextualInversion(host, settings, samples, start)
-        self.loop = Loop(self.method, parse_learning_rate(settings.learning_rate), job.load_state())
+        evaluation = evaluation_batches(samples) if settings.evaluate_every else ()
+        self.loop = Loop(self.method, learning_rate_of(settings), job.load_state(), settings, evaluation)
         job.forget_losses_after(self.loop.step)
 
     def execute(self, stopped: Callable[[], bool]) -> Outcome:
@@ -110,11 +126,28 @@ class Run:
             self.loop.restore(self.loop.good)
             self._leave()
             raise
-        embedding = self._leave()
+        embedding, kept = self._leave(), self.loop.step
         if status == "done":
-            embedding = self._save_embedding(self.target)
+            kept, vectors = self.loop.final()
+            embedding = self._save_embedding(self.target, kept, vectors)
+        reports = self._report(status, kept)
         loss = sum(self.recent) / len(self.recent) if self.recent else None
-        return Outcome(status, self.job, self.loop.step, embedding, loss, time.monotonic() - self.started)
+        seconds = time.monotonic() - self.started
+        return Outcome(status, self.job, self.loop.step, embedding, loss, seconds, kept, reports)
+
+    def _report(self, status: str, kept: int) -> list[VectorReport]:
+        """Measure what came of the vectors and say it."""
+        loop = self.loop
+        vectors = loop.final()[1] if status == "done" else loop.result()
+        means = {name: total / max(1, loop.step) for name, total in loop.gradients.items()}
+        reports = measure(self.host, vectors, loop.start, means)
+        said = told(reports)
+        if kept != loop.step:
+            loss = loop.evaluations.best_row[1]
+            said.append(f"kept the vectors of step {kept}, the best of those evaluated (loss {loss:.4g})")
+        for sentence in said:
+            self.report(Message(sentence))
+        return reports
 
     def _due(self, step: int) -> bool:
         s = self.settings
@@ -125,12 +158,17 @@ class Run:
         self.job.append_losses(progress.rows)
         self.recent.extend(row[1] for row in progress.rows)
         self.report(progress)
+        if progress.evaluation is not None:
+            self.job.append_evaluations([(step, progress.evaluation)])
+            best, _ = self.loop.evaluations.best_row
+            self.report(Evaluation(step, progress.evaluation, best))
         if step % settings.save_every == 0:
             self.job.save_state(self.loop.good)
         if settings.copy_every and step % settings.copy_every == 0:
             self._save_copy()
-        if settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps):
-            self._preview(step)
+        ends = step == settings.steps or self.loop.evaluations.settled
+        if settings.preview_every and (step % settings.preview_every == 0 or ends):
+            self._preview(step, self.loop.final()[1] if ends else self.loop.result())
 
     def _leave(self) -> Path:
         """Save what is good so far, so that the job can be resumed."""
@@ -138,17 +176,19 @@ class Run:
         return self._save_copy()
 
     def _save_copy(self) -> Path:
-        return self._save_embedding(copy_of(self.job, self.settings.name, self.loop.step))
+        step = self.loop.step
+        return self._save_embedding(copy_of(self.job, self.settings.name, step), step, self.loop.result())
 
-    def _save_embedding(self, path: Path) -> Path:
-        made = as_embedding(self.method.vectors, self.host, self.settings, self.loop.step, self.job.id)
+    def _save_embedding(self, path: Path, step: int, vectors: Mapping[str, torch.Tensor]) -> Path:
+        made = as_embedding(vectors, self.host, self.settings, step, self.job.id)
         write_safetensors(made, path)
         return path
 
-    def _preview(self, step: int) -> None:
+    def _preview(self, step: int, vectors: Mapping[str, torch.Tensor]) -> None:
         """Draw and keep pictures; no picture is worth the run, so one that fails is skipped."""
         try:
-            images = self.host.sample(_preview_request(self.host, self.settings, self.samples))
+            with self.loop.showing(vectors):
+                images = self.host.sample(_preview_request(self.host, self.settings, self.samples))
         except Exception as error:
             reason = _MEMORY_REMEDY if _out_of_memory(error) else error
             self.report(Message(f"the preview of step {step} was skipped: {reason}"))

@@ -10,7 +10,7 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
-from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.core.loop import check_learning
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.source import Source, find_source, make_samples
@@ -32,6 +32,7 @@ from lib_ti.methods.textual_inversion import (
     as_embedding,
     check_name,
     initial_vectors,
+    noise_schedule,
     preflight,
 )
 
@@ -100,7 +101,8 @@ def start(
     with host.lend(), memory_told():
         check_name(host, settings.name)
         check_sampler(settings, host.sampler_names())
-        rate = parse_learning_rate(settings.learning_rate)
+        rate = check_learning(settings)
+        noise_schedule(host, settings)
         source = read_source(settings, folders)
         target = check_target(settings, folders)
         # The prompts are checked before the pictures are encoded.

@@ -108,7 +108,7 @@ def test_openapi_tells_every_setting_with_its_range(client: TestClient) -> None:
         75,
         2,
     )
-    assert told["properties"]["weighting"]["enum"] == ["x0", "none"]
+    assert told["properties"]["weighting"]["enum"] == ["x0", "none", "min-snr", "debiased"]
 
 
 def openapi(client: TestClient) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import contextlib
 import csv
 import json
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically, write_text
+from lib_ti.core.optimizers import OptimizerState
 
 
 @dataclass
@@ -25,7 +26,9 @@ class TrainState:
 
     step: int
     parameters: dict[str, torch.Tensor]
-    optimizer: dict[str, dict[str, torch.Tensor]]  # parameter name -> its optimizer tensors
+    optimizer: OptimizerState
+    # What else goes with the job: parameter name, or WHOLE -> kind -> tensor, number or list of numbers.
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,10 @@ class Job:
     @property
     def _loss_file(self) -> Path:
         return self.folder / "loss.csv"
+
+    @property
+    def _evaluation_file(self) -> Path:
+        return self.folder / "eval.csv"
 
     @classmethod
     def reserve(cls, root: Path, name: str) -> Job:
@@ -99,28 +106,33 @@ class Job:
         return _read_json(self.folder / "settings.json")
 
     def save_state(self, state: TrainState) -> None:
-        """Replace the saved state, whole or not at all."""
-        tensors = {f"parameter/{name}": value for name, value in state.parameters.items()}
-        for name, slots in state.optimizer.items():
-            tensors |= {f"optimizer/{name}/{slot}": value for slot, value in slots.items()}
-        on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        metadata = {"step": str(state.step)}
-        write_atomically(self._state_file, lambda path: save_file(on_cpu, path, metadata))
+        """Replace the saved state, whole or not at all. Numbers are written as JSON: Python reads the
+        same float back that it wrote."""
+        values: dict[str, Any] = {f"parameter/{name}": value for name, value in state.parameters.items()}
+        for kind, named in (("optimizer", state.optimizer), ("beside", state.beside)):
+            values |= {f"{kind}/{a}/{b}": value for a, inner in named.items() for b, value in inner.items()}
+        tensors = {key: v.detach().cpu().contiguous() for key, v in values.items() if torch.is_tensor(v)}
+        numbers = {key: v for key, v in values.items() if not torch.is_tensor(v)}
+        metadata = {"step": str(state.step), "numbers": json.dumps(numbers)}
+        write_atomically(self._state_file, lambda path: save_file(tensors, path, metadata))
 
     def load_state(self) -> TrainState | None:
         """The saved state; None before the first save. Raises BadInput for a file that is not one."""
         if not self._state_file.exists():
             return None
-        state = TrainState(0, {}, {})
         try:
             with safe_open(self._state_file, "pt") as file:
-                state.step = int(file.metadata()["step"])
-                for key in file.keys():
-                    kind, name, *slot = key.split("/")
-                    if kind == "parameter":
-                        state.parameters[name] = file.get_tensor(key)
-                    else:
-                        state.optimizer.setdefault(name, {})[slot[0]] = file.get_tensor(key)
+                state = TrainState(int(file.metadata()["step"]), {}, {})
+                values = json.loads(file.metadata().get("numbers", "{}"))
+                values |= {key: file.get_tensor(key) for key in file.keys()}
+            nested = {"optimizer": state.optimizer, "beside": state.beside}
+            for key, value in values.items():
+                kind, _, rest = key.partition("/")
+                if kind == "parameter":
+                    state.parameters[rest] = value
+                else:
+                    name, _, inner = rest.rpartition("/")
+                    nested[kind].setdefault(name, {})[inner] = value
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise BadInput(
                 f"{self._state_file} is not a saved state ({error}); start the job anew."
@@ -129,26 +141,26 @@ class Job:
 
     def append_losses(self, rows: Iterable[tuple[int, float, float]]) -> None:
         """Add rows of (step, loss, learning rate) to ``loss.csv``."""
-        new = not self._loss_file.exists()
-        with self._loss_file.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["step", "loss", "learning_rate"])
-            writer.writerows((step, f"{loss:.6g}", f"{rate:.6g}") for step, loss, rate in rows)
+        _append(self._loss_file, _LOSS_HEADER, rows)
 
     def losses(self) -> list[tuple[int, float, float]]:
         """The rows of ``loss.csv``; a last line cut short by a kill is left out."""
-        if not self._loss_file.exists():
-            return []
-        with self._loss_file.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file))[1:]
-        return [(int(line[0]), float(line[1]), float(line[2])) for line in lines if len(line) == 3]
+        return [(int(step), float(loss), float(rate)) for step, loss, rate in _rows(self._loss_file, 3)]
+
+    def append_evaluations(self, rows: Iterable[tuple[int, float]]) -> None:
+        """Add rows of (step, loss of the fixed batch) to ``eval.csv``."""
+        _append(self._evaluation_file, _EVALUATION_HEADER, rows)
+
+    def evaluations(self) -> list[tuple[int, float]]:
+        """The rows of ``eval.csv``; a last line cut short by a kill is left out."""
+        return [(int(step), float(loss)) for step, loss in _rows(self._evaluation_file, 2)]
 
     def forget_losses_after(self, step: int) -> None:
-        """Drop the rows a resumed job will write again."""
-        kept = [row for row in self.losses() if row[0] <= step]
-        lines = ["step,loss,learning_rate"] + [f"{s},{loss:.6g},{rate:.6g}" for s, loss, rate in kept]
-        write_text(self._loss_file, "".join(line + "\n" for line in lines))
+        """Drop the rows, of evaluations too, that a resumed job will write again."""
+        _write(self._loss_file, _LOSS_HEADER, [row for row in self.losses() if row[0] <= step])
+        if self._evaluation_file.exists():
+            kept = [row for row in self.evaluations() if row[0] <= step]
+            _write(self._evaluation_file, _EVALUATION_HEADER, kept)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """How the job ended, for people and programs."""
@@ -166,6 +178,34 @@ class Job:
         for path in sorted(self.samples.glob("step-*-*.png")):
             found.setdefault(int(path.name.split("-")[1]), []).append(path)
         return found
+
+
+_LOSS_HEADER = ("step", "loss", "learning_rate")
+_EVALUATION_HEADER = ("step", "loss")
+
+
+def _line(row: Iterable[float]) -> str:
+    step, *values = row
+    return ",".join([str(step), *(f"{value:.6g}" for value in values)]) + "\n"
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Iterable[float]]) -> None:
+    write_text(path, ",".join(header) + "\n" + "".join(map(_line, rows)))
+
+
+def _append(path: Path, header: Sequence[str], rows: Iterable[Iterable[float]]) -> None:
+    if not path.exists():
+        _write(path, header, ())
+    with path.open("a", newline="", encoding="utf-8") as file:
+        file.writelines(map(_line, rows))
+
+
+def _rows(path: Path, columns: int) -> list[list[str]]:
+    """The lines below the header that are whole."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [line for line in list(csv.reader(file))[1:] if len(line) == columns]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 
-from lib_ti.core.errors import JobFailed
+from lib_ti.core.ema import decay_at, update
+from lib_ti.core.errors import BadInput, JobFailed
+from lib_ti.core.evaluation import Evaluations
 from lib_ti.core.job import TrainState
-from lib_ti.core.schedule import LearningRate
+from lib_ti.core.optimizers import WHOLE, averages, make_optimizer, restore_state, result_of, state_of
+from lib_ti.core.schedule import LearningRate, Stages, learning_rate_of, parse_stages
+from lib_ti.core.train_settings import LearningSettings
 
 CHECK_EVERY = 10  # steps between looks at the loss: each one waits for the device
 GRADIENT_STEPS = 10  # steps within which every row must have had a gradient
@@ -38,6 +43,7 @@ class Progress:
     steps: int
     rows: Sequence[tuple[int, float, float]]
     seconds_per_step: float
+    evaluation: float | None = None  # loss of the fixed batch, where it was due at this step
 
     @property
     def loss(self) -> float:
@@ -76,43 +82,117 @@ class _GradientWatch:
         self.satisfied = True
 
 
+def check_learning(settings: LearningSettings) -> LearningRate:
+    """The learning rate of the settings, once everything else a loop makes of them is known to be good.
+
+    Raises BadInput.
+    """
+    rate = learning_rate_of(settings)
+    _clip_stages(settings)
+    Evaluations.of(settings)
+    made = make_optimizer(settings.optimizer, settings.optimizer_args, {"": torch.zeros(1, 1)}, rate.at(1))
+    if settings.ema and averages(made):
+        raise BadInput(f"ema: {settings.optimizer} keeps an average of its own; leave one of the two out.")
+    return rate
+
+
+def _clip_stages(settings: LearningSettings) -> Stages:
+    return parse_stages(settings.clip_at, "clip-at").over(settings.steps)
+
+
 class Loop:
     """Optimizer steps from a state to the last one, with a way back to the last good state."""
 
-    def __init__(self, method: Method, rate: LearningRate, state: TrainState | None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        rate: LearningRate,
+        state: TrainState | None,
+        settings: LearningSettings | None = None,
+        evaluation: Sequence[Any] = (),
+    ) -> None:
+        """``settings``: of everything but the rate; their defaults if none. ``evaluation``: micro-batches
+        of the fixed batch, where one is wanted. Raises BadInput."""
+        self.settings = settings or LearningSettings()
         self.method = method
         self.rate = rate
+        self.evaluation = evaluation
+        self.clip_at = _clip_stages(self.settings)
         self.parameters = dict(method.parameters())
         self.step = 0
-        # One group a parameter, plain AdamW without decay: vectors have no reason to shrink.
-        self.optimizer = torch.optim.AdamW(list(self.parameters.values()), lr=rate.at(1), weight_decay=0.0)
+        self.optimizer = make_optimizer(
+            self.settings.optimizer, self.settings.optimizer_args, self.parameters, rate.at(1)
+        )
+        self.start = self._copies()
+        self.average = self._copies() if self.settings.ema else {}
+        # Of every vector the sum of its gradients' norms: the report at the end wants their mean.
+        self.gradients = {name: torch.zeros(len(p), device=p.device) for name, p in self.parameters.items()}
+        self.evaluations = Evaluations.of(self.settings)
         if state is not None:
             self.restore(state)
         self.good = self.snapshot()
 
     def snapshot(self) -> TrainState:
-        """A copy of everything the next step depends on."""
-        return TrainState(
-            self.step,
-            {name: p.detach().clone() for name, p in self.parameters.items()},
-            {
-                name: {slot: v.clone() for slot, v in self.optimizer.state[p].items() if torch.is_tensor(v)}
-                for name, p in self.parameters.items()
-                if p in self.optimizer.state
-            },
-        )
+        """A copy of everything the next step, or the end, depends on."""
+        beside: dict[str, dict[str, Any]] = {name: {} for name in self.parameters}
+        for kind, values in self._kept().items():
+            for name, value in values.items():
+                beside[name][kind] = value.clone()
+        beside[WHOLE] = {"evaluations": list(self.evaluations.rows)}
+        return TrainState(self.step, self._copies(), state_of(self.optimizer, self.parameters), beside)
 
     def restore(self, state: TrainState) -> None:
         """Go back, or on, to ``state``."""
         self.step = state.step
-        with torch.no_grad():
+        self._set(state.parameters)
+        restore_state(self.optimizer, self.parameters, state.optimizer)
+        rows = state.beside.get(WHOLE, {}).get("evaluations", [])
+        self.evaluations.rows = [(step, loss) for step, loss in rows]
+        self.evaluations.best = {}
+        for kind, values in self._kept().items():
             for name, parameter in self.parameters.items():
-                parameter.copy_(state.parameters[name])
-                if name in state.optimizer:
-                    slots = {k: v.clone() for k, v in state.optimizer[name].items()}
-                    # AdamW keeps its step count on the CPU, its averages beside the parameter.
-                    moved = {k: v if v.dim() == 0 else v.to(parameter.device) for k, v in slots.items()}
-                    self.optimizer.state[parameter] = moved
+                if kind in state.beside.get(name, {}):
+                    values[name] = state.beside[name][kind].to(parameter.device, copy=True)
+
+    def _kept(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What goes with the parameters, by kind."""
+        return {
+            "start": self.start,
+            "average": self.average,
+            "gradients": self.gradients,
+            "best": self.evaluations.best,
+        }
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """Copies of what training has arrived at, which need not be where its next step starts."""
+        if self.average:
+            return {name: value.clone() for name, value in self.average.items()}
+        return result_of(self.optimizer, self.parameters)
+
+    def final(self) -> tuple[int, dict[str, torch.Tensor]]:
+        """What the job ends with if it ends now, and the step it is of: with a stop rule the best that was
+        evaluated, else the result."""
+        if self.settings.stop_rule == "none" or not self.evaluations.rows:
+            return self.step, self.result()
+        return self.evaluations.best_row[0], dict(self.evaluations.best)
+
+    @contextmanager
+    def showing(self, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Inside, the parameters hold ``values``; afterwards they are what they were, to the bit."""
+        kept = self._copies()
+        try:
+            self._set(values)
+            yield
+        finally:
+            self._set(kept)
+
+    def _copies(self) -> dict[str, torch.Tensor]:
+        return {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def _set(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
 
     def take_step(self) -> torch.Tensor:
         """One optimizer step; returns the mean loss, on the device."""
@@ -132,8 +212,30 @@ class Loop:
         return total
 
     def apply_gradients(self) -> None:
+        """Clip, step the optimizer and the average."""
+        for name, p in self.parameters.items():
+            if p.grad is not None:
+                self.gradients[name] += p.grad.flatten(1).norm(dim=1)
+        if self.settings.clip == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters.values(), self.clip_at.at(self.step))
+        elif self.settings.clip == "norm":
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_at.at(self.step))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            update(self.average, self.parameters, decay_at(self.settings.ema, self.step))
+
+    def _evaluate(self, steps: int) -> float | None:
+        """The loss of the fixed batch with what training has arrived at, where it is due."""
+        every = self.settings.evaluate_every
+        if not self.evaluation or not every or (self.step % every and self.step < steps):
+            return None
+        result = self.result()
+        with self.showing(result), torch.no_grad():
+            losses = torch.cat([self.method.losses(batch) for batch in self.evaluation])
+        loss = float(losses.mean())
+        self.evaluations.add(self.step, loss, result)
+        return loss
 
     def run(
         self,
@@ -145,9 +247,10 @@ class Loop:
     ) -> Literal["done", "stopped"]:
         """Train up to step ``steps``.
 
-        Every ``CHECK_EVERY`` steps, at the steps ``due`` names and at the last, the losses are
-        looked at; when they are finite the present state becomes ``good`` and ``on_progress`` is
-        called: whatever it saves is sound. ``stopped`` is asked before each step.
+        Every ``CHECK_EVERY`` steps, at the steps ``due`` names, at evaluations and at the last, the
+        losses are looked at; when they are finite the present state becomes ``good`` and ``on_progress``
+        is called: whatever it saves is sound. ``stopped`` is asked before each step; a stop rule that is
+        satisfied makes the job done.
         Raises JobFailed at a loss that is not finite (after going back to ``good``), or when a
         vector gets no gradient.
         """
@@ -156,15 +259,19 @@ class Loop:
         first, busy, started = self.step, 0.0, time.monotonic()
         while True:
             stopping = self.step >= steps or stopped()
-            if pending and (stopping or self.step % CHECK_EVERY == 0 or due(self.step)):
+            if pending and (stopping or self._looks(self.step) or due(self.step)):
                 rows = self._checked(pending)
                 busy += time.monotonic() - started
                 if not watch.satisfied and self.step - first >= min(GRADIENT_STEPS, steps - first):
                     watch.require(self.step - first)
                 pending.clear()
-                on_progress(Progress(self.step, steps, rows, busy / (self.step - first)))
+                evaluation = self._evaluate(steps)
+                self.good = self.snapshot()
+                on_progress(Progress(self.step, steps, rows, busy / (self.step - first), evaluation))
+            if self.step >= steps or self.evaluations.settled:
+                return "done"
             if stopping:
-                return "done" if self.step >= steps else "stopped"
+                return "stopped"
             if not pending:
                 started = time.monotonic()
             pending.append((self.step + 1, self.take_step()))
@@ -172,8 +279,12 @@ class Loop:
                 watch.look()
             self.apply_gradients()
 
+    def _looks(self, step: int) -> bool:
+        every = self.settings.evaluate_every if self.evaluation else 0
+        return step % CHECK_EVERY == 0 or bool(every and step % every == 0)
+
     def _checked(self, pending: Sequence[tuple[int, torch.Tensor]]) -> list[tuple[int, float, float]]:
-        """Losses as numbers, if all are finite; then the present state is the good one."""
+        """Losses as numbers, if they and the parameters are finite."""
         values = torch.stack([loss for _, loss in pending]).tolist()
         rows = [(step, value, self.rate.at(step)) for (step, _), value in zip(pending, values, strict=True)]
         finite = all(bool(torch.isfinite(p).all()) for p in self.parameters.values())
@@ -185,5 +296,4 @@ class Loop:
                 f"the loss at step {at} is not a finite number; went back to step {self.step}, the last "
                 "good one. Try a lower learning rate or full precision."
             )
-        self.good = self.snapshot()
         return rows

@@ -1,55 +1,130 @@
-"""Learning rates over the steps of a job."""
+"""Numbers that change over the steps of a job: learning rates above all."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.train_settings import LearningSettings
+
+Decay = Literal["constant", "linear", "cosine", "cosine-restarts", "polynomial"]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``rate`` up to and including step ``until``; ``None``: to the end."""
+    """``value`` up to and including ``until``: a step, a share of all steps (float), None: to the end."""
 
-    rate: float
-    until: int | None
+    value: float
+    until: int | float | None
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A piecewise constant number, as the WebUI writes it: ``0.005:100, 1e-3:1000, 1e-4``."""
+
+    stages: tuple[Stage, ...]
+
+    def over(self, steps: int) -> Stages:
+        """The same in a job of ``steps``: shares become steps. Raises BadInput where stages go backwards."""
+        stages: list[Stage] = []
+        for stage in self.stages:
+            until = _steps_of(stage.until, steps) if isinstance(stage.until, float) else stage.until
+            before = stages[-1].until if stages else None
+            if until is not None and before is not None and until < before:
+                raise BadInput(
+                    f"of {steps} steps, stage {stage.value:g}:{stage.until} ends at step {until}, before the "
+                    f"one in front of it ({before}); write all stages as steps, or all as shares."
+                )
+            stages.append(replace(stage, until=until))
+        return Stages(tuple(stages))
+
+    def at(self, step: int) -> float:
+        """The value at optimizer step ``step`` (from 1). Past the last stage its value holds."""
+        for stage in self.stages:
+            if isinstance(stage.until, float):
+                raise ValueError("a share of the steps has a meaning only in a job: take over(steps) first")
+            if stage.until is None or step <= stage.until:
+                return stage.value
+        return self.stages[-1].value
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a rate is multiplied by over ``steps``: a rise from 0, then a decay (a pure function)."""
+
+    decay: Decay
+    steps: int
+    warmup: int = 0  # steps of the rise; the last of them has the full rate
+    cycles: int = 1  # of cosine-restarts
+    power: float = 2.0  # of polynomial
+
+    def at(self, step: int) -> float:
+        """The factor of optimizer step ``step`` (from 1), 0..1.
+
+        The decays are those of the field's schedulers, which count the steps done before this one:
+        the first step after the warm-up has factor 1, and the last one is not quite the end.
+        """
+        if step <= self.warmup:
+            return step / self.warmup
+        done = min(1.0, (step - 1 - self.warmup) / max(1, self.steps - self.warmup))
+        if self.decay == "linear":
+            return 1.0 - done
+        if self.decay == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * done))
+        if self.decay == "cosine-restarts":
+            return 0.0 if done == 1.0 else 0.5 * (1.0 + math.cos(math.pi * (self.cycles * done % 1.0)))
+        if self.decay == "polynomial":
+            return (1.0 - done) ** self.power
+        return 1.0
 
 
 @dataclass(frozen=True)
 class LearningRate:
-    """A piecewise constant learning rate, as the WebUI writes it: ``0.005:100, 1e-3:1000, 1e-4``."""
+    """The rate of every step: the stages' value, times the shape's factor."""
 
-    stages: tuple[Stage, ...]
+    stages: Stages
+    shape: Shape = Shape("constant", 1)
 
     def at(self, step: int) -> float:
-        """The rate of optimizer step ``step`` (from 1). Past the last stage its rate holds."""
-        for stage in self.stages:
-            if stage.until is None or step <= stage.until:
-                return stage.rate
-        return self.stages[-1].rate
+        """The rate of optimizer step ``step`` (from 1)."""
+        return self.stages.at(step) * self.shape.at(step)
 
     def travel(self, steps: int) -> float:
         """The sum of the rates over ``steps``: with Adam, about how far one element can move."""
-        total, done = 0.0, 0
-        for i, stage in enumerate(self.stages):
-            last = i == len(self.stages) - 1
-            until = steps if last or stage.until is None else min(stage.until, steps)
-            total += stage.rate * max(0, until - done)
-            done = max(done, until)
-        return total
+        return math.fsum(self.at(step) for step in range(1, steps + 1))
+
+
+def learning_rate_of(settings: LearningSettings) -> LearningRate:
+    """The learning rate that a job's settings describe. Raises BadInput."""
+    stages = parse_stages(settings.learning_rate, "learning rate").over(settings.steps)
+    shape = Shape(
+        cast(Decay, settings.decay),
+        settings.steps,
+        parse_warmup(settings.warmup, settings.steps),
+        settings.decay_cycles,
+        settings.decay_power,
+    )
+    return LearningRate(stages, shape)
 
 
 def parse_learning_rate(text: str) -> LearningRate:
-    """Read ``0.005`` or ``0.005:100, 1e-3:1000, 1e-4``: rate, colon, the last step it holds for.
+    """The constant or staged rate that ``text`` describes, see ``parse_stages``. Raises BadInput."""
+    return LearningRate(parse_stages(text, "learning rate"))
 
-    Raises BadInput for anything else: unreadable, not positive, or steps that do not grow.
+
+def parse_stages(text: str, what: str) -> Stages:
+    """Read ``0.005`` or ``0.005:100, 1e-3:1000, 1e-4``: value, colon, the last step it holds for.
+
+    An end with a decimal point is a share of the job's steps: ``0.1:0.2, 0.01:0.5, 0.001``.
+    Raises BadInput for anything else: unreadable, not positive, or ends that do not grow.
     """
 
     def refuse(why: str) -> BadInput:
         return BadInput(
-            f"learning rate {text!r}: {why}; expected a number such as 0.005, "
-            "or stages such as 0.005:100, 1e-3:1000, 1e-4 (rate:last step)."
+            f"{what} {text!r}: {why}; expected a number such as 0.005, stages such as "
+            "0.005:100, 1e-3:1000, 1e-4 (value:last step), or with shares of all steps, 0.1:0.2, 0.01."
         )
 
     stages: list[Stage] = []
@@ -57,17 +132,50 @@ def parse_learning_rate(text: str) -> LearningRate:
     if not parts:
         raise refuse("it is empty")
     for position, part in enumerate(parts):
-        rate_text, colon, until_text = part.partition(":")
+        value_text, colon, until_text = part.partition(":")
         try:
-            rate = float(rate_text)
-            until = int(until_text) if colon else None
+            value = float(value_text)
+            until = _step_or_share(until_text) if colon else None
         except ValueError:
             raise refuse(f"cannot read {part!r}") from None
-        if not math.isfinite(rate) or rate <= 0:
-            raise refuse(f"the rate {rate_text.strip()} is not a positive number")
+        if not math.isfinite(value) or value <= 0:
+            raise refuse(f"{value_text.strip()} is not a positive number")
         if until is None and position < len(parts) - 1:
-            raise refuse(f"only the last stage may leave out its step, {part!r} is not the last")
-        if until is not None and until <= (stages[-1].until or 0 if stages else 0):
-            raise refuse(f"the step in {part!r} does not come after the one before it")
-        stages.append(Stage(rate, until))
-    return LearningRate(tuple(stages))
+            raise refuse(f"only the last stage may leave out its end, {part!r} is not the last")
+        if isinstance(until, float) and not 0 < until <= 1:
+            raise refuse(f"{until_text.strip()} has a point, so it is a share, and not one of 0 to 1")
+        if until is not None and not _grows(stages, until):
+            raise refuse(f"the end in {part!r} does not come after the one before it")
+        stages.append(Stage(value, until))
+    return Stages(tuple(stages))
+
+
+def parse_warmup(text: str, steps: int) -> int:
+    """Steps of a warm-up: a whole number, or with a decimal point a share of ``steps``. Raises BadInput."""
+    try:
+        given = _step_or_share(text)
+    except ValueError:
+        given = -1
+    limit = 1 if isinstance(given, float) else steps
+    if not 0 <= given <= limit:
+        raise BadInput(
+            f"warmup: got {text!r}, expected a number of steps of at most {steps}, such as 100, "
+            "or a share of them with a decimal point, such as 0.1."
+        )
+    return _steps_of(given, steps) if isinstance(given, float) else given
+
+
+def _step_or_share(text: str) -> int | float:
+    return float(text) if "." in text else int(text)
+
+
+def _steps_of(share: float, steps: int) -> int:
+    return round(share * steps)
+
+
+def _grows(stages: list[Stage], until: int | float) -> bool:
+    """Whether ``until`` comes after the last end of its kind; across kinds only a job can tell."""
+    before = stages[-1].until if stages else None
+    if before is None or type(before) is not type(until):
+        return until > 0
+    return until > before

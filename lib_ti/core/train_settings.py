@@ -176,11 +176,94 @@ class LearningSettings:
     """How long and how it learns."""
 
     steps: int = option(600, "Optimizer steps in all.", group="length", low=1, high=1_000_000, basic=True)
+    evaluate_every: int = option(
+        0,
+        "Steps between looks at the loss of one fixed batch, whose curve can be read; 0: none.",
+        group="length",
+        low=0,
+        high=1_000_000,
+        unit="steps",
+    )
+    evaluate_pictures: int = option(
+        8, "Pictures in that batch.", group="length", low=1, high=256, label="Pictures to evaluate"
+    )
+    stop_rule: str = option(
+        "none",
+        "End the job when the fixed batch's losses hardly vary any more (dvar) or hardly fall (plateau), and "
+        "keep the best vectors in place of the last.",
+        group="length",
+        choices=("none", "dvar", "plateau"),
+    )
+    stop_window: int = option(
+        200, "Steps that a stop rule looks back.", group="length", low=1, high=1_000_000, unit="steps"
+    )
+    stop_threshold: float = option(
+        0.15,
+        "The job ends below this: the variance of those steps' losses as a share of all variance (dvar), or "
+        "what the best loss fell in them as a share of all that it fell (plateau).",
+        group="length",
+        low=0,
+        high=1,
+    )
     learning_rate: str = option(
         "0.01:300, 0.002",
-        "A rate, or stages as rate:last step, e.g. 0.005:100, 1e-3:1000, 1e-4.",
+        "A rate, or stages as rate:last step, e.g. 0.005:100, 1e-3:1000, 1e-4. An end with a point is a "
+        "share of all steps: 0.1:0.2, 0.01:0.5, 0.001.",
         group="learning",
         basic=True,
+    )
+    decay: str = option(
+        "constant",
+        "How the learning rate falls over the job, on top of its stages.",
+        group="learning",
+        choices=("constant", "linear", "cosine", "cosine-restarts", "polynomial"),
+        label="Learning rate decay",
+    )
+    warmup: str = option(
+        "0",
+        "Steps over which the learning rate rises from zero; with a point a share of all steps, e.g. 0.1.",
+        group="learning",
+        label="Learning rate warm-up",
+    )
+    decay_cycles: int = option(
+        1, "Falls of cosine-restarts.", group="learning", low=1, high=1000, label="Cosine restarts"
+    )
+    decay_power: float = option(
+        2.0, "Exponent of polynomial.", group="learning", low=0.1, high=10, label="Polynomial power"
+    )
+    optimizer: str = option(
+        "AdamW",
+        "AdamW, AdamW8bit, PagedAdamW, PagedAdamW8bit, Lion, Adafactor, Prodigy (learning rate 1.0), "
+        "AdamWScheduleFree, or a class by its full name, e.g. torch.optim.RAdam. What AdamW saves in 8 bits "
+        "is nothing for a few vectors.",
+        group="learning",
+    )
+    optimizer_args: str = option(
+        "",
+        "More for the optimizer, e.g. betas=(0.9, 0.99) eps=1e-6, or a JSON object.",
+        group="learning",
+        label="Optimizer arguments",
+    )
+    ema: float = option(
+        0.0,
+        "Save and show a moving average of the vectors with this decay, such as 0.98; 0: the last vectors.",
+        group="learning",
+        low=0,
+        high=0.99999,
+        label="EMA decay",
+    )
+    clip: str = option(
+        "none",
+        "Limit gradients: every value of them, or the norm of all together.",
+        group="learning",
+        choices=("none", "value", "norm"),
+        label="Gradient clipping",
+    )
+    clip_at: str = option(
+        "1.0",
+        "The limit: a number, or stages as for the learning rate.",
+        group="learning",
+        label="Clip gradients at",
     )
     batch_size: int = option(
         1,
@@ -206,10 +289,40 @@ class LearningSettings:
     )
     weighting: str = option(
         "x0",
-        "x0 measures the error of the clean picture the model has in mind, none that of the noise.",
+        "x0 measures the error of the clean picture the model has in mind, none that of the noise; min-snr "
+        "and debiased lie between the two.",
         group="learning",
-        choices=("x0", "none"),
+        choices=("x0", "none", "min-snr", "debiased"),
         label="Loss weighting",
+    )
+    min_snr_gamma: float = option(
+        5.0,
+        "Ratio of signal to noise above which min-snr gives no more weight.",
+        group="learning",
+        low=0.01,
+        high=100,
+        label="Min-SNR gamma",
+    )
+    loss: str = option(
+        "l2",
+        "How an error is measured: squared (l2), absolute (l1), or squared while small, then absolute.",
+        group="learning",
+        choices=("l2", "l1", "huber", "smooth-l1"),
+        label="Loss type",
+    )
+    huber_c: float = option(
+        0.1,
+        "Where huber and smooth-l1 bend; with a schedule, at the noisiest timestep.",
+        group="learning",
+        low=1e-4,
+        high=10,
+        label="Huber threshold",
+    )
+    huber_schedule: str = option(
+        "snr",
+        "How that threshold depends on the timestep.",
+        group="learning",
+        choices=("constant", "exponential", "snr"),
     )
     seed: int = option(
         1,
@@ -225,6 +338,50 @@ class LearningSettings:
         group="learning",
         low=0,
         high=12,
+    )
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """What noise the model has to see through."""
+
+    noise_offset: float = option(
+        0.0, "Lets all of a picture become darker or lighter; 0.1 is usual.", group="learning", low=0, high=1
+    )
+    multires_iterations: int = option(
+        0,
+        "Layers of coarser and coarser noise on top; 6 to 10 are usual.",
+        group="learning",
+        low=0,
+        high=10,
+        label="Multi-resolution noise layers",
+    )
+    multires_discount: float = option(
+        0.3,
+        "Weight of each such layer against the one before.",
+        group="learning",
+        low=0,
+        high=1,
+        label="Multi-resolution noise discount",
+    )
+    input_perturbation: float = option(
+        0.0,
+        "Share of extra noise that the model is not asked to find; 0.1 is usual.",
+        group="learning",
+        low=0,
+        high=1,
+    )
+    min_timestep: int = option(
+        0, "First timestep of training; later ones are noisier.", group="learning", low=0, high=999
+    )
+    max_timestep: int = option(
+        1000, "The timestep after the last of training.", group="learning", low=1, high=1000
+    )
+    zero_terminal_snr: bool = option(
+        False,
+        "Make the noisiest timestep noise alone; for models that predict v and were made so.",
+        group="learning",
+        label="Zero terminal SNR",
     )
 
 
@@ -309,5 +466,5 @@ class SavingSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings(SavingSettings, LearningSettings, PictureSettings):
+class TrainSettings(SavingSettings, NoiseSettings, LearningSettings, PictureSettings):
     """What every training method is told."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from lib_ti.core.noise import draw_noise, draw_timesteps
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.captions import plain_caption, vary_caption
@@ -23,14 +24,16 @@ _ORDER = 0
 class Batch:
     """``latents``: clean, scaled, (b, c, h, w), float32; ``timesteps``: int64, (b,); on the CPU.
 
-    ``weight``: what each sample's loss counts, (b,). ``mask``: what each place of it counts, (b, 1, h, w)
-    with a mean of 1; None: all places alike.
+    ``noise`` is what the U-Net is to find, ``input_noise`` what the latents are mixed with. ``weight``: what
+    each sample's loss counts, (b,). ``mask``: what each place of it counts, (b, 1, h, w) with a mean of 1;
+    None: all places alike.
     """
 
     prompts: Sequence[str]
     latents: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
+    input_noise: torch.Tensor
     weight: torch.Tensor
     mask: torch.Tensor | None = None
 
@@ -105,15 +108,23 @@ class TrainingSet:
             if settings.latents == "sampled":
                 std = torch.stack([self.cache.std[row][view] for row, view in rows])
                 latents = latents + std * torch.randn(latents.shape, generator=generator)
-            noise = torch.randn(latents.shape, generator=generator)
-            timesteps = torch.randint(self.timesteps, (len(rows),), generator=generator)
+            noise, input_noise = draw_noise(latents.shape, generator, settings)
+            timesteps = draw_timesteps(len(rows), generator, settings, self.timesteps)
             weight = torch.tensor([self._weight(row) for row, _ in rows])
             mask = self._mask(rows, latents)
             for i in range(0, len(rows), settings.batch_size):
                 cut = slice(i, i + settings.batch_size)
-                told = [prompts[place] for place in places[cut]]
-                masked = None if mask is None else mask[cut]
-                batches.append(Batch(told, latents[cut], noise[cut], timesteps[cut], weight[cut], masked))
+                batches.append(
+                    Batch(
+                        prompts=[prompts[place] for place in places[cut]],
+                        latents=latents[cut],
+                        noise=noise[cut],
+                        timesteps=timesteps[cut],
+                        input_noise=input_noise[cut],
+                        weight=weight[cut],
+                        mask=None if mask is None else mask[cut],
+                    )
+                )
         return batches
 
     def _weight(self, row: int) -> float:

@@ -6,14 +6,15 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import cast
 
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.objective import Weighting, loss_weight, q_sample, squared_error, target_of
+from lib_ti.core.noise import timestep_range
+from lib_ti.core.objective import q_sample, target_of, weighted_losses, zero_terminal_snr
+from lib_ti.core.optimizers import KNOWN, known_as
 from lib_ti.core.randomness import generator_at
-from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.core.schedule import learning_rate_of
 from lib_ti.core.settings import option
 from lib_ti.core.train_settings import PRIVATE, TrainSettings
 from lib_ti.data.samples import Batch, TrainingSet
@@ -92,12 +93,30 @@ def check_name(host: Host, name: str) -> None:
         )
 
 
+def noise_schedule(host: Host, settings: InversionSettings) -> torch.Tensor:
+    """The alphas_cumprod of training; noise, target and weights all take them from here.
+
+    Raises BadInput where the settings do not go with the model's schedule.
+    """
+    info = host.info
+    timestep_range(settings, len(info.alphas_cumprod))
+    if not settings.zero_terminal_snr:
+        return info.alphas_cumprod
+    if info.prediction == "eps":
+        raise BadInput(
+            f"zero-terminal-snr: the model {info.name} predicts noise, and a timestep of noise alone would "
+            "teach it nothing; leave it out, or load a model that predicts v."
+        )
+    return zero_terminal_snr(info.alphas_cumprod)
+
+
 def relative_travel(host: Host, settings: InversionSettings) -> float:
     """How far the vectors can move, as a share of the vocabulary's median norm.
 
-    Adam moves an element by at most about the learning rate a step, a vector of d by sqrt(d) of it.
+    Adam moves an element by at most about the learning rate a step, a vector of d by sqrt(d) of it; an
+    optimizer that finds its own rate or takes the gradient as it is does not keep to this.
     """
-    travel = parse_learning_rate(settings.learning_rate).travel(settings.steps)
+    travel = learning_rate_of(settings).travel(settings.steps)
     shares = []
     for encoder, width in host.info.text_encoders.items():
         norm = float(host.token_vectors(encoder).norm(dim=1).median())
@@ -119,6 +138,13 @@ def preflight(host: Host, settings: InversionSettings, prompts: Sequence[str]) -
     said = [f"trigger {settings.name!r} found in {found} of {len(prompts)} prompts"]
     if found < len(prompts):
         said[0] += "; steps with the others teach nothing"
+    known = known_as(settings.optimizer)
+    if known is KNOWN["Prodigy"] and learning_rate_of(settings).at(1) < 0.1:
+        said.append(
+            "warning: Prodigy multiplies the rate it finds by learning-rate, which should be about 1.0"
+        )
+    if known is None or not known.moves_by_rate:
+        return said
     travel = relative_travel(host, settings)
     reach = f"{travel:.0%} of" if travel < 1 else f"{travel:.0f} times"
     said.append(f"vectors can move {reach} a word's usual length")
@@ -143,7 +169,8 @@ class TextualInversion:
         """``start``: vectors by text encoder, instead of those the settings describe."""
         self.host = host
         self.samples = samples
-        self.weighting = cast(Weighting, settings.weighting)
+        self.settings = settings
+        self.alphas_cumprod = noise_schedule(host, settings)
         given = initial_vectors(host, settings) if start is None else start
         device = host.info.device
         self.vectors = {k: v.to(device, copy=True).requires_grad_() for k, v in given.items()}
@@ -156,15 +183,17 @@ class TextualInversion:
         return self.samples.draw(step)
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        info = self.host.info
+        info, abar = self.host.info, self.alphas_cumprod
         latents, noise = batch.latents.to(info.device), batch.noise.to(info.device)
         timesteps = batch.timesteps.to(info.device)
-        noisy = q_sample(latents, noise, timesteps, info.alphas_cumprod)
+        noisy = q_sample(latents, batch.input_noise.to(info.device), timesteps, abar)
         predicted = self.host.predict_noise(noisy, timesteps, self.host.encode_prompts(batch.prompts))
-        target = target_of(info.prediction, latents, noise, timesteps, info.alphas_cumprod)
-        weight = loss_weight(self.weighting, info.prediction, timesteps, info.alphas_cumprod)
+        target = target_of(info.prediction, latents, noise, timesteps, abar)
         mask = None if batch.mask is None else batch.mask.to(info.device)
-        return batch.weight.to(info.device) * weight * squared_error(predicted.float(), target, mask)
+        losses = weighted_losses(
+            predicted.float(), target, timesteps, info.prediction, abar, self.settings, mask
+        )
+        return batch.weight.to(info.device) * losses
 
 
 def as_embedding(

@@ -1,15 +1,18 @@
 """The loop on a small regression whose every number is known."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from lib_ti.core.errors import JobFailed
-from lib_ti.core.job import TrainState
-from lib_ti.core.loop import Loop, Progress
+from lib_ti.core.errors import BadInput, JobFailed
+from lib_ti.core.job import Job, TrainState
+from lib_ti.core.loop import Loop, Progress, check_learning
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.core.train_settings import LearningSettings
 
 
 class Line:
@@ -102,3 +105,131 @@ def test_due_steps_are_reported_at_once() -> None:
     loop = Loop(Line(), parse_learning_rate("0.1"), None)
     loop.run(30, due=lambda s: s == 17, on_progress=lambda p: seen.append(p.step), stopped=lambda: False)
     assert seen == [10, 17, 20, 30]
+
+
+@pytest.mark.parametrize("clip", ["value", "norm"])
+def test_gradients_are_clipped_on_their_own_schedule(clip: str) -> None:
+    """Plain descent at rate 1 moves by the gradient itself, so the move tells what was left of it."""
+    settings = LearningSettings(
+        steps=4, optimizer="torch.optim.SGD", clip=clip, clip_at="0.01:0.5, 0.001", learning_rate="1"
+    )
+    method = Line()
+    loop = Loop(method, parse_learning_rate("1"), None, settings)
+    for limit in (0.01, 0.01, 0.001, 0.001):
+        before = method.weights.detach().clone()
+        loop.take_step()
+        gradient = method.weights.grad.clone()
+        loop.apply_gradients()
+        expected = gradient.clamp(-limit, limit) if clip == "value" else gradient * limit / gradient.norm()
+        assert gradient.norm() > 1
+        torch.testing.assert_close(before - method.weights, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_a_job_that_shows_its_result_on_the_way_ends_the_same() -> None:
+    """Schedule-free learns at one place and evaluates at another."""
+    pytest.importorskip("schedulefree")
+    settings = LearningSettings(optimizer="AdamWScheduleFree")
+    ends = []
+    for shows in (False, True):
+        method = Line()
+        loop = Loop(method, parse_learning_rate("0.1"), None, settings)
+        for _ in range(9):
+            loop.take_step()
+            loop.apply_gradients()
+            if shows:
+                result = loop.result()["weights"]
+                with loop.showing(loop.result()):
+                    assert torch.equal(method.weights, result)
+        ends.append(method.weights)
+    assert torch.equal(ends[0], ends[1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"learning_rate": "fast"}, "learning rate 'fast'"),
+        ({"warmup": "long"}, "warmup: got 'long'"),
+        ({"clip_at": "-1"}, "clip-at '-1'"),
+        ({"optimizer": "os.system"}, "optimizer: got 'os.system'"),
+        ({"optimizer_args": "lr=1"}, "optimizer-args: lr"),
+    ],
+)
+def test_settings_are_checked_before_a_loop_is_made(wrong: dict[str, str], sentence: str) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        check_learning(LearningSettings(**wrong))
+
+
+FIXED = [torch.randn(3, 4, generator=generator_at(9, 9), dtype=torch.float64)]
+WATCHED = LearningSettings(steps=60, ema=0.9, evaluate_every=7, stop_rule="plateau", stop_window=21)
+
+
+def watched(
+    state: TrainState | None, stop_at: int | None, settings: LearningSettings = WATCHED
+) -> tuple[Loop, list[Progress]]:
+    loop, seen = Loop(Line(), parse_learning_rate("0.1"), state, settings, FIXED), list[Progress]()
+    loop.run(60, due=lambda step: False, on_progress=seen.append, stopped=lambda: loop.step == stop_at)
+    return loop, seen
+
+
+@pytest.mark.parametrize("stop_at", [13, 21, 33])
+def test_average_evaluations_and_best_go_on_to_the_bit(stop_at: int, tmp_path: Path) -> None:
+    whole, _ = watched(None, None)
+    first, _ = watched(None, stop_at)
+    job = Job(tmp_path)
+    job.save_state(first.snapshot())
+    second, _ = watched(job.load_state(), None)
+    assert whole.evaluations.rows == second.evaluations.rows
+    assert whole.final()[0] == second.final()[0]
+    for one, other in ((whole.final()[1], second.final()[1]), (whole.result(), second.result())):
+        assert torch.equal(one["weights"], other["weights"])
+    for kind, values in whole._kept().items():
+        assert torch.equal(values["weights"], second._kept()[kind]["weights"])
+
+
+def test_evaluations_come_every_n_steps_and_at_the_end() -> None:
+    _, seen = watched(None, None, replace(WATCHED, stop_rule="none"))
+    assert [p.step for p in seen if p.evaluation is not None] == [7, 14, 21, 28, 35, 42, 49, 56, 60]
+
+
+def test_an_evaluation_is_of_the_average_and_changes_nothing() -> None:
+    settings = replace(WATCHED, stop_rule="none")
+    loop, seen = watched(None, None, settings)
+    plain, _ = watched(None, None, replace(settings, evaluate_every=0, ema=0.0))
+    assert torch.equal(loop.parameters["weights"], plain.parameters["weights"])
+    shown = Line()
+    shown.weights.data.copy_(loop.result()["weights"])
+    assert seen[-1].evaluation == shown.losses(FIXED[0]).mean().item()
+    assert not torch.equal(loop.result()["weights"], loop.parameters["weights"])
+
+
+def test_a_stop_rule_ends_the_job_with_the_best_and_not_the_last() -> None:
+    settings = replace(WATCHED, ema=0.0, stop_threshold=0.01)
+    method, seen = Line(), list[Progress]()
+    loop = Loop(method, parse_learning_rate("2"), None, settings, FIXED)  # far too fast: it overshoots
+    end = loop.run(500, due=lambda step: False, on_progress=seen.append, stopped=lambda: False)
+    assert end == "done" and loop.step < 500
+    step, vectors = loop.final()
+    losses = {p.step: p.evaluation for p in seen if p.evaluation is not None}
+    assert losses[step] == min(losses.values()) and step < loop.step
+    method.weights.data.copy_(vectors["weights"])
+    assert method.losses(FIXED[0]).mean().item() == losses[step]
+    # Resumed after a kill, it does not go on.
+    again = Loop(Line(), parse_learning_rate("2"), loop.snapshot(), settings, FIXED)
+    assert again.run(500, due=lambda s: False, on_progress=seen.append, stopped=lambda: False) == "done"
+    assert again.step == loop.step
+
+
+def test_gradients_are_summed_for_the_report() -> None:
+    method = Line()
+    loop, norms = Loop(method, parse_learning_rate("0.1"), None), torch.zeros(3)
+    for _ in range(5):
+        loop.take_step()
+        norms += method.weights.grad.norm(dim=1)
+        loop.apply_gradients()
+    torch.testing.assert_close(loop.gradients["weights"], norms)
+
+
+def test_two_averages_are_one_too_many() -> None:
+    pytest.importorskip("schedulefree")
+    with pytest.raises(BadInput, match="keeps an average of its own"):
+        check_learning(LearningSettings(optimizer="AdamWScheduleFree", ema=0.9))

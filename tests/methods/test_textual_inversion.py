@@ -24,6 +24,7 @@ from lib_ti.methods.textual_inversion import (
     as_embedding,
     check_name,
     initial_vectors,
+    noise_schedule,
     preflight,
     relative_travel,
 )
@@ -185,6 +186,47 @@ class TestLearning:
                 sides.append(float(method.losses(batch).sum()))
                 vectors -= sign * step * direction
         assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(float(gradient.norm()), rel=0.05)
+
+
+class TestNoise:
+    def test_with_every_option_off_a_step_sees_what_it_saw_before_there_were_any(
+        self, lent: StandaloneHost
+    ) -> None:
+        """The numbers of the version before noise had options."""
+        settings = replace(SETTINGS, batch_size=2, accumulation=2)
+        first, second = make(lent, settings, ["a photo of zqx-cat", "a small zqx-cat"]).draw(3)
+        assert first.timesteps.tolist() == [889, 450]
+        assert second.timesteps.tolist() == [194, 313]
+        assert first.noise[:, 0, 0, 0].tolist() == pytest.approx([-0.47611016, 0.53047264])
+        assert second.latents[:, 0, 0, 0].tolist() == pytest.approx([-0.07635924, -2.26012850])
+        assert torch.equal(first.input_noise, first.noise)
+
+    def test_the_model_is_given_the_perturbed_noise_and_asked_for_the_other(
+        self, lent: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        method = make(lent, replace(SETTINGS, input_perturbation=0.5, weighting="none"), ["zqx-cat"])
+        batch, given = method.draw(1)[0], []
+
+        def answer(latents: torch.Tensor, timesteps: torch.Tensor, condition: object) -> torch.Tensor:
+            given.append(latents)
+            return batch.noise
+
+        monkeypatch.setattr(lent, "predict_noise", answer)
+        assert method.losses(batch).tolist() == [0.0]
+        abar = lent.info.alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
+        mixed = abar.sqrt() * batch.latents + (1 - abar).sqrt() * batch.input_noise
+        torch.testing.assert_close(given[0], mixed)
+        assert not torch.allclose(batch.input_noise, batch.noise)
+
+    def test_a_terminal_snr_of_zero_is_for_models_that_predict_v(
+        self, lent: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = replace(SETTINGS, zero_terminal_snr=True)
+        with pytest.raises(BadInput, match="predicts noise"):
+            noise_schedule(lent, settings)
+        monkeypatch.setattr(lent, "info", replace(lent.info, prediction="v"))
+        assert float(make(lent, settings, ["zqx-cat"]).alphas_cumprod[-1]) == 0
+        assert float(lent.info.alphas_cumprod[-1]) > 0
 
 
 class TestExport:

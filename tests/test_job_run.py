@@ -1,0 +1,138 @@
+"""What a job leaves and says beside its loss: evaluations, averages, the kept step, the gauge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.job import Job
+from lib_ti.core.settings import build
+from lib_ti.formats.embedding import read_embedding
+from lib_ti.hosts.base import SampleRequest
+from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.job_run import Evaluation, Event, Message, Outcome
+from lib_ti.jobs import folders_under, resume, start
+from lib_ti.methods.textual_inversion import InversionSettings
+
+WATCHED = {"preview_every": 0, "evaluate_every": 4, "evaluate_pictures": 2, "ema": 0.9, "save_every": 4}
+
+
+def settings_of(told: Mapping[str, Any], **more: Any) -> InversionSettings:
+    return build(InversionSettings, {**told, **WATCHED, **more})
+
+
+def train(
+    host: StandaloneHost,
+    data: Path,
+    settings: InversionSettings,
+    report: Callable[[Event], None] = lambda event: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    return start(host, settings, folders=folders_under(data), model="builtin", report=report, stopped=stopped)
+
+
+def vectors_of(path: Path) -> torch.Tensor:
+    return read_embedding(path).vectors["clip_l"]
+
+
+def test_evaluations_are_written_sent_and_gone_on_with(
+    host: StandaloneHost, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    told, events = settings_of(settings), list[Event]()
+    whole = train(host, tmp_path / "whole", told, events.append)
+    seen = [event for event in events if isinstance(event, Evaluation)]
+    assert [event.step for event in seen] == [4, 8, 12, 16, 20]
+    assert whole.job.evaluations() == [(e.step, pytest.approx(e.loss, rel=1e-5)) for e in seen]
+    assert all(event.best_step <= event.step for event in seen)
+
+    halves, steps = tmp_path / "halves", iter(range(12))
+    first = train(host, halves, told, stopped=lambda: next(steps, None) is None)
+    assert (first.status, first.step) == ("stopped", 12)
+    job, folders = Job.open(folders_under(halves).jobs, first.job.id), folders_under(halves)
+    second = resume(host, job, folders=folders, report=lambda event: None, stopped=lambda: False)
+    assert torch.equal(vectors_of(second.embedding), vectors_of(whole.embedding))
+    assert job.evaluations() == whole.job.evaluations()
+    assert [replace(r) for r in second.vectors] == list(whole.vectors)
+
+
+def test_what_is_saved_and_shown_is_the_average(
+    host: StandaloneHost, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[torch.Tensor] = []
+
+    def sample(request: SampleRequest) -> list[Image.Image]:
+        [embedding] = host._embeddings.values()
+        shown.append(embedding["clip_l"].detach().clone())
+        return [Image.fromarray(np.zeros((8, 8, 3), np.uint8))]
+
+    monkeypatch.setattr(host, "sample", sample)
+    outcome = train(host, tmp_path, settings_of(settings, preview_every=20))
+    state = outcome.job.load_state()
+    assert state is not None
+    average = state.beside["clip_l"]["average"]
+    assert torch.equal(vectors_of(outcome.embedding), average)
+    assert torch.equal(shown[-1], average)
+    assert not torch.equal(state.parameters["clip_l"], average)
+
+
+def test_with_a_stop_rule_the_best_step_is_kept_and_said(
+    host: StandaloneHost, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    told = settings_of(
+        settings,
+        steps=200,
+        stop_rule="plateau",
+        stop_window=12,
+        learning_rate="0.5",
+        ema=0.0,
+        stop_threshold=0.001,
+    )
+    said: list[str] = []
+    outcome = train(host, tmp_path, told, lambda e: said.append(e.text) if isinstance(e, Message) else None)
+    rows = outcome.job.evaluations()
+    assert outcome.status == "done" and outcome.step == rows[-1][0] < 200
+    assert outcome.kept_step == min(rows, key=lambda row: row[1])[0] < outcome.step
+    assert read_embedding(outcome.embedding).step == outcome.kept_step
+    assert any(f"kept the vectors of step {outcome.kept_step}, the best" in text for text in said)
+
+
+def test_the_gauge_is_in_the_result(host: StandaloneHost, settings: dict[str, Any], tmp_path: Path) -> None:
+    said: list[str] = []
+    outcome = train(
+        host,
+        tmp_path,
+        settings_of(settings),
+        lambda e: said.append(e.text) if isinstance(e, Message) else None,
+    )
+    told = outcome.as_json()["vectors"]
+    assert [(row["name"], row["vector"]) for row in told] == [("clip_l", 1), ("clip_l", 2)]
+    usual = float(host.token_vectors("clip_l").norm(dim=1).median())
+    lengths = (vectors_of(outcome.embedding).norm(dim=1) / usual).tolist()
+    assert [row["length"] for row in told] == pytest.approx(lengths)
+    assert all(row["moved"] > 0 and row["gradient"] > 0 for row in told)
+    assert any(text.startswith("vectors moved") for text in said)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"stop_rule": "dvar", "evaluate_every": 0}, "stop-rule dvar"),
+        ({"optimizer": "os.system"}, "optimizer: got"),
+        ({"min_timestep": 900, "max_timestep": 100}, "leave none"),
+        ({"zero_terminal_snr": True}, "zero-terminal-snr"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_written(
+    host: StandaloneHost, settings: dict[str, Any], tmp_path: Path, wrong: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        train(host, tmp_path / "data", settings_of(settings, **wrong))
+    assert not (tmp_path / "data").exists()
