@@ -55,18 +55,28 @@ def zero_terminal_snr(alphas_cumprod: torch.Tensor) -> torch.Tensor:
     return ((root - last) * first / (first - last)).square().to(alphas_cumprod.dtype)
 
 
-def squared_error(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def mean_error(errors: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean of each sample's errors (b, c, h, w), (b,). ``mask``: what each place counts, (b, 1, h, w),
+    with a mean of 1, so that the loss stays as large as without."""
+    return (errors if mask is None else errors * mask).flatten(1).mean(1)
+
+
+def squared_error(
+    predicted: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean squared error of each sample, (b,)."""
-    return (predicted - target).pow(2).flatten(1).mean(1)
+    return mean_error((predicted - target).pow(2), mask)
 
 
-def pseudo_huber(predicted: torch.Tensor, target: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+def pseudo_huber(
+    predicted: torch.Tensor, target: torch.Tensor, c: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean of 2 c (sqrt(d^2 + c^2) - c) of each sample, (b,): d^2 near zero, 2 c |d| far from it
     (arXiv 2403.16728, eq. 4). ``c``: of each sample, (b,)."""
-    square = (predicted - target).pow(2).flatten(1)
-    c = c.to(square).unsqueeze(1)
+    square = (predicted - target).pow(2)
+    c = c.to(square).view(-1, *(1,) * (square.dim() - 1))
     # sqrt(d^2 + c^2) - c, in the form that loses nothing where d is small.
-    return (2 * c * square / ((square + c.pow(2)).sqrt() + c)).mean(1)
+    return mean_error(2 * c * square / ((square + c.pow(2)).sqrt() + c), mask)
 
 
 def huber_threshold(
@@ -122,16 +132,17 @@ def weighted_losses(
     prediction: Prediction,
     alphas_cumprod: torch.Tensor,
     settings: LearningSettings,
+    mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The loss of each sample, (b,), measured and weighted as the settings say."""
+    """The loss of each sample, (b,), measured and weighted as the settings say. ``mask``: see mean_error."""
     if settings.loss == "l2":
-        error = squared_error(predicted, target)
+        error = squared_error(predicted, target, mask)
     elif settings.loss == "l1":
-        error = (predicted - target).abs().flatten(1).mean(1)
+        error = mean_error((predicted - target).abs(), mask)
     else:
         schedule = cast(HuberSchedule, settings.huber_schedule)
         c = huber_threshold(schedule, settings.huber_c, timesteps, alphas_cumprod)
-        error = pseudo_huber(predicted, target, c)
+        error = pseudo_huber(predicted, target, c, mask)
         if settings.loss == "smooth-l1":
             error = error / c
     weighting = cast(Weighting, settings.weighting)
