@@ -19,7 +19,7 @@ from lib_ti.core.job import Job
 from lib_ti.core.loop import Loop, Progress
 from lib_ti.core.schedule import learning_rate_of
 from lib_ti.data.evaluation import evaluation_batches
-from lib_ti.data.samples import TrainingSet
+from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import fill
 from lib_ti.formats.embedding import write_safetensors
 from lib_ti.hosts.base import Host, SampleRequest
@@ -112,7 +112,9 @@ class Run:
         self.started = time.monotonic()
         self.recent: deque[float] = deque(maxlen=50)
         self.method = TextualInversion(host, settings, samples, start)
-        evaluation = evaluation_batches(samples) if settings.evaluate_every else ()
+        evaluation: Sequence[Batch] = ()
+        if settings.evaluate_every:
+            evaluation = evaluation_batches(self.method.draw, settings, samples.timesteps)
         self.loop = Loop(self.method, learning_rate_of(settings), job.load_state(), settings, evaluation)
         job.forget_losses_after(self.loop.step)
 

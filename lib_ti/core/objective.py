@@ -74,7 +74,7 @@ def pseudo_huber(
     """Mean of 2 c (sqrt(d^2 + c^2) - c) of each sample, (b,): d^2 near zero, 2 c |d| far from it
     (arXiv 2403.16728, eq. 4). ``c``: of each sample, (b,)."""
     square = (predicted - target).pow(2)
-    c = c.to(square).view(-1, 1, 1, 1)
+    c = c.to(square).view(-1, *(1,) * (square.dim() - 1))
     # sqrt(d^2 + c^2) - c, in the form that loses nothing where d is small.
     return mean_error(2 * c * square / ((square + c.pow(2)).sqrt() + c), mask)
 
@@ -134,8 +134,7 @@ def weighted_losses(
     settings: LearningSettings,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The loss of each sample, (b,), measured and weighted as the settings say; ``mask`` as in
-    ``mean_error``."""
+    """The loss of each sample, (b,), measured and weighted as the settings say. ``mask``: see mean_error."""
     if settings.loss == "l2":
         error = squared_error(predicted, target, mask)
     elif settings.loss == "l1":

@@ -189,3 +189,14 @@ def test_v_losses_are_finite_where_there_is_noise_alone(weighting: str, loss: st
     x0, noise, t = _draw()
     settings = LearningSettings(weighting=weighting, loss=loss)
     assert torch.isfinite(weighted_losses(x0, noise, t, "v", zero_terminal_snr(ABAR), settings)).all()
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2", "huber", "smooth-l1"])
+def test_what_a_mask_leaves_out_is_no_error(loss: str) -> None:
+    x0, noise, t = _draw()
+    mask = torch.zeros(5, 1, 8, 8)
+    mask[..., :4] = 2.0
+    settings = LearningSettings(loss=loss, weighting="none")
+    masked = weighted_losses(x0, noise, t, "eps", ABAR, settings, mask)
+    left = weighted_losses(x0[..., :4], noise[..., :4], t, "eps", ABAR, settings)
+    torch.testing.assert_close(masked, left)
