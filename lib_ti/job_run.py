@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +20,11 @@ from lib_ti.core.loop import Loop, Progress
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.templates import fill
-from lib_ti.formats.embedding import write_safetensors
-from lib_ti.hosts.base import Host, SampleRequest
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, as_embedding
+from lib_ti.formats.together import write_together
+from lib_ti.hosts.base import Embeddings, Host, SampleRequest
+from lib_ti.methods.kind import Words
+from lib_ti.methods.registry import kind_of
+from lib_ti.methods.textual_inversion import InversionSettings
 
 
 @dataclass(frozen=True)
@@ -45,24 +47,36 @@ Event = Message | Progress | Preview
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. ``embedding``: in the embeddings folder when done, else a copy in the job's."""
+    """How a job ended. ``files``: one for each word, in the embeddings folder when done, else copies in the
+    job's."""
 
     status: Literal["done", "stopped"]
     job: Job
     step: int
-    embedding: Path
+    files: Sequence[Path]
     loss: float | None  # mean of the last 50 steps
     seconds: float
+
+    @property
+    def embedding(self) -> Path:
+        """The file of the word for the prompt."""
+        return self.files[0]
 
     def as_json(self) -> dict[str, Any]:
         return {
             "status": self.status,
             "job": self.job.id,
             "step": self.step,
-            "embedding": str(self.embedding),
+            **told_files(self.files),
             "loss": self.loss,
             "seconds": round(self.seconds, 1),
         }
+
+
+def told_files(files: Sequence[Path]) -> dict[str, str | None]:
+    """The files of a job's words, for people and programs."""
+    positive, negative = [*map(str, files), None, None][:2]
+    return {"embedding": positive, "negative_embedding": negative}
 
 
 def picture_size(host: Host, settings: InversionSettings) -> tuple[int, int]:
@@ -72,11 +86,12 @@ def picture_size(host: Host, settings: InversionSettings) -> tuple[int, int]:
 
 def saved_steps(job: Job) -> list[int]:
     """The steps of which the job's folder has a copy."""
-    return sorted(int(path.stem.rpartition("-")[2]) for path in job.copies.glob("*.safetensors"))
+    return sorted({int(path.stem.rpartition("-")[2]) for path in job.copies.glob("*.safetensors")})
 
 
-def copy_of(job: Job, name: str, step: int) -> Path:
-    return job.copies / f"{name}-{step:06d}.safetensors"
+def copies_of(job: Job, words: Words, step: int) -> list[Path]:
+    """A file for each word, in the job's folder."""
+    return [job.copies / f"{word}-{step:06d}.safetensors" for word in words.all]
 
 
 class Run:
@@ -88,15 +103,17 @@ class Run:
         settings: InversionSettings,
         samples: TrainingSet,
         job: Job,
-        target: Path,
+        targets: Sequence[Path],
         report: Callable[[Event], None],
-        start: Mapping[str, torch.Tensor],
+        start: Embeddings,
     ) -> None:
         self.host, self.settings, self.samples = host, settings, samples
-        self.job, self.target, self.report = job, target, report
+        self.job, self.targets, self.report = job, targets, report
+        self.kind = kind_of(settings)
+        self.words = self.kind.words(settings)
         self.started = time.monotonic()
         self.recent: deque[float] = deque(maxlen=50)
-        self.method = TextualInversion(host, settings, samples, start)
+        self.method = self.kind.make(host, settings, samples, start)
         self.loop = Loop(self.method, parse_learning_rate(settings.learning_rate), job.load_state())
         job.forget_losses_after(self.loop.step)
 
@@ -110,11 +127,11 @@ class Run:
             self.loop.restore(self.loop.good)
             self._leave()
             raise
-        embedding = self._leave()
+        files = self._leave()
         if status == "done":
-            embedding = self._save_embedding(self.target)
+            files = self._save(self.targets)
         loss = sum(self.recent) / len(self.recent) if self.recent else None
-        return Outcome(status, self.job, self.loop.step, embedding, loss, time.monotonic() - self.started)
+        return Outcome(status, self.job, self.loop.step, files, loss, time.monotonic() - self.started)
 
     def _due(self, step: int) -> bool:
         s = self.settings
@@ -132,18 +149,20 @@ class Run:
         if settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps):
             self._preview(step)
 
-    def _leave(self) -> Path:
+    def _leave(self) -> Sequence[Path]:
         """Save what is good so far, so that the job can be resumed."""
         self.job.save_state(self.loop.snapshot())
         return self._save_copy()
 
-    def _save_copy(self) -> Path:
-        return self._save_embedding(copy_of(self.job, self.settings.name, self.loop.step))
+    def _save_copy(self) -> Sequence[Path]:
+        return self._save(copies_of(self.job, self.words, self.loop.step))
 
-    def _save_embedding(self, path: Path) -> Path:
-        made = as_embedding(self.method.vectors, self.host, self.settings, self.loop.step, self.job.id)
-        write_safetensors(made, path)
-        return path
+    def _save(self, paths: Sequence[Path]) -> Sequence[Path]:
+        """The words as they are now, into ``paths``, together or not at all."""
+        vectors = self.kind.vectors(self.method.parameters(), self.settings)
+        made = self.kind.export(vectors, self.host, self.settings, self.loop.step, self.job.id)
+        write_together(dict(zip(paths, made, strict=True)))
+        return paths
 
     def _preview(self, step: int) -> None:
         """Draw and keep pictures; no picture is worth the run, so one that fails is skipped."""
@@ -163,13 +182,22 @@ def preview_prompt(settings: InversionSettings, lines: Sequence[str], captions: 
     return fill(settings.preview_prompt or lines[0], name=settings.name, filewords=captions[0])
 
 
+def preview_negative(settings: InversionSettings) -> str:
+    """The negative prompt of the previews; the word that is for it comes first, unless it is there."""
+    words = kind_of(settings).words(settings)
+    told = fill(settings.preview_negative, name=words.negative or words.positive, filewords="")
+    if words.negative in told:  # an empty one is in every text
+        return told
+    return ", ".join(filter(None, (words.negative, told)))
+
+
 def _preview_request(host: Host, settings: InversionSettings, samples: TrainingSet) -> SampleRequest:
     width, height = picture_size(host, settings)
     prompt = preview_prompt(settings, samples.lines, samples.captions)
     return SampleRequest(
         prompts=[prompt] * settings.preview_count,
         seeds=[settings.preview_seed + i for i in range(settings.preview_count)],
-        negative_prompt=fill(settings.preview_negative, name=settings.name, filewords=""),
+        negative_prompt=preview_negative(settings),
         steps=settings.preview_steps,
         cfg_scale=settings.preview_cfg,
         width=settings.preview_width or width,

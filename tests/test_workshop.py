@@ -19,7 +19,7 @@ from tests.place import StandalonePlace, ended, wait
 def test_create_then_train_starts_from_what_was_created(
     workshop: Workshop, place: StandalonePlace, settings: dict[str, Any]
 ) -> None:
-    path = workshop.create({"name": "zqx-cat", "init_text": "star heart circle", "vectors": 3})
+    (path,) = workshop.create({"name": "zqx-cat", "init_text": "star heart circle", "vectors": 3})
     created = read_embedding(path)
     assert (created.step, created.count) == (0, 3)
     with pytest.raises(BadInput, match="ordinary word"):
