@@ -167,6 +167,8 @@ class Run:
     def _preview(self, step: int) -> None:
         """Draw and keep pictures; no picture is worth the run, so one that fails is skipped."""
         try:
+            # A method may derive its vectors from what it trains, which the last step has changed.
+            self.host.set_embeddings(self.kind.vectors(self.method.parameters(), self.settings))
             images = self.host.sample(_preview_request(self.host, self.settings, self.samples))
         except Exception as error:
             reason = _MEMORY_REMEDY if _out_of_memory(error) else error

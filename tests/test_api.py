@@ -50,7 +50,10 @@ def test_create_train_status_list_use(
     picture = client.get(f"{PREFIX}/jobs/{job}/samples/{status['previews']['20'][0]}")
     assert picture.content.startswith(b"\x89PNG")
     published = client.post(f"{PREFIX}/jobs/{job}/publish", params={"step": 10})
-    assert published.json() == {"embedding": str(path), "negative_embedding": None} and read_embedding(path).step == 10
+    assert (
+        published.json() == {"embedding": str(path), "negative_embedding": None}
+        and read_embedding(path).step == 10
+    )
     assert client.get(f"{PREFIX}/embeddings").json()[0]["step"] == 10
     assert "subject" in client.get(f"{PREFIX}/templates").json()
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import Option, build, options_of
-from lib_ti.methods import textual_inversion
+from lib_ti.methods import dreamartist, textual_inversion
 from lib_ti.methods.kind import Kind
 from lib_ti.methods.textual_inversion import InversionSettings
 
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (textual_inversion.KIND,)}
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (textual_inversion.KIND, dreamartist.KIND)}
 DEFAULT = textual_inversion.KIND.name
 
 

@@ -23,7 +23,7 @@ def test_who_names_no_method_gets_the_default() -> None:
 
 @pytest.mark.parametrize("method", ["magic", None, 3, ["ti"]])
 def test_an_unknown_method_is_refused(method: object) -> None:
-    with pytest.raises(BadInput, match="method: got .*expected one of ti"):
+    with pytest.raises(BadInput, match=r"method: got .*expected one of ti"):
         read_settings({"method": method})
 
 
