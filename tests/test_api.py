@@ -50,12 +50,25 @@ def test_create_train_status_list_use(
     picture = client.get(f"{PREFIX}/jobs/{job}/samples/{status['previews']['20'][0]}")
     assert picture.content.startswith(b"\x89PNG")
     published = client.post(f"{PREFIX}/jobs/{job}/publish", params={"step": 10})
-    assert (
-        published.json() == {"embedding": str(path), "negative_embedding": None}
-        and read_embedding(path).step == 10
-    )
+    assert published.json() == {"embedding": str(path), "negative_embedding": None}
+    assert read_embedding(path).step == 10
     assert client.get(f"{PREFIX}/embeddings").json()[0]["step"] == 10
     assert "subject" in client.get(f"{PREFIX}/templates").json()
+
+
+def test_a_pair_is_told_as_two_files(
+    client: TestClient, workshop: Workshop, settings: dict[str, Any]
+) -> None:
+    asked = {**settings, "method": "dreamartist", "preview_every": 0}
+    created = client.post(f"{PREFIX}/embeddings", json={"name": "zqx-cat", "method": "dreamartist"}).json()
+    files = [created["embedding"], created["negative_embedding"]]
+    assert [Path(file).name for file in files] == ["zqx-cat.safetensors", "zqx-cat-neg.safetensors"]
+    job = client.post(f"{PREFIX}/jobs", json=asked).json()["job"]
+    ended(workshop, job)
+    status = client.get(f"{PREFIX}/jobs/{job}").json()
+    assert [status["embedding"], status["negative_embedding"]] == files
+    assert client.post(f"{PREFIX}/jobs/{job}/publish", params={"step": 10}).json() == created
+    assert [read_embedding(Path(file)).step for file in files] == [10, 10]
 
 
 def test_interrupt_and_resume(

@@ -29,6 +29,26 @@ _NOISE = 1  # the place of that noise beside the random start's numbers
 _NEGATIVE = "negative "  # before the names of its parameters
 
 
+# What the guide that is shared most advises for each purpose: the original's loss and its batches of one.
+_AS_PUBLISHED = {"batch_size": 1, "accumulation": 1, "weighting": "none"}
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "character": {
+        **_AS_PUBLISHED,
+        "learning_rate": "0.003",
+        "guidance": "3",
+        "template": "subject",
+        "steps": 5000,
+    },
+    "style": {
+        **_AS_PUBLISHED,
+        "learning_rate": "0.005",
+        "guidance": "5",
+        "template": "style_filewords",
+        "steps": 2000,
+    },
+}
+
+
 def _with_default(name: str, default: Any) -> Any:
     """The setting of textual inversion of that name, with another default."""
     return dataclasses.field(default=default, metadata=InversionSettings.__dataclass_fields__[name].metadata)
@@ -38,6 +58,15 @@ def _with_default(name: str, default: Any) -> Any:
 class DreamArtistSettings(InversionSettings):
     """What DreamArtist is told beside what textual inversion is."""
 
+    preset: str = option(
+        "none",
+        "Published settings for a purpose: rate, guidance, template, steps and batch. What is set besides "
+        "counts more.",
+        group="embedding",
+        choices=("none", *PRESETS),
+        label="Preset",
+        basic=True,
+    )
     vectors: int = _with_default("vectors", 3)
     negative_vectors: int = option(
         6,
@@ -288,4 +317,5 @@ KIND = Kind(
     preflight=preflight,
     vectors=vectors_of,
     export=as_embeddings,
+    presets=PRESETS,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -48,3 +48,5 @@ class Kind:
     vectors: Callable[[Mapping[str, torch.Tensor], Any], Embeddings]
     # Vectors after so many steps as files hold them, in the order of the words, for the job of this id.
     export: Callable[[Embeddings, Host, Any, int, str], list[Embedding]]
+    # The setting "preset" names one; its values stand in for those that were not given.
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

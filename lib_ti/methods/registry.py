@@ -43,5 +43,6 @@ def read_settings(values: Mapping[str, Any]) -> InversionSettings:
     """Settings from loose values, of the kind that the value "method" names. Raises BadInput."""
     given = dict(values)
     kind = kind_named(given.pop("method", DEFAULT))
-    settings: InversionSettings = build(kind.settings, given)
+    preset = kind.presets.get(str(given.get("preset")), {})
+    settings: InversionSettings = build(kind.settings, {**preset, **given})
     return settings

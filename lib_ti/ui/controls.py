@@ -124,6 +124,18 @@ def updates_for_method(method: str, given: Sequence[Any]) -> list[Any]:
     return updates
 
 
+def preset_settings() -> list[str]:
+    """What presets have values for."""
+    presets = [preset for kind in KINDS.values() for preset in kind.presets.values()]
+    return list(dict.fromkeys(name for preset in presets for name in preset))
+
+
+def updates_for_preset(method: str, preset: str) -> list[Any]:
+    """What a preset changes at the controls of ``preset_settings``."""
+    values = KINDS[method].presets.get(preset, {})
+    return [gr.update(value=values[name]) if name in values else gr.update() for name in preset_settings()]
+
+
 def values_of(kind: type, names: Sequence[str], given: Sequence[Any]) -> dict[str, Any]:
     """What the controls ``names`` hold, as ``build`` takes it: an emptied box stands for the default."""
     known = options_of(kind)

@@ -15,7 +15,9 @@ from lib_ti.ui.controls import (
     depending_on_method,
     make_controls,
     make_method_choice,
+    preset_settings,
     updates_for_method,
+    updates_for_preset,
     values_of,
 )
 from lib_ti.ui.view import ASKING, error_html, said_html, status_html
@@ -79,12 +81,19 @@ class Tab:
         self.controls.update(make_controls(choices, basic=False))
 
     def _connect_choices(self) -> None:
-        """A method shows its own controls."""
+        """A method shows its own controls, a preset fills in its values."""
         changing = [self.controls[name] for name in depending_on_method()]
         self.method.change(
             lambda title, *given: updates_for_method(_method(title), given),
             [self.method, *changing],
             changing,
+            queue=False,
+        )
+        filled = [self.controls[name] for name in preset_settings()]
+        self.controls["preset"].change(
+            lambda title, preset: updates_for_preset(_method(title), preset),
+            [self.method, self.controls["preset"]],
+            filled,
             queue=False,
         )
 
