@@ -137,7 +137,7 @@ def test_dreamartist_shows_its_controls_and_names_both_files(page: Page, webui: 
     """The page as textual inversion has it, as DreamArtist has it, and back."""
 
     def choose(name: str, value: str) -> None:
-        page.locator(f"#ti_studio_{name} label", has_text=re.compile(f"^{value}$")).click()
+        page.locator(f"#ti_studio_{name}").get_by_label(value, exact=True).check()
 
     expect(page.locator("#ti_studio_negative_vectors")).to_be_hidden()
     box(page, "init_text").fill("star")
