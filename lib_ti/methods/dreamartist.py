@@ -186,6 +186,31 @@ class _PairBatch(Batch):
         return len(self.latents)
 
 
+class _PairedSamples:
+    """The training set, of which every sample has two prompts."""
+
+    def __init__(self, samples: TrainingSet, settings: DreamArtistSettings) -> None:
+        self.samples = samples
+        self.negative = words_of(settings).negative
+        # The same draws of other lines give each sample its negative prompt.
+        self.twin = copy(samples)
+        self.twin.lines = negative_lines(samples.lines, settings.negative_filewords)
+        self.twin.trigger = self.negative
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.samples, name)
+
+    def draw(self, step: int) -> list[Batch]:
+        batches, twins = self.samples.draw(step), self.twin.draw(step)
+        return [
+            _PairBatch(**{**vars(batch), "prompts": [*self._negatives(twin), *batch.prompts]})
+            for batch, twin in zip(batches, twins, strict=True)
+        ]
+
+    def _negatives(self, twin: Batch) -> Sequence[str]:
+        return twin.prompts if self.negative else [""] * len(twin)
+
+
 class _GuidedHost:
     """The host, with an answer that is guided: what an unchanged loss is taken of.
 
@@ -235,24 +260,13 @@ class DreamArtist(TextualInversion):
             encoder: (vectors.to(host.info.device) / settings.negative_rate).requires_grad_()
             for encoder, vectors in start.get(self.words.negative, {}).items()
         }
-        # The same draws of other lines give each sample its negative prompt.
-        self.negative_samples = copy(samples)
-        self.negative_samples.lines = negative_lines(samples.lines, settings.negative_filewords)
-        self.negative_samples.trigger = self.words.negative
+        if self.guided:
+            self.samples = cast(TrainingSet, _PairedSamples(samples, settings))
         host.set_embeddings(vectors_of(self.parameters(), settings))
 
     def parameters(self) -> Mapping[str, torch.Tensor]:
         negative = {f"{_NEGATIVE}{encoder}": vectors for encoder, vectors in self.negative.items()}
         return {**self.vectors, **negative}
-
-    def draw(self, step: int) -> list[Batch]:
-        batches = super().draw(step)
-        if not self.guided:
-            return batches
-        if not self.words.negative:
-            return [_paired(batch, [""] * len(batch)) for batch in batches]
-        others = self.negative_samples.draw(step)
-        return [_paired(batch, other.prompts) for batch, other in zip(batches, others, strict=True)]
 
     def losses(self, batch: Batch) -> torch.Tensor:
         self.host.set_embeddings(vectors_of(self.parameters(), self.pair))
@@ -271,10 +285,6 @@ class DreamArtist(TextualInversion):
         with torch.no_grad():
             target = self.host.decode(batch.latents.to(info.device))
         return (self.host.decode(clean) - target).abs().flatten(1).mean(1)
-
-
-def _paired(batch: Batch, negatives: Sequence[str]) -> Batch:
-    return _PairBatch(**{**vars(batch), "prompts": [*negatives, *batch.prompts]})
 
 
 def vectors_of(parameters: Mapping[str, torch.Tensor], settings: DreamArtistSettings) -> Embeddings:
