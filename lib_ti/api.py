@@ -11,7 +11,9 @@ from fastapi.routing import APIRoute
 
 from lib_ti.core.errors import BadInput, StudioError
 from lib_ti.core.settings import json_schema
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.job_run import told_files
+from lib_ti.methods.kind import Kind
+from lib_ti.methods.registry import DEFAULT, KINDS
 from lib_ti.workshop import Workshop
 
 PREFIX = "/ti-studio/v1"
@@ -35,9 +37,17 @@ class _Route(APIRoute):
 
 
 def _settings_body(needed: list[str]) -> dict[str, Any]:
-    """What OpenAPI tells of a request whose body are settings."""
-    schema = {**json_schema(InversionSettings), "required": needed}
+    """What OpenAPI tells of a request whose body are settings, of whichever method it names."""
+    schema = {"oneOf": [_settings_schema(kind, needed) for kind in KINDS.values()]}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _settings_schema(kind: Kind, needed: list[str]) -> dict[str, Any]:
+    schema = json_schema(kind.settings)
+    method = {"type": "string", "enum": [kind.name]}
+    required = needed if kind.name == DEFAULT else ["method", *needed]
+    properties = {"method": method, **schema["properties"]}
+    return {**schema, "title": kind.title, "properties": properties, "required": required}
 
 
 # Not coroutines: FastAPI runs plain functions in threads of their own, so that none keeps others waiting.
@@ -52,8 +62,8 @@ def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
 
     @router.post("/embeddings", openapi_extra=_settings_body(["name"]))
     def create_embedding(settings: dict[str, Any] = SETTINGS) -> dict[str, Any]:
-        """Write an embedding that is not trained yet."""
-        return {"embedding": str(workshop.create(settings))}
+        """Write the embedding, or the two, of a job that has not begun."""
+        return told_files(workshop.create(settings))
 
     @router.get("/templates")
     def list_templates() -> list[str]:
@@ -101,6 +111,6 @@ def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
     @router.post("/jobs/{job}/publish")
     def publish(job: str, step: int) -> dict[str, Any]:
         """Put a saved step into the embeddings folder."""
-        return {"embedding": str(workshop.publish(job, step))}
+        return told_files(workshop.publish(job, step))
 
     return router

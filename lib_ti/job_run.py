@@ -21,10 +21,12 @@ from lib_ti.core.schedule import learning_rate_of
 from lib_ti.data.evaluation import evaluation_batches
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import fill
-from lib_ti.formats.embedding import write_safetensors
-from lib_ti.hosts.base import Host, SampleRequest
+from lib_ti.formats.together import write_together
+from lib_ti.hosts.base import Embeddings, Host, SampleRequest
 from lib_ti.methods.gauge import VectorReport, measure, told
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, as_embedding
+from lib_ti.methods.kind import Words
+from lib_ti.methods.registry import kind_of
+from lib_ti.methods.textual_inversion import InversionSettings
 
 
 @dataclass(frozen=True)
@@ -56,28 +58,40 @@ Event = Message | Progress | Preview | Evaluation
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. ``embedding``: in the embeddings folder when done, else a copy in the job's."""
+    """How a job ended. ``files``: one for each word, in the embeddings folder when done, else copies in the
+    job's."""
 
     status: Literal["done", "stopped"]
     job: Job
     step: int
-    embedding: Path
+    files: Sequence[Path]
     loss: float | None  # mean of the last 50 steps
     seconds: float
     kept_step: int  # the one that the embedding is of
     vectors: Sequence[VectorReport]
+
+    @property
+    def embedding(self) -> Path:
+        """The file of the word for the prompt."""
+        return self.files[0]
 
     def as_json(self) -> dict[str, Any]:
         return {
             "status": self.status,
             "job": self.job.id,
             "step": self.step,
-            "embedding": str(self.embedding),
+            **told_files(self.files),
             "loss": self.loss,
             "seconds": round(self.seconds, 1),
             "kept_step": self.kept_step,
             "vectors": [asdict(report) for report in self.vectors],
         }
+
+
+def told_files(files: Sequence[Path]) -> dict[str, str | None]:
+    """The files of a job's words, for people and programs."""
+    positive, negative = [*map(str, files), None, None][:2]
+    return {"embedding": positive, "negative_embedding": negative}
 
 
 def picture_size(host: Host, settings: InversionSettings) -> tuple[int, int]:
@@ -87,11 +101,12 @@ def picture_size(host: Host, settings: InversionSettings) -> tuple[int, int]:
 
 def saved_steps(job: Job) -> list[int]:
     """The steps of which the job's folder has a copy."""
-    return sorted(int(path.stem.rpartition("-")[2]) for path in job.copies.glob("*.safetensors"))
+    return sorted({int(path.stem.rpartition("-")[2]) for path in job.copies.glob("*.safetensors")})
 
 
-def copy_of(job: Job, name: str, step: int) -> Path:
-    return job.copies / f"{name}-{step:06d}.safetensors"
+def copies_of(job: Job, words: Words, step: int) -> list[Path]:
+    """A file for each word, in the job's folder."""
+    return [job.copies / f"{word}-{step:06d}.safetensors" for word in words.all]
 
 
 class Run:
@@ -103,15 +118,17 @@ class Run:
         settings: InversionSettings,
         samples: TrainingSet,
         job: Job,
-        target: Path,
+        targets: Sequence[Path],
         report: Callable[[Event], None],
-        start: Mapping[str, torch.Tensor],
+        start: Embeddings,
     ) -> None:
         self.host, self.settings, self.samples = host, settings, samples
-        self.job, self.target, self.report = job, target, report
+        self.job, self.targets, self.report = job, targets, report
+        self.kind = kind_of(settings)
+        self.words = self.kind.words(settings)
         self.started = time.monotonic()
         self.recent: deque[float] = deque(maxlen=50)
-        self.method = TextualInversion(host, settings, samples, start)
+        self.method = self.kind.make(host, settings, samples, start)
         evaluation: Sequence[Batch] = ()
         if settings.evaluate_every:
             evaluation = evaluation_batches(self.method.draw, settings, samples.timesteps)
@@ -128,21 +145,21 @@ class Run:
             self.loop.restore(self.loop.good)
             self._leave()
             raise
-        embedding, kept = self._leave(), self.loop.step
+        files, kept = self._leave(), self.loop.step
         if status == "done":
-            kept, vectors = self.loop.final()
-            embedding = self._save_embedding(self.target, kept, vectors)
+            kept, parameters = self.loop.final()
+            files = self._save(self.targets, kept, parameters)
         reports = self._report(status, kept)
         loss = sum(self.recent) / len(self.recent) if self.recent else None
         seconds = time.monotonic() - self.started
-        return Outcome(status, self.job, self.loop.step, embedding, loss, seconds, kept, reports)
+        return Outcome(status, self.job, self.loop.step, files, loss, seconds, kept, reports)
 
     def _report(self, status: str, kept: int) -> list[VectorReport]:
         """Measure what came of the vectors and say it."""
         loop = self.loop
-        vectors = loop.final()[1] if status == "done" else loop.result()
+        parameters = loop.final()[1] if status == "done" else loop.result()
         means = {name: total / max(1, loop.step) for name, total in loop.gradients.items()}
-        reports = measure(self.host, vectors, loop.start, means)
+        reports = measure(self.host, self._by_parameter(parameters), self._by_parameter(loop.start), means)
         said = told(reports)
         if kept != loop.step:
             loss = loop.evaluations.best_row[1]
@@ -150,6 +167,11 @@ class Run:
         for sentence in said:
             self.report(Message(sentence))
         return reports
+
+    def _by_parameter(self, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The vectors that the parameters stand for, by the parameters' names."""
+        words = self.kind.vectors(parameters, self.settings)
+        return dict(zip(parameters, (v for word in words.values() for v in word.values()), strict=True))
 
     def _due(self, step: int) -> bool:
         s = self.settings
@@ -172,24 +194,30 @@ class Run:
         if settings.preview_every and (step % settings.preview_every == 0 or ends):
             self._preview(step, self.loop.final()[1] if ends else self.loop.result())
 
-    def _leave(self) -> Path:
+    def _leave(self) -> Sequence[Path]:
         """Save what is good so far, so that the job can be resumed."""
         self.job.save_state(self.loop.snapshot())
         return self._save_copy()
 
-    def _save_copy(self) -> Path:
+    def _save_copy(self) -> Sequence[Path]:
         step = self.loop.step
-        return self._save_embedding(copy_of(self.job, self.settings.name, step), step, self.loop.result())
+        return self._save(copies_of(self.job, self.words, step), step, self.loop.result())
 
-    def _save_embedding(self, path: Path, step: int, vectors: Mapping[str, torch.Tensor]) -> Path:
-        made = as_embedding(vectors, self.host, self.settings, step, self.job.id)
-        write_safetensors(made, path)
-        return path
+    def _save(
+        self, paths: Sequence[Path], step: int, parameters: Mapping[str, torch.Tensor]
+    ) -> Sequence[Path]:
+        """The words as ``parameters`` have them, into ``paths``, together or not at all."""
+        vectors = self.kind.vectors(parameters, self.settings)
+        made = self.kind.export(vectors, self.host, self.settings, step, self.job.id)
+        write_together(dict(zip(paths, made, strict=True)))
+        return paths
 
-    def _preview(self, step: int, vectors: Mapping[str, torch.Tensor]) -> None:
+    def _preview(self, step: int, parameters: Mapping[str, torch.Tensor]) -> None:
         """Draw and keep pictures; no picture is worth the run, so one that fails is skipped."""
         try:
-            with self.loop.showing(vectors):
+            with self.loop.showing(parameters):
+                # A method may derive its vectors from what it trains, which the last step has changed.
+                self.host.set_embeddings(self.kind.vectors(self.method.parameters(), self.settings))
                 images = self.host.sample(_preview_request(self.host, self.settings, self.samples))
         except Exception as error:
             reason = _MEMORY_REMEDY if _out_of_memory(error) else error
@@ -205,13 +233,22 @@ def preview_prompt(settings: InversionSettings, lines: Sequence[str], captions: 
     return fill(settings.preview_prompt or lines[0], name=settings.name, filewords=captions[0])
 
 
+def preview_negative(settings: InversionSettings) -> str:
+    """The negative prompt of the previews; the word that is for it comes first, unless it is there."""
+    words = kind_of(settings).words(settings)
+    told = fill(settings.preview_negative, name=words.negative or words.positive, filewords="")
+    if words.negative in told:  # an empty one is in every text
+        return told
+    return ", ".join(filter(None, (words.negative, told)))
+
+
 def _preview_request(host: Host, settings: InversionSettings, samples: TrainingSet) -> SampleRequest:
     width, height = picture_size(host, settings)
     prompt = preview_prompt(settings, samples.lines, samples.captions)
     return SampleRequest(
         prompts=[prompt] * settings.preview_count,
         seeds=[settings.preview_seed + i for i in range(settings.preview_count)],
-        negative_prompt=fill(settings.preview_negative, name=settings.name, filewords=""),
+        negative_prompt=preview_negative(settings),
         steps=settings.preview_steps,
         cfg_scale=settings.preview_cfg,
         width=settings.preview_width or width,

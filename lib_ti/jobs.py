@@ -11,30 +11,25 @@ import torch
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
 from lib_ti.core.loop import check_learning
-from lib_ti.core.settings import as_dict, build
+from lib_ti.core.settings import as_dict
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.source import Source, find_source, make_samples
-from lib_ti.data.templates import OUR_TEMPLATES, all_prompts, find_template, read_template
-from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name, write_safetensors
-from lib_ti.hosts.base import Folders, Host
+from lib_ti.data.templates import OUR_TEMPLATES, find_template, read_template
+from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name
+from lib_ti.formats.together import write_together
+from lib_ti.hosts.base import Embeddings, Folders, Host
 from lib_ti.job_run import (
     Event,
     Message,
     Outcome,
     Run,
-    copy_of,
+    copies_of,
     memory_told,
     preview_prompt,
     saved_steps,
 )
-from lib_ti.methods.textual_inversion import (
-    InversionSettings,
-    as_embedding,
-    check_name,
-    initial_vectors,
-    noise_schedule,
-    preflight,
-)
+from lib_ti.methods.registry import kind_of, read_settings
+from lib_ti.methods.textual_inversion import InversionSettings, check_name, noise_schedule
 
 
 def folders_under(data: Path) -> Folders:
@@ -76,12 +71,14 @@ def _samples(
     )
 
 
-def create(host: Host, settings: InversionSettings, folders: Folders) -> Path:
-    """Write an embedding that is not trained yet: its vectors are the start. Raises BadInput."""
-    check_name(host, settings.name)
-    target = check_target(settings, folders)
-    write_safetensors(as_embedding(initial_vectors(host, settings), host, settings, step=0), target)
-    return target
+def create(host: Host, settings: InversionSettings, folders: Folders) -> list[Path]:
+    """Write the embeddings of a job that has not begun: their vectors are the start. Raises BadInput."""
+    kind = kind_of(settings)
+    check_names(host, settings)
+    targets = check_targets(settings, folders)
+    made = kind.export(kind.start(host, settings), host, settings, 0, "")
+    write_together(dict(zip(targets, made, strict=True)))
+    return targets
 
 
 def start(
@@ -99,25 +96,27 @@ def start(
     Raises BadInput before anything was written, JobFailed with the good part saved.
     """
     with host.lend(), memory_told():
-        check_name(host, settings.name)
+        kind = kind_of(settings)
+        check_names(host, settings)
         check_sampler(settings, host.sampler_names())
         rate = check_learning(settings)
         noise_schedule(host, settings)
         source = read_source(settings, folders)
-        target = check_target(settings, folders)
+        targets = check_targets(settings, folders)
         # The prompts are checked before the pictures are encoded.
-        vectors = _start_vectors(host, settings, target)
-        host.set_embeddings({settings.name: vectors})
-        said = preflight(host, settings, all_prompts(source.lines, settings.name, source.captions))
+        vectors = _start_vectors(host, settings, targets)
+        host.set_embeddings(vectors)
+        said = kind.preflight(host, settings, source.lines, source.captions)
         said += _preview_warning(host, settings, source)
-        if target.exists() and not settings.overwrite:
-            said.append(f"the start is {target.name}, {_count(vectors)} vectors not trained yet")
+        for word, target in zip(vectors, targets, strict=True):
+            if target.exists() and not settings.overwrite:
+                said.append(f"the start is {target.name}, {_count(vectors[word])} vectors not trained yet")
         samples, sizes_told = _samples(host, settings, source, folders)
         said += sizes_told
         job = job or Job.reserve(folders.jobs, settings.name)
         job.begin(
             {
-                "method": "ti",
+                "method": kind.name,
                 "model": model,
                 "model_sha256": host.info.sha256,
                 "fingerprint": source.fingerprint,
@@ -129,7 +128,7 @@ def start(
         )
         for sentence in said:
             report(Message(sentence))
-        return Run(host, settings, samples, job, target, report, vectors).execute(stopped)
+        return Run(host, settings, samples, job, targets, report, vectors).execute(stopped)
 
 
 def resume(
@@ -150,47 +149,59 @@ def resume(
         )
     if record["fingerprint"] != source.fingerprint:
         raise BadInput(f"pictures, captions or template of job {job.id} have changed since; start a new job.")
-    target = check_target(settings, folders, job)
+    targets = check_targets(settings, folders, job)
     with host.lend(), memory_told():
         samples, _ = _samples(host, settings, source, folders)
         report(Message(f"resuming job {job.id}"))
-        vectors = _start_vectors(host, settings, target)
-        return Run(host, settings, samples, job, target, report, vectors).execute(stopped)
+        vectors = _start_vectors(host, settings, targets)
+        return Run(host, settings, samples, job, targets, report, vectors).execute(stopped)
 
 
-def publish(job: Job, step: int, folders: Folders) -> Path:
-    """Put the job's copy of ``step`` into the embeddings folder, in the place of what the job left there.
+def publish(job: Job, step: int, folders: Folders) -> list[Path]:
+    """Put the job's copies of ``step`` into the embeddings folder, in the place of what the job left there.
 
-    Raises BadInput where there is no such copy, or where the file there is not the job's.
+    Raises BadInput where there are none, or where a file there is not the job's.
     """
     settings = settings_of(job.settings())
-    copy = copy_of(job, settings.name, step)
-    if not copy.is_file():
+    copies = copies_of(job, kind_of(settings).words(settings), step)
+    if not all(copy.is_file() for copy in copies):
         steps = ", ".join(map(str, saved_steps(job))) or "none"
         raise BadInput(f"job {job.id} has no saved step {step}; there are {steps}.")
-    target = check_target(settings, folders, job)
-    write_safetensors(read_embedding(copy), target)
-    return target
+    targets = check_targets(settings, folders, job)
+    write_together({target: read_embedding(copy) for copy, target in zip(copies, targets, strict=True)})
+    return targets
 
 
 def settings_of(record: Mapping[str, Any]) -> InversionSettings:
     """The settings in a job's record."""
-    return build(InversionSettings, record["settings"])
+    return read_settings({**record["settings"], "method": record["method"]})
 
 
-def check_target(settings: InversionSettings, folders: Folders, job: Job | None = None) -> Path:
-    """Where the embedding will be; one that ``job`` left there, or that is not trained yet, may be replaced.
+def check_names(host: Host, settings: InversionSettings) -> None:
+    """Raises BadInput where a word of the job is no usable file name, or already one of the vocabulary."""
+    for word in kind_of(settings).words(settings).all:
+        check_name(host, word)
+
+
+def check_targets(settings: InversionSettings, folders: Folders, job: Job | None = None) -> list[Path]:
+    """Where the embeddings will be, a file for each word. Raises BadInput."""
+    words = kind_of(settings).words(settings)
+    return [_check_target(word, settings.overwrite, folders, job) for word in words.all]
+
+
+def _check_target(word: str, overwrite: bool, folders: Folders, job: Job | None) -> Path:
+    """Where the word's file will be; one that ``job`` left, or that is not trained yet, may be replaced.
 
     Raises BadInput where another one is that may not be, or where another file has the name: WebUIs
     read names without regard to case, and take whichever file they find first.
     """
-    target = folders.embeddings / f"{safe_name(settings.name)}.safetensors"
+    target = folders.embeddings / f"{safe_name(word)}.safetensors"
     for path in folders.embeddings.rglob("*.*") if folders.embeddings.is_dir() else ():
-        if path.stem.lower() != settings.name.lower() or path.suffix.lower() not in SUFFIXES:
+        if path.stem.lower() != word.lower() or path.suffix.lower() not in SUFFIXES:
             continue
         if path != target:
             raise BadInput(f"{path} has the name already; choose another one, or move that file away.")
-        if not settings.overwrite and not _replaceable(path, job):
+        if not overwrite and not _replaceable(path, job):
             raise BadInput(f"{target} exists; choose another name, or --overwrite to replace it.")
     return target
 
@@ -212,13 +223,15 @@ def _replaceable(path: Path, job: Job | None) -> bool:
     return known.step == 0 or (job is not None and known.metadata.get("job") == job.id)
 
 
-def _start_vectors(host: Host, settings: InversionSettings, target: Path) -> Mapping[str, torch.Tensor]:
-    """Those of an embedding that waits untrained under the name, else what the settings say."""
-    if target.exists() and not settings.overwrite:
-        created = read_embedding(target)
-        if created.step == 0:
-            return created.vectors
-    return initial_vectors(host, settings)
+def _start_vectors(host: Host, settings: InversionSettings, targets: Sequence[Path]) -> Embeddings:
+    """Of each word: those of an embedding that waits for it untrained, else what the settings say."""
+    kind = kind_of(settings)
+    words = kind.words(settings).all
+    created: dict[str, Mapping[str, torch.Tensor]] = {}
+    for word, target in zip(words, targets, strict=True):
+        if target.exists() and not settings.overwrite and (found := read_embedding(target)).step == 0:
+            created[word] = found.vectors
+    return created if len(created) == len(words) else {**kind.start(host, settings), **created}
 
 
 def _count(vectors: Mapping[str, torch.Tensor]) -> int:

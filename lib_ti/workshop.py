@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,11 +19,12 @@ from lib_ti.core.errors import BadInput, StudioError
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress
 from lib_ti.core.schedule import parse_learning_rate
-from lib_ti.core.settings import as_dict, build
+from lib_ti.core.settings import as_dict
 from lib_ti.data.templates import list_templates
-from lib_ti.formats.embedding import SUFFIXES, read_embeddings
+from lib_ti.formats.embedding import SUFFIXES, read_embedding, read_embeddings
 from lib_ti.hosts.base import Host, Place
-from lib_ti.job_run import Event, Message, saved_steps
+from lib_ti.job_run import Event, Message, saved_steps, told_files
+from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.textual_inversion import InversionSettings
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Status:
     messages: list[str] = field(default_factory=list)
     error: str | None = None
     embedding: str | None = None
+    negative_embedding: str | None = None
     previews: dict[int, list[str]] = field(default_factory=dict)  # step -> files in the job's samples
     saved_steps: list[int] = field(default_factory=list)
 
@@ -69,7 +71,7 @@ class Run:
         self.losses = job.losses()
         self.messages: list[str] = []
         self.error: str | None = None
-        self.embedding: Path | None = None
+        self.files: Sequence[Path] = ()  # in the embeddings folder, one for each word
         self.stop = threading.Event()
         self.publish = False  # what is there when it stops goes into the embeddings folder
         self.thread: threading.Thread | None = None
@@ -97,7 +99,7 @@ class Run:
             seconds_left=left if self.state == "training" else None,
             messages=list(self.messages),
             error=self.error,
-            embedding=str(self.embedding) if self.embedding else None,
+            **told_files(self.files),
             previews=_previews(self.job),
             saved_steps=saved_steps(self.job),
         )
@@ -112,12 +114,12 @@ class Workshop:
         self._runs: dict[str, Run] = {}
         self._lock = threading.Lock()
 
-    def create(self, values: Mapping[str, Any]) -> Path:
-        """An untrained embedding, ready to be called or trained. Raises BadInput."""
+    def create(self, values: Mapping[str, Any]) -> list[Path]:
+        """Untrained embeddings, ready to be called or trained, one for each word. Raises BadInput."""
         settings = _settings(values)
-        path = jobs.create(self.place.look(), settings, self.place.folders())
-        self._announce(path, None, f"{settings.vectors} vectors, not trained yet")
-        return path
+        files = jobs.create(self.place.look(), settings, self.place.folders())
+        self._announce(files, None, "not trained yet")
+        return files
 
     def train(self, values: Mapping[str, Any]) -> str:
         """Start a job in the background; its id. Raises BadInput for what is wrong at first sight: what
@@ -126,10 +128,10 @@ class Workshop:
         folders = self.place.folders()
         parse_learning_rate(settings.learning_rate)
         jobs.check_sampler(settings, self.place.sampler_names())
-        jobs.check_target(settings, folders)
+        jobs.check_targets(settings, folders)
         jobs.read_source(settings, folders)
         with self._lock:
-            self._refuse_name_in_use(settings.name)
+            self._refuse_names_in_use(settings)
             run = Run(Job.reserve(folders.jobs, settings.name), settings)
             return self._begin(run, resumed=False)
 
@@ -138,15 +140,17 @@ class Workshop:
         found = self._find(job)
         settings = jobs.settings_of(found.settings())
         with self._lock:
-            self._refuse_name_in_use(settings.name)
+            self._refuse_names_in_use(settings)
             if (found.result() or {}).get("status") == "done":
                 raise BadInput(f"job {job} is done; start a new one.")
             return self._begin(Run(found, settings), resumed=True)
 
-    def _refuse_name_in_use(self, name: str) -> None:
+    def _refuse_names_in_use(self, settings: InversionSettings) -> None:
         for run in self._runs.values():
-            if run.state in RUNNING and run.settings.name.lower() == name.lower():
-                raise BadInput(f"job {run.job.id} trains {name!r} already; wait for it, or stop it.")
+            in_use = {word.lower() for word in _words(run.settings)} if run.state in RUNNING else set()
+            for word in _words(settings):
+                if word.lower() in in_use:
+                    raise BadInput(f"job {run.job.id} trains {word!r} already; wait for it, or stop it.")
 
     def _begin(self, run: Run, *, resumed: bool) -> str:
         self._runs[run.job.id] = run
@@ -163,10 +167,10 @@ class Workshop:
                 if not run.stop.is_set():
                     run.state = "preparing"
                     self._train(run, host, resumed)
-            state: State = "done" if run.embedding else "stopped"
+            state: State = "done" if run.files else "stopped"
             saved = saved_steps(run.job)
-            if run.publish and saved and not run.embedding:
-                run.embedding = self.publish(run.job.id, saved[-1])
+            if run.publish and saved and not run.files:
+                run.files = self.publish(run.job.id, saved[-1])
         except StudioError as error:
             run.error, state = str(error), "failed"
         except Exception as error:  # a bug or the machine's; it must not look like success
@@ -193,14 +197,19 @@ class Workshop:
                 job=run.job,
             )
         if outcome.status == "done":
-            run.embedding = outcome.embedding
-            self._announce(
-                run.embedding, _preview_of(run.job, outcome.step), _description(run.job, outcome.step)
-            )
+            run.files = outcome.files
+            self._announce_step(run.files, run.job, outcome.step)
 
-    def _announce(self, embedding: Path, preview: Path | None, description: str) -> None:
-        self.place.published(embedding, preview, description)
-        self.published += 1
+    def _announce_step(self, files: Sequence[Path], job: Job, step: int) -> None:
+        model, day = job.settings()["model"], time.strptime(job.id[:8], "%Y%m%d")
+        told = f"{step} steps on {model}, {time.strftime('%Y-%m-%d', day)}"
+        self._announce(files, _preview_of(job, step), told)
+
+    def _announce(self, files: Sequence[Path], preview: Path | None, description: str) -> None:
+        for file in files:
+            vectors = read_embedding(file).count
+            self.place.published(file, preview, f"{vectors} vectors, {description}")
+            self.published += 1
 
     def _conclude(self, run: Run, state: State) -> None:
         """Write down how it ended; the state changes last, so that who sees it finds everything there."""
@@ -211,7 +220,7 @@ class Workshop:
                         "status": state,
                         "job": run.job.id,
                         "step": run.status().step,
-                        "embedding": str(run.embedding) if run.embedding else None,
+                        **told_files(run.files),
                         "error": run.error,
                     }
                 )
@@ -228,12 +237,12 @@ class Workshop:
         run.publish = run.publish or publish
         run.stop.set()
 
-    def publish(self, job: str, step: int) -> Path:
+    def publish(self, job: str, step: int) -> list[Path]:
         """Put a saved step of a job into the embeddings folder. Raises BadInput."""
         found = self._find(job)
-        path = jobs.publish(found, step, self.place.folders())
-        self._announce(path, _preview_of(found, step), _description(found, step))
-        return path
+        files = jobs.publish(found, step, self.place.folders())
+        self._announce_step(files, found, step)
+        return files
 
     def status(self, job: str) -> Status:
         """A job, of this process or an earlier one. Raises BadInput where there is none."""
@@ -251,6 +260,7 @@ class Workshop:
             loss=_mean_loss(losses),
             error=result.get("error"),
             embedding=result.get("embedding"),
+            negative_embedding=result.get("negative_embedding"),
             previews=_previews(found),
             saved_steps=saved_steps(found),
         )
@@ -302,10 +312,14 @@ def _told_of(file: Path) -> list[dict[str, Any]]:
 
 
 def _settings(values: Mapping[str, Any]) -> InversionSettings:
-    settings = build(InversionSettings, values)
+    settings = read_settings(values)
     if not settings.name:
         raise BadInput("name: missing; give the new word, such as my-cat.")
     return settings
+
+
+def _words(settings: InversionSettings) -> tuple[str, ...]:
+    return kind_of(settings).words(settings).all
 
 
 @contextmanager
@@ -330,10 +344,3 @@ def _preview_of(job: Job, step: int) -> Path | None:
     """The last picture drawn by then."""
     drawn = [paths[0] for at, paths in job.previews().items() if at <= step]
     return drawn[-1] if drawn else None
-
-
-def _description(job: Job, step: int) -> str:
-    record = job.settings()
-    vectors = record["settings"]["vectors"]
-    day = time.strftime("%Y-%m-%d", time.strptime(job.id[:8], "%Y%m%d"))
-    return f"{vectors} vectors, {step} steps on {record['model']}, {day}"

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from lib_ti.api import PREFIX, make_router
 from lib_ti.core.settings import options_of
 from lib_ti.formats.embedding import read_embedding
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.registry import KINDS
 from lib_ti.workshop import Workshop
 from tests.place import ended
 
@@ -50,9 +50,25 @@ def test_create_train_status_list_use(
     picture = client.get(f"{PREFIX}/jobs/{job}/samples/{status['previews']['20'][0]}")
     assert picture.content.startswith(b"\x89PNG")
     published = client.post(f"{PREFIX}/jobs/{job}/publish", params={"step": 10})
-    assert published.json() == {"embedding": str(path)} and read_embedding(path).step == 10
+    assert published.json() == {"embedding": str(path), "negative_embedding": None}
+    assert read_embedding(path).step == 10
     assert client.get(f"{PREFIX}/embeddings").json()[0]["step"] == 10
     assert "subject" in client.get(f"{PREFIX}/templates").json()
+
+
+def test_a_pair_is_told_as_two_files(
+    client: TestClient, workshop: Workshop, settings: dict[str, Any]
+) -> None:
+    asked = {**settings, "method": "dreamartist", "preview_every": 0}
+    created = client.post(f"{PREFIX}/embeddings", json={"name": "zqx-cat", "method": "dreamartist"}).json()
+    files = [created["embedding"], created["negative_embedding"]]
+    assert [Path(file).name for file in files] == ["zqx-cat.safetensors", "zqx-cat-neg.safetensors"]
+    job = client.post(f"{PREFIX}/jobs", json=asked).json()["job"]
+    ended(workshop, job)
+    status = client.get(f"{PREFIX}/jobs/{job}").json()
+    assert [status["embedding"], status["negative_embedding"]] == files
+    assert client.post(f"{PREFIX}/jobs/{job}/publish", params={"step": 10}).json() == created
+    assert [read_embedding(Path(file)).step for file in files] == [10, 10]
 
 
 def test_interrupt_and_resume(
@@ -98,9 +114,13 @@ def test_strangers_get_nothing(client: TestClient) -> None:
 
 def test_openapi_tells_every_setting_with_its_range(client: TestClient) -> None:
     body = openapi(client)["paths"][f"{PREFIX}/jobs"]["post"]["requestBody"]
-    told = body["content"]["application/json"]["schema"]
-    assert set(told["properties"]) == set(options_of(InversionSettings))
-    assert told["required"] == ["name", "images"] and told["additionalProperties"] is False
+    told, *others = body["content"]["application/json"]["schema"]["oneOf"]
+    for kind, schema in zip(KINDS.values(), [told, *others], strict=True):
+        assert set(schema["properties"]) == {"method", *options_of(kind.settings)}
+        assert schema["properties"]["method"]["enum"] == [kind.name]
+        assert schema["additionalProperties"] is False
+    assert told["required"] == ["name", "images"]
+    assert all(schema["required"] == ["method", "name", "images"] for schema in others)
     vectors = told["properties"]["vectors"]
     assert (vectors["type"], vectors["minimum"], vectors["maximum"], vectors["default"]) == (
         "integer",

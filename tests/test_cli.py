@@ -64,10 +64,30 @@ def test_generate_finds_the_embeddings_that_are_there(word: Path, capsys: pytest
     assert [Path(p).name for p in told["images"]] == ["5-1.png", "6-1.png"]
 
 
+def test_train_a_pair_and_draw_with_it(
+    pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--method", "dreamartist", "--preset", "style", "--steps", "2", "--preview-every", "0"]
+    assert main(["train", "--json", "--images", pictures, "--name", "zqx-pair", *arguments]) == 0
+    told = answer(capsys)
+    assert told["embedding"] == str(Path("embeddings/zqx-pair.safetensors"))
+    assert told["negative_embedding"] == str(Path("embeddings/zqx-pair-neg.safetensors"))
+    record = json.loads(Path(".ti-studio", "jobs", str(told["job"]), "settings.json").read_text())
+    assert record["method"] == "dreamartist"
+    assert (record["settings"]["guidance"], record["settings"]["steps"]) == ("5", 2)
+    draw = ["generate", "--json", "a zqx-pair", "--negative", "zqx-pair-neg", "--count", "1"]
+    assert main([*draw, "--steps", "2"]) == 0
+    assert answer(capsys)["embeddings"] == ["zqx-pair", "zqx-pair-neg"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["dance"], "dance"),
+        (["train", "--name", "zqx", "--guidance", "3"], "unknown setting guidance"),
+        (["train", "--name", "zqx", "--method", "dreamartist", "--guidance", "x"], "guidance 'x'"),
+        (["train", "--method", "magic"], "magic"),
         (["generate", "a", "--count", "0"], "count"),
         (["generate", "a", "--model", "nowhere.safetensors"], "nowhere"),
         (["generate", "a", "--clip-skip", "9"], "Clip skip"),

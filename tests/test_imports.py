@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "tinyworld": {*BELOW_HOSTS, "hosts"},
     "bench": {*BELOW_HOSTS, "hosts", "job_run", "jobs", "tinyworld"},
     "workshop": {*BELOW_HOSTS, "job_run", "jobs"},
-    "api": {"core", "methods", "workshop"},
+    "api": {"core", "methods", "job_run", "workshop"},
     "ui": {"core", "methods", "workshop"},
     "webui": {"hosts", "workshop", "api", "ui"},
     "commands": {*BELOW_HOSTS, "hosts", "job_run", "jobs", "report", "tinyworld", "bench"},

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.job import Job
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
@@ -19,7 +22,7 @@ from tests.place import StandalonePlace, ended, wait
 def test_create_then_train_starts_from_what_was_created(
     workshop: Workshop, place: StandalonePlace, settings: dict[str, Any]
 ) -> None:
-    path = workshop.create({"name": "zqx-cat", "init_text": "star heart circle", "vectors": 3})
+    (path,) = workshop.create({"name": "zqx-cat", "init_text": "star heart circle", "vectors": 3})
     created = read_embedding(path)
     assert (created.step, created.count) == (0, 3)
     with pytest.raises(BadInput, match="ordinary word"):
@@ -205,3 +208,137 @@ def test_the_folder_is_listed_with_what_cannot_be_read(
         "vectors": 2,
         "step": 0,
     }
+
+
+class TestPair:
+    """DreamArtist: two files, one job."""
+
+    @pytest.fixture
+    def pair(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return {**settings, "method": "dreamartist", "negative_vectors": 4}
+
+    def test_two_files_two_copies_and_previews_that_call_both(
+        self,
+        workshop: Workshop,
+        place: StandalonePlace,
+        pair: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        requests: list[SampleRequest] = []
+        sample = StandaloneHost.sample
+
+        def watched(self: StandaloneHost, request: SampleRequest) -> list[Image.Image]:
+            requests.append(request)
+            assert self.count_triggers(request.negative_prompt)["zqx-cat-neg"] == 1
+            return sample(self, request)
+
+        monkeypatch.setattr(StandaloneHost, "sample", watched)
+        job = workshop.train({**pair, "preview_negative": "blurry"})
+        status = ended(workshop, job)
+        assert (status.status, status.error) == ("done", None)
+        folder = place.folders().embeddings
+        assert status.embedding == str(folder / "zqx-cat.safetensors")
+        assert status.negative_embedding == str(folder / "zqx-cat-neg.safetensors")
+        positive, negative = (
+            read_embedding(Path(str(p))) for p in (status.embedding, status.negative_embedding)
+        )
+        assert (positive.count, negative.count, positive.step, negative.step) == (3, 4, 20, 20)
+        assert status.saved_steps == [10, 20]
+        assert {request.negative_prompt for request in requests} == {"zqx-cat-neg, blurry"}
+        assert all("zqx-cat" in prompt for request in requests for prompt in request.prompts)
+        assert [name for name, *_ in place.told] == ["zqx-cat.safetensors", "zqx-cat-neg.safetensors"]
+        assert [told.split(",")[0] for *_, told in place.told] == ["3 vectors", "4 vectors"]
+        later = Workshop(place).status(job)
+        assert (later.embedding, later.negative_embedding) == (status.embedding, status.negative_embedding)
+        assert Job(place.folders().jobs / job).settings()["method"] == "dreamartist"
+
+    def test_stop_and_resume_give_what_one_run_gives(
+        self, workshop: Workshop, place: StandalonePlace, pair: dict[str, Any]
+    ) -> None:
+        long = {**pair, "steps": 40, "preview_every": 0, "accumulation": 2, "negative_rate": 2.0}
+        job = workshop.train(long)
+        wait(workshop, job, lambda status: status.step >= 10)
+        workshop.stop(job, publish=True)
+        stopped = ended(workshop, job)
+        assert stopped.status == "stopped" and 10 <= stopped.step < 40
+        folder = place.folders().embeddings
+        for name in ("zqx-cat", "zqx-cat-neg"):
+            assert read_embedding(folder / f"{name}.safetensors").step == stopped.step
+        workshop.resume(job)
+        assert ended(workshop, job).status == "done"
+        assert ended(workshop, workshop.train({**long, "name": "zqx-whole"})).status == "done"
+        for ending in ("", "-neg"):
+            one, other = (
+                read_embedding(folder / f"{name}{ending}.safetensors") for name in ("zqx-cat", "zqx-whole")
+            )
+            assert one.step == 40 and torch.equal(one.vectors["clip_l"], other.vectors["clip_l"])
+
+    def test_create_then_train_starts_from_both(
+        self, workshop: Workshop, place: StandalonePlace, pair: dict[str, Any]
+    ) -> None:
+        created = workshop.create({**pair, "images": "", "init_text": "star"})
+        before = [read_embedding(file) for file in created]
+        assert [(e.step, e.count) for e in before] == [(0, 3), (0, 4)]
+        status = ended(workshop, workshop.train({**pair, "learning_rate": "1e-9", "init_text": "heart"}))
+        assert sum("not trained yet" in message for message in status.messages) == 2
+        for file, old in zip(created, before, strict=True):
+            now = read_embedding(file)
+            assert now.step == 20
+            assert float((now.vectors["clip_l"] - old.vectors["clip_l"]).abs().max()) < 1e-6
+
+    def test_a_saved_step_replaces_both(
+        self, workshop: Workshop, place: StandalonePlace, pair: dict[str, Any]
+    ) -> None:
+        job = workshop.train(pair)
+        ended(workshop, job)
+        files = workshop.publish(job, 10)
+        assert [read_embedding(file).step for file in files] == [10, 10]
+        (place.folders().jobs / job / "copies" / "zqx-cat-neg-000020.safetensors").unlink()
+        with pytest.raises(BadInput, match="no saved step 20"):
+            workshop.publish(job, 20)
+        assert [read_embedding(file).step for file in files] == [10, 10]
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"guidance": "fast"}, "guidance 'fast': cannot be read"),
+            ({"guidance": "1-3:__import__('os')"}, "is no part of an expression"),
+            ({"method": "magic"}, "method: got 'magic'"),
+            ({"method": "ti"}, "unknown setting negative_vectors"),
+            ({"name": "zqx-there"}, "zqx-there-neg.safetensors exists"),
+            ({"name": "x" * 98}, "cannot be a name"),
+            ({"preset": "magic"}, "preset"),
+        ],
+    )
+    def test_what_is_wrong_with_either_starts_nothing(
+        self,
+        workshop: Workshop,
+        place: StandalonePlace,
+        pair: dict[str, Any],
+        change: dict[str, Any],
+        said: str,
+    ) -> None:
+        there = place.folders().embeddings / "zqx-there-neg.safetensors"
+        there.parent.mkdir(parents=True)
+        there.write_text("mine")
+        with pytest.raises(BadInput, match=re.escape(said)):
+            workshop.train({**pair, **change})
+        assert workshop.jobs() == [] and there.read_text() == "mine"
+
+    def test_neither_word_is_trained_twice_at_a_time(
+        self, workshop: Workshop, place: StandalonePlace, settings: dict[str, Any], pair: dict[str, Any]
+    ) -> None:
+        with place.lock:
+            first = workshop.train(pair)
+            with pytest.raises(BadInput, match="trains 'ZQX-cat-neg' already"):
+                workshop.train({**settings, "name": "ZQX-cat-neg"})
+            workshop.stop(first)
+        ended(workshop, first)
+
+    def test_without_guidance_there_is_one_file(
+        self, workshop: Workshop, place: StandalonePlace, pair: dict[str, Any]
+    ) -> None:
+        status = ended(workshop, workshop.train({**pair, "guidance": "1"}))
+        assert status.status == "done" and status.negative_embedding is None
+        assert [name for name, *_ in place.told] == ["zqx-cat.safetensors"]
+        assert any("at guidance 1" in message for message in status.messages)

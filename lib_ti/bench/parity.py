@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lib_ti.bench.quality import Exam, judge_vectors, lesson
+from lib_ti.bench.quality import TRIGGER, Exam, judge_words, lesson
 from lib_ti.bench.webui import API, WebUI, find_webui, running_webui
 from lib_ti.bench.webui_data import install_builtin, install_extension
 from lib_ti.core.errors import StudioError
@@ -20,6 +20,7 @@ from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import saved_steps
 from lib_ti.jobs import folders_under, start
+from lib_ti.methods.kind import Words
 from lib_ti.methods.textual_inversion import InversionSettings
 from lib_ti.tinyworld.concepts import Concept
 from lib_ti.tinyworld.judge import Judge
@@ -90,7 +91,7 @@ def _difference(one: Job, other: Job, step: int) -> float:
 def _scores(
     host: StandaloneHost, judge: Judge, exam: Exam, vectors: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
-    _, plain, edited = judge_vectors(host, judge, exam, vectors)
+    _, plain, edited = judge_words(host, judge, exam, Words(TRIGGER), {TRIGGER: vectors})
     return {
         "success": round(sum(plain.learned) / len(plain.learned), 4),
         "ceiling": round(sum(plain.ceiling) / len(plain.ceiling), 4),

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from lib_ti.bench.world import draw, draw_asked
-from lib_ti.core.settings import build
 from lib_ti.formats.embedding import read_embedding
-from lib_ti.hosts.base import Host
+from lib_ti.hosts.base import Embeddings, Host
 from lib_ti.job_run import Event, Outcome
 from lib_ti.jobs import folders_under, start
-from lib_ti.methods.textual_inversion import InversionSettings, initial_vectors
+from lib_ti.methods.kind import Words
+from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.tinyworld.concepts import SPLITS, Concept, parse_concept
 from lib_ti.tinyworld.corpus import BENCH_SEED
 from lib_ti.tinyworld.judge import Judge
@@ -181,43 +180,51 @@ def train_and_judge(
     """Train on the exam's pictures through the same door as every user's job, then judge."""
     folder = data / "pictures" / exam.concept.name.replace(" ", "-")
     training = exam.write_pictures(folder)
-    chosen = build(InversionSettings, lesson(exam, folder, **settings))
+    chosen = read_settings(lesson(exam, folder, **settings))
+    kind = kind_of(chosen)
+    words = kind.words(chosen)
     outcome = start(
         host, chosen, folders=folders_under(data), model="builtin", report=report, stopped=stopped
     )
     with host.lend():
-        before, untrained = _judge(host, judge, exam.plain, exam.seed, initial_vectors(host, chosen))
-    after, plain, edited = judge_vectors(host, judge, exam, read_embedding(outcome.embedding).vectors)
+        before, untrained = _judge(host, judge, exam.plain, exam.seed, words, kind.start(host, chosen))
+    learned = {
+        word: read_embedding(file).vectors for word, file in zip(words.all, outcome.files, strict=True)
+    }
+    after, plain, edited = judge_words(host, judge, exam, words, learned)
     return ConceptResult(
         exam.concept, plain, edited, sum(untrained) / len(untrained), outcome, training, before, after
     )
 
 
-def judge_vectors(
-    host: Host, judge: Judge, exam: Exam, vectors: Mapping[str, torch.Tensor]
+def judge_words(
+    host: Host, judge: Judge, exam: Exam, words: Words, vectors: Embeddings
 ) -> tuple[list[Image.Image], Scores, Scores]:
     """The pictures of the plain prompts, and how they and the edited ones compare to the ceiling."""
     with host.lend():
-        after, plain = _judge(host, judge, exam.plain, exam.seed, vectors)
-        _, edited = _judge(host, judge, exam.edited, exam.seed, vectors)
-        _, plain_ceiling = _judge(host, judge, exam.plain, exam.seed, None)
-        _, edited_ceiling = _judge(host, judge, exam.edited, exam.seed, None)
+        after, plain = _judge(host, judge, exam.plain, exam.seed, words, vectors)
+        _, edited = _judge(host, judge, exam.edited, exam.seed, words, vectors)
+        plain_ceiling, edited_ceiling = (
+            _judge_own(host, judge, trial, exam.seed) for trial in (exam.plain, exam.edited)
+        )
     return after, Scores(plain, plain_ceiling), Scores(edited, edited_ceiling)
 
 
 def _judge(
-    host: Host, judge: Judge, trial: Trial, seed: int, vectors: Mapping[str, torch.Tensor] | None
+    host: Host, judge: Judge, trial: Trial, seed: int, words: Words, vectors: Embeddings
 ) -> tuple[list[Image.Image], list[bool]]:
-    """Pictures of a trial and which are right; without vectors, in the model's own words."""
-    if vectors is None:
-        host.set_embeddings({})
-        prompts = trial.own
-    else:
-        device = host.info.device
-        host.set_embeddings({TRIGGER: {name: v.to(device) for name, v in vectors.items()}})
-        prompts = trial.prompts
-    pictures = draw(host, prompts, seed)
+    """Pictures of a trial, its words called as users do, and which are right."""
+    device = host.info.device
+    live = {word: {name: v.to(device) for name, v in table.items()} for word, table in vectors.items()}
+    host.set_embeddings(live)
+    pictures = draw(host, trial.prompts, seed, words.negative)
     return pictures, judge.verdict(pictures, trial.asked).right
+
+
+def _judge_own(host: Host, judge: Judge, trial: Trial, seed: int) -> list[bool]:
+    """Which pictures of a trial are right in the model's own words."""
+    host.set_embeddings({})
+    return judge.verdict(draw(host, trial.own, seed), trial.asked).right
 
 
 def choose_concepts(names: Sequence[str], seed: int) -> list[Concept]:

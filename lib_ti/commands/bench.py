@@ -16,7 +16,6 @@ from lib_ti.commands.shared import Stopped, given_settings, settings_options, sh
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Event
-from lib_ti.methods.textual_inversion import InversionSettings
 from lib_ti.tinyworld.concepts import parse_concept
 from lib_ti.tinyworld.judge import Judge
 
@@ -50,7 +49,7 @@ def add_to(commands: Any) -> None:
         help="training pictures of a concept (default: 8)",
     )
     quality_.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
-    settings_options(quality_, InversionSettings, leave_out=("images", "name"))
+    settings_options(quality_, leave_out=("images", "name"))
 
     step_ = kinds.add_parser("step", help="what an optimizer step costs against its floor")
     shared_options(step_, step, model=False)
@@ -90,7 +89,7 @@ def world(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
 
 
 def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
-    given = given_settings(args, InversionSettings)
+    given = given_settings(args)
     names = [name.strip() for name in args.concepts.split(",") if name.strip()]
     concepts = choose_concepts(names, given.get("seed", 1))
     for name, low in (("pictures", 1), ("judged", 8)):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lib_ti.core.settings import options_of
+from lib_ti.core.settings import Option
+from lib_ti.methods.registry import DEFAULT, KINDS, all_options
 
 Stopped = Callable[[], bool]
 Run = Callable[[argparse.Namespace, Stopped], dict[str, Any]]
@@ -27,24 +28,23 @@ def shared_options(parser: argparse.ArgumentParser, run: Run, *, model: bool = T
     parser.set_defaults(run=run)
 
 
-def settings_options(parser: argparse.ArgumentParser, kind: type, leave_out: tuple[str, ...] = ()) -> None:
-    """An option for every field of a settings class but ``leave_out``: help, range and default."""
+def settings_options(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = ()) -> None:
+    """A choice of method, and an option for every setting but ``leave_out``: help, range and default."""
+    methods = ", ".join(f"{kind.name} for {kind.title}" for kind in KINDS.values())
+    told = f"what is trained: {methods} (default: {DEFAULT})"
+    parser.add_argument("--method", choices=tuple(KINDS), default=argparse.SUPPRESS, help=told)
     groups: dict[str, Any] = {}
-    for name, (field, option, plain) in options_of(kind).items():
+    for name, (option, plain, defaults) in all_options().items():
         if name in leave_out:
             continue
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
         group = groups[option.group]
         flag = "--" + name.replace("_", "-")
-        span = (
-            f" {option.low:g}..{option.high:g}" if option.low is not None and option.high is not None else ""
-        )
-        notes = f"{option.unit}{span}".strip()
-        told = f"{option.help} ({notes + '; ' if notes else ''}default: {field.default!r})".replace("%", "%%")
+        told = f"{option.help} ({_notes(option, defaults)})".replace("%", "%%")
         if plain is bool:
             group.add_argument(
-                flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=option.help
+                flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=told
             )
         else:
             choices = option.choices or None
@@ -58,6 +58,17 @@ def settings_options(parser: argparse.ArgumentParser, kind: type, leave_out: tup
             )
 
 
-def given_settings(args: argparse.Namespace, kind: type) -> dict[str, Any]:
-    """The settings that were given on the command line."""
-    return {name: getattr(args, name) for name in options_of(kind) if hasattr(args, name)}
+def _notes(option: Option, defaults: dict[str, Any]) -> str:
+    """Which methods know it, its unit and range, its default and where another method has another one."""
+    notes = [] if DEFAULT in defaults else [f"{' and '.join(defaults)} only"]
+    span = f"{option.low:g}..{option.high:g}" if option.low is not None and option.high is not None else ""
+    notes += filter(None, [f"{option.unit} {span}".strip()])
+    first, *others = defaults.items()
+    notes.append(f"default: {first[1]!r}")
+    notes += [f"{default!r} for {kind}" for kind, default in others if default != first[1]]
+    return "; ".join(notes)
+
+
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given on the command line, with the method if that was."""
+    return {name: getattr(args, name) for name in ("method", *all_options()) if hasattr(args, name)}

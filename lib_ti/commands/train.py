@@ -12,11 +12,10 @@ from lib_ti.commands.shared import Stopped, given_settings, settings_options, sh
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress
-from lib_ti.core.settings import build
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Event, Message, Outcome, Preview
 from lib_ti.jobs import folders_under, resume, settings_of, start
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.registry import read_settings
 from lib_ti.report import plot_losses
 
 
@@ -24,11 +23,11 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("train", help="train an embedding from a folder of pictures")
     shared_options(parser, run)
     parser.add_argument("--resume", metavar="JOB", help="go on with a stopped or killed job")
-    settings_options(parser, InversionSettings)
+    settings_options(parser)
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
-    given = given_settings(args, InversionSettings)
+    given = given_settings(args)
     watch, folders = Watch(), folders_under(args.data)
     if args.resume:
         if given:
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         host = StandaloneHost.load(record["model"], args.device, settings_of(record).clip_skip or 1)
         outcome = resume(host, job, folders=folders, report=watch, stopped=stopped)
     else:
-        settings = build(InversionSettings, given)
+        settings = read_settings(given)
         if not settings.name:
             raise BadInput("name: missing; give the new word, such as --name my-cat.")
         host = StandaloneHost.load(args.model, args.device, settings.clip_skip or 1)
@@ -83,12 +82,12 @@ def conclude(outcome: Outcome) -> dict[str, Any]:
     drawn = plot_losses(outcome.job.losses(), plot)
     result = {**outcome.as_json(), "loss_plot": str(plot) if drawn else None}
     outcome.job.write_result(result)
+    files = " and ".join(map(str, outcome.files))
     if outcome.status == "done":
-        told = f"done: {outcome.embedding} after {outcome.step} steps"
+        told = f"done: {files} after {outcome.step} steps"
     else:
         told = (
-            f"stopped at step {outcome.step}; go on with: train --resume {outcome.job.id} "
-            f"(so far: {outcome.embedding})"
+            f"stopped at step {outcome.step}; go on with: train --resume {outcome.job.id} (so far: {files})"
         )
     print(told, file=sys.stderr)
     return result

@@ -18,8 +18,10 @@ from lib_ti.core.schedule import learning_rate_of
 from lib_ti.core.settings import option
 from lib_ti.core.train_settings import PRIVATE, TrainSettings
 from lib_ti.data.samples import Batch, TrainingSet
+from lib_ti.data.templates import all_prompts
 from lib_ti.formats.embedding import Embedding, safe_name
 from lib_ti.hosts.base import Host
+from lib_ti.methods.kind import Kind, Words
 
 _INIT = 0  # the place of the random numbers of a random start; steps count from 1
 
@@ -124,20 +126,25 @@ def relative_travel(host: Host, settings: InversionSettings) -> float:
     return min(shares)
 
 
+def found_in(host: Host, trigger: str, prompts: Sequence[str]) -> str:
+    """In how many of ``prompts`` the host finds ``trigger``. Raises BadInput where it is in none: nothing
+    could be learned."""
+    found = sum(1 for prompt in prompts if host.count_triggers(prompt).get(trigger))
+    if not found:
+        raise BadInput(
+            f"the trigger {trigger!r} occurs in none of the {len(prompts)} prompts "
+            f"(first: {prompts[0]!r}); put [name] into the template's lines."
+        )
+    said = f"trigger {trigger!r} found in {found} of {len(prompts)} prompts"
+    return said if found == len(prompts) else said + "; steps with the others teach nothing"
+
+
 def preflight(host: Host, settings: InversionSettings, prompts: Sequence[str]) -> list[str]:
     """What should be said before the start; the host already knows the trigger.
 
-    Raises BadInput where the trigger occurs in none of ``prompts``: nothing could be learned.
+    Raises BadInput where the trigger occurs in none of ``prompts``.
     """
-    found = sum(1 for prompt in prompts if host.count_triggers(prompt).get(settings.name))
-    if not found:
-        raise BadInput(
-            f"the trigger {settings.name!r} occurs in none of the {len(prompts)} prompts "
-            f"(first: {prompts[0]!r}); put [name] into the template's lines."
-        )
-    said = [f"trigger {settings.name!r} found in {found} of {len(prompts)} prompts"]
-    if found < len(prompts):
-        said[0] += "; steps with the others teach nothing"
+    said = [found_in(host, settings.name, prompts)]
     known = known_as(settings.optimizer)
     if known is KNOWN["Prodigy"] and learning_rate_of(settings).at(1) < 0.1:
         said.append(
@@ -197,10 +204,18 @@ class TextualInversion:
 
 
 def as_embedding(
-    vectors: Mapping[str, torch.Tensor], host: Host, settings: InversionSettings, step: int, job: str = ""
+    vectors: Mapping[str, torch.Tensor],
+    host: Host,
+    settings: InversionSettings,
+    step: int,
+    job: str = "",
+    *,
+    name: str = "",
+    more: Mapping[str, str] | None = None,
 ) -> Embedding:
     """The vectors as a file will carry them. The settings travel along, the picture folders do not:
-    where somebody keeps their pictures is nobody's business. ``job``: the id of the one that made them."""
+    where somebody keeps their pictures is nobody's business. ``job``: the id of the one that made them.
+    ``name``: where it is not the settings' own; ``more``: metadata beside the usual ones."""
     told = {key: value for key, value in asdict(settings).items() if key not in PRIVATE}
     metadata = {
         "job": job,
@@ -209,6 +224,26 @@ def as_embedding(
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.prediction_type": {"eps": "epsilon", "v": "v"}[host.info.prediction],
         "settings": json.dumps(told, ensure_ascii=False, sort_keys=True),
+        **(more or {}),
     }
     on_cpu = {name: value.detach().float().cpu().clone() for name, value in vectors.items()}
-    return Embedding(name=settings.name, vectors=on_cpu, step=step, metadata=metadata)
+    return Embedding(name=name or settings.name, vectors=on_cpu, step=step, metadata=metadata)
+
+
+KIND = Kind(
+    name="ti",
+    title="Textual inversion",
+    settings=InversionSettings,
+    words=lambda settings: Words(settings.name),
+    start=lambda host, settings: {settings.name: initial_vectors(host, settings)},
+    make=lambda host, settings, samples, start: TextualInversion(
+        host, settings, samples, start[settings.name]
+    ),
+    preflight=lambda host, settings, lines, captions: preflight(
+        host, settings, all_prompts(lines, settings.name, captions)
+    ),
+    vectors=lambda parameters, settings: {settings.name: parameters},
+    export=lambda vectors, host, settings, step, job: [
+        as_embedding(vectors[settings.name], host, settings, step, job)
+    ],
+)

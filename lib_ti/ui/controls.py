@@ -1,4 +1,7 @@
-"""Controls made from a settings class: nothing is laid out by hand, nothing can be forgotten."""
+"""Controls made from the settings of every method: nothing is laid out by hand, nothing can be forgotten.
+
+What methods share has one control; what only some know is seen while one of them is chosen.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from lib_ti.core.settings import Option, label_of, options_of
+from lib_ti.methods.registry import DEFAULT, KINDS, all_options
 
 _SLIDER_SPAN = 100  # a wider range is typed, not dragged
 
@@ -27,34 +31,46 @@ def element_id(name: str) -> str:
     return f"ti_studio_{name}"
 
 
-def make_controls(
-    kind: type, choices: Mapping[str, Callable[[], Sequence[str]]], *, basic: bool
-) -> dict[str, Any]:
-    """The basic settings of ``kind``, or the others behind a heading for each group.
+def make_method_choice() -> Any:
+    """Which method the other controls are for."""
+    control = gr.Radio(
+        choices=[kind.title for kind in KINDS.values()],
+        value=KINDS[DEFAULT].title,
+        label="Method",
+        elem_id=element_id("method"),
+        interactive=True,
+    )
+    control.do_not_save_to_config = True
+    return control
+
+
+def make_controls(choices: Mapping[str, Callable[[], Sequence[str]]], *, basic: bool) -> dict[str, Any]:
+    """The basic settings, or the others behind a heading for each group, as the default method has them.
 
     ``choices``: of text settings whose values only the program knows; a button asks it again.
     """
-    known = [
-        (name, field.default, option, plain)
-        for name, (field, option, plain) in options_of(kind).items()
-        if option.basic == basic
-    ]
-    known.sort(key=lambda entry: list(GROUPS).index(entry[2].group))
+    known = [entry for entry in all_options().items() if entry[1][0].basic == basic]
+    known.sort(key=lambda entry: list(GROUPS).index(entry[1][0].group))
     controls = {}
-    for group, entries in groupby(known, key=lambda entry: entry[2].group):
+    for group, entries in groupby(known, key=lambda entry: entry[1][0].group):
         with gr.Group() if basic else gr.Accordion(f"More: {GROUPS[group].lower()}", open=False):
             if basic:
                 gr.HTML(f"<h3>{GROUPS[group]}</h3>", elem_classes="ti-studio-heading")
-            for name, default, option, plain in entries:
-                controls[name] = _control(name, default, option, plain, choices.get(name))
+            for name, (option, plain, defaults) in entries:
+                controls[name] = _control(name, defaults, option, plain, choices.get(name))
     return controls
 
 
 def _control(
-    name: str, default: Any, option: Option, plain: type, choices: Callable[[], Sequence[str]] | None
+    name: str,
+    defaults: Mapping[str, Any],
+    option: Option,
+    plain: type,
+    choices: Callable[[], Sequence[str]] | None,
 ) -> Any:
     common = {
-        "value": default,
+        "value": next(iter(defaults.values())),
+        "visible": DEFAULT in defaults,
         "label": label_of(name, option),
         "info": option.help,
         "elem_id": element_id(name),
@@ -85,6 +101,39 @@ def _dropdown(choices: Callable[[], Sequence[str]], common: Mapping[str, Any]) -
         again = gr.Button("↻", elem_id=f"{common['elem_id']}_again", scale=0, min_width=40)
     again.click(lambda: gr.update(choices=list(choices())), [], [dropdown], queue=False)
     return dropdown
+
+
+def depending_on_method() -> list[str]:
+    """The settings that not every method has, or not with the same default."""
+    return [
+        name
+        for name, (_, _, defaults) in all_options().items()
+        if len(defaults) < len(KINDS) or len(set(defaults.values())) > 1
+    ]
+
+
+def updates_for_method(method: str, given: Sequence[Any]) -> list[Any]:
+    """What changes at the controls of ``depending_on_method``, which hold ``given``: the method's own are
+    shown, and a value that is some method's default becomes this one's."""
+    updates = []
+    for name, value in zip(depending_on_method(), given, strict=True):
+        _, _, defaults = all_options()[name]
+        untouched = method in defaults and value in defaults.values()
+        told = {"value": defaults[method]} if untouched else {}
+        updates.append(gr.update(visible=method in defaults, **told))
+    return updates
+
+
+def preset_settings() -> list[str]:
+    """What presets have values for."""
+    presets = [preset for kind in KINDS.values() for preset in kind.presets.values()]
+    return list(dict.fromkeys(name for preset in presets for name in preset))
+
+
+def updates_for_preset(method: str, preset: str) -> list[Any]:
+    """What a preset changes at the controls of ``preset_settings``."""
+    values = KINDS[method].presets.get(preset, {})
+    return [gr.update(value=values[name]) if name in values else gr.update() for name in preset_settings()]
 
 
 def values_of(kind: type, names: Sequence[str], given: Sequence[Any]) -> dict[str, Any]:

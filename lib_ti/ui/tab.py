@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lib_ti.core.errors import StudioError
-from lib_ti.methods.textual_inversion import InversionSettings
-from lib_ti.ui.controls import make_controls, values_of
+from lib_ti.core.settings import options_of
+from lib_ti.methods.registry import KINDS
+from lib_ti.ui.controls import (
+    depending_on_method,
+    make_controls,
+    make_method_choice,
+    preset_settings,
+    updates_for_method,
+    updates_for_preset,
+    values_of,
+)
 from lib_ti.ui.view import ASKING, error_html, said_html, status_html
 from lib_ti.workshop import Status, Workshop
 
@@ -38,11 +48,12 @@ class Tab:
                 self._build_controls(bool(txt2img))
             with gr.Column():
                 self._build_panel()
-        inputs = [self.from_txt2img, *txt2img, *self.controls.values()]
+        inputs = [self.method, self.from_txt2img, *txt2img, *self.controls.values()]
         panel = [self.status, *self.buttons, self.shown, self.previews, self.saved_step]
         self.create.click(self._create, inputs, [self.said, *panel], queue=False)
         self.train.click(self._train, inputs, [self.said, *panel], queue=False)
         self.poll.click(self._panel, [self.shown], panel, queue=False)
+        self._connect_choices()
         for button, act in (
             (self.interrupt, self._interrupt),
             (self.stop_and_save, self._stop_and_save),
@@ -56,7 +67,8 @@ class Tab:
             "template": self.workshop.templates,
             "preview_sampler": lambda: ["", *self.workshop.place.sampler_names()],
         }
-        self.controls = make_controls(InversionSettings, choices, basic=True)
+        self.method = make_method_choice()
+        self.controls = make_controls(choices, basic=True)
         self.from_txt2img = gr.Checkbox(
             label="Take the preview's prompt, sampler, seed and size from txt2img",
             elem_id="ti_studio_from_txt2img",
@@ -66,7 +78,24 @@ class Tab:
         with gr.Row():
             self.create = gr.Button("Create embedding", elem_id="ti_studio_create")
             self.train = gr.Button("Train", variant="primary", elem_id="ti_studio_train")
-        self.controls.update(make_controls(InversionSettings, choices, basic=False))
+        self.controls.update(make_controls(choices, basic=False))
+
+    def _connect_choices(self) -> None:
+        """A method shows its own controls, a preset fills in its values."""
+        changing = [self.controls[name] for name in depending_on_method()]
+        self.method.change(
+            lambda title, *given: updates_for_method(_method(title), given),
+            [self.method, *changing],
+            changing,
+            queue=False,
+        )
+        filled = [self.controls[name] for name in preset_settings()]
+        self.controls["preset"].change(
+            lambda title, preset: updates_for_preset(_method(title), preset),
+            [self.method, self.controls["preset"]],
+            filled,
+            queue=False,
+        )
 
     def _build_panel(self) -> None:
         self.said = gr.HTML(elem_id="ti_studio_said")
@@ -89,26 +118,29 @@ class Tab:
 
     # What the buttons do. Each answers with a sentence in the place of an error.
 
-    def _values(self, from_txt2img: bool, given: Sequence[Any]) -> dict[str, Any]:
-        names = list(self.controls)
-        values = values_of(InversionSettings, names, given[-len(names) :])
+    def _values(self, title: str, from_txt2img: bool, given: Sequence[Any]) -> dict[str, Any]:
+        method = _method(title)
+        kind = KINDS[method].settings
+        shown = given[-len(self.controls) :]
+        held = {name: v for name, v in zip(self.controls, shown, strict=True) if name in options_of(kind)}
         if from_txt2img:
-            txt2img = dict(zip(FROM_TXT2IMG, given[: -len(names)], strict=True))
-            values.update(values_of(InversionSettings, list(txt2img), list(txt2img.values())))
+            held |= zip(FROM_TXT2IMG, given[: -len(shown)], strict=True)
+        values = values_of(kind, list(held), list(held.values()))
+        if from_txt2img:
             # -1 asks txt2img for a new seed every time; previews compare steps, so they keep theirs.
             values["preview_seed"] = max(0, values["preview_seed"])
-        return values
+        return {"method": method, **values}
 
-    def _create(self, from_txt2img: bool, *given: Any) -> tuple[Any, ...]:
+    def _create(self, title: str, from_txt2img: bool, *given: Any) -> tuple[Any, ...]:
         def act() -> str:
-            path = self.workshop.create(self._values(from_txt2img, given))
-            return f"Created {path}, not trained yet."
+            files = self.workshop.create(self._values(title, from_txt2img, given))
+            return f"Created {_listed(files)}, not trained yet."
 
         return _told(act), *self._panel()
 
-    def _train(self, from_txt2img: bool, *given: Any) -> tuple[Any, ...]:
+    def _train(self, title: str, from_txt2img: bool, *given: Any) -> tuple[Any, ...]:
         def act() -> str:
-            self.workshop.train(self._values(from_txt2img, given))
+            self.workshop.train(self._values(title, from_txt2img, given))
             return ""
 
         return _told(act), *self._panel()
@@ -137,8 +169,8 @@ class Tab:
         def act() -> str:
             if not step:
                 return "There is no saved step to choose yet."
-            path = self.workshop.publish(self._job(), int(step))
-            return f"Step {step} is now {path}."
+            files = self.workshop.publish(self._job(), int(step))
+            return f"Step {step} is now {_listed(files)}."
 
         return _told(act), self._panel()[0]
 
@@ -180,6 +212,15 @@ class Tab:
             return self.workshop.status(job), self.workshop.losses(job)
         except StudioError:
             return None, []
+
+
+def _method(title: str) -> str:
+    """The name of the method that the page calls ``title``."""
+    return next(name for name, kind in KINDS.items() if kind.title == title)
+
+
+def _listed(files: Sequence[Path]) -> str:
+    return " and ".join(map(str, files))
 
 
 def _told(act: Callable[[], str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 from lib_ti.workshop import Status
 
@@ -82,12 +83,10 @@ def _bar(status: Status) -> str:
 
 
 def _result(status: Status) -> str:
-    name = escape(status.settings["name"])
-    where = escape(status.embedding or "")
     if status.status == "done":
-        return f"Write <b>{name}</b> in a prompt to use it. It lies in {where}."
+        return f"{_use(status)} to use it. {_place(status)}"
     if status.status == "stopped" and status.embedding:
-        return f"What it had learned is saved: write <b>{name}</b> in a prompt. It lies in {where}."
+        return f"What it had learned is saved. {_use(status)}. {_place(status)}"
     if status.status == "stopped":
         return "Everything is saved. Resume goes on from here; a saved step can be put to use below."
     if status.status == "failed":
@@ -95,6 +94,22 @@ def _result(status: Status) -> str:
     if status.status == "broken off":
         return "The program ended while it trained. Resume goes on from the last saved state."
     return ""
+
+
+def _use(status: Status) -> str:
+    """Where to write the job's words; a file is called by its name."""
+    name = escape(status.settings["name"])
+    if status.negative_embedding is None:
+        return f"Write <b>{name}</b> in a prompt"
+    negative = escape(Path(status.negative_embedding).stem)
+    return f"Write <b>{name}</b> in the prompt and <b>{negative}</b> in the negative prompt"
+
+
+def _place(status: Status) -> str:
+    where = escape(status.embedding or "")
+    if status.negative_embedding is None:
+        return f"It lies in {where}."
+    return f"They lie in {where} and {escape(status.negative_embedding)}."
 
 
 def _curve(losses: Sequence[tuple[int, float, float]]) -> str:

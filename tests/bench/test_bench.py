@@ -60,14 +60,17 @@ def test_ratio_is_over_the_ceiling() -> None:
     assert scores.ratio(np.array([0, 0, 2, 3])) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("method", ["ti", "dreamartist"])
 def test_quality_through_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = [
         "bench",
         "quality",
         "--json",
+        "--method",
+        method,
         "--concepts",
         "star",
         "--images",

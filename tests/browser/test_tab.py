@@ -133,6 +133,34 @@ def test_previews_can_take_what_txt2img_says(page: Page, webui: WebUI, pictures:
     assert told["preview_sampler"] == "DPM++ 2M"
 
 
+def test_dreamartist_shows_its_controls_and_names_both_files(page: Page, webui: WebUI, pictures: str) -> None:
+    """The page as textual inversion has it, as DreamArtist has it, and back."""
+
+    def choose(name: str, value: str) -> None:
+        page.locator(f"#ti_studio_{name}").get_by_label(value, exact=True).check()
+
+    expect(page.locator("#ti_studio_negative_vectors")).to_be_hidden()
+    box(page, "init_text").fill("star")
+    choose("method", "DreamArtist")
+    expect(page.locator("#ti_studio_negative_vectors")).to_be_visible()
+    expect(box(page, "vectors")).to_have_value("3")
+    expect(box(page, "init_text")).to_have_value("star")
+    choose("preset", "style")
+    expect(box(page, "guidance")).to_have_value("5")
+    expect(box(page, "steps")).to_have_value("2000")
+    start(page, "zqx-artist", pictures, guidance="1.5-3:cos")
+    expect(panel(page)).to_contain_text("Done: zqx-artist", timeout=PATIENCE)
+    expect(panel(page)).to_contain_text(
+        "Write zqx-artist in the prompt and zqx-artist-neg in the negative prompt"
+    )
+    told = webui.call(f"{API}/jobs/{webui.call(f'{API}/jobs')['jobs'][0]}")
+    assert (told["settings"]["guidance"], told["settings"]["learning_rate"]) == ("1.5-3:cos", "0.005")
+    assert {"zqx-artist", "zqx-artist-neg"} <= set(webui.call("/sdapi/v1/embeddings")["loaded"])
+    choose("method", "Textual inversion")
+    expect(page.locator("#ti_studio_negative_vectors")).to_be_hidden()
+    expect(box(page, "vectors")).to_have_value("2")
+
+
 def test_no_control_shares_a_label_or_an_id_with_another(page: Page, webui: WebUI) -> None:
     """The WebUI keeps values by label; the first control of a label speaks for all."""
     components = webui.call("/config")["components"]

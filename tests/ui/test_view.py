@@ -18,6 +18,9 @@ def status(state: str = "training", **more: object) -> Status:
     return Status(job="20260101-000000-my-cat", status=state, settings=settings, steps=600, **more)  # type: ignore[arg-type]
 
 
+PAIR = status("done", embedding="/e/my-cat.pt", negative_embedding="/e/my-cat-neg.pt")
+
+
 def text_of(html: str) -> str:
     """What is read on the screen; fails where a tag is not closed."""
     found: list[str] = []
@@ -38,7 +41,7 @@ def text_of(html: str) -> str:
 
     Reader().feed(html)
     assert opened == []
-    return " ".join(found)
+    return " ".join(" ".join(found).split())
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,7 @@ def text_of(html: str) -> str:
         (status("preparing"), "Preparing"),
         (status(step=60, seconds_per_step=0.5, seconds_left=270.0), "0.50 s a step · 4 min 30 s left"),
         (status("done", embedding="/e/my-cat.pt"), "in a prompt to use it. It lies in /e/my-cat"),
+        (PAIR, "Write my-cat in the prompt and my-cat-neg in the negative prompt to use it. They lie in"),
         (status("stopped", step=60), "Resume goes on"),
         (status("stopped", step=60, embedding="/e/x"), "What it had learned is saved"),
         (status("failed", error="there is not enough memory"), "Failed: my-cat"),
@@ -71,11 +75,13 @@ def test_a_page_asks_until_it_was_told_and_then_rests() -> None:
 def test_nobodys_text_becomes_html() -> None:
     evil = "<script>\"&'</script>"
     shown = status("failed", error=evil, messages=[evil], embedding=evil)
+    pair = status("done", embedding=evil, negative_embedding=evil)
     shown.settings["name"] = evil
     for html in (
         status_html(shown, LOSSES, 0),
         error_html(evil),
         status_html(status("done", embedding=evil), [], 0),
+        status_html(pair, [], 0),
     ):
         assert "<script" not in html and evil in text_of(html)
 

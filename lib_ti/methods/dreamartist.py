@@ -1,0 +1,336 @@
+"""DreamArtist (arXiv 2211.11337): an embedding for the prompt and one for the negative prompt, trained
+together with classifier-free guidance inside the loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.randomness import generator_at
+from lib_ti.core.settings import option
+from lib_ti.data.samples import Batch, TrainingSet
+from lib_ti.data.templates import all_prompts
+from lib_ti.formats.embedding import Embedding
+from lib_ti.hosts.base import Condition, Embeddings, Host, Prediction
+from lib_ti.methods import textual_inversion
+from lib_ti.methods.guidance import is_plain, parse_guidance
+from lib_ti.methods.kind import Kind, Words
+from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, as_embedding
+
+NEGATIVE_SUFFIX = "-neg"
+_NEGATIVE_NOISE = 0.07  # of the vocabulary's spread: the 1e-3 that DreamArtist adds on SD 1
+_NOISE = 1  # the place of that noise beside the random start's numbers
+_NEGATIVE = "negative "  # before the names of its parameters
+
+
+# What the guide that is shared most advises for each purpose: the original's loss and its batches of one.
+_AS_PUBLISHED = {"batch_size": 1, "accumulation": 1, "weighting": "none"}
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "character": {
+        **_AS_PUBLISHED,
+        "learning_rate": "0.003",
+        "guidance": "3",
+        "template": "subject",
+        "steps": 5000,
+    },
+    "style": {
+        **_AS_PUBLISHED,
+        "learning_rate": "0.005",
+        "guidance": "5",
+        "template": "style_filewords",
+        "steps": 2000,
+    },
+}
+
+
+def _with_default(name: str, default: Any) -> Any:
+    """The setting of textual inversion of that name, with another default."""
+    return dataclasses.field(default=default, metadata=InversionSettings.__dataclass_fields__[name].metadata)
+
+
+@dataclass(frozen=True)
+class DreamArtistSettings(InversionSettings):
+    """What DreamArtist is told beside what textual inversion is."""
+
+    preset: str = option(
+        "none",
+        "Published settings for a purpose: rate, guidance, template, steps and batch. What is set besides "
+        "counts more.",
+        group="embedding",
+        choices=("none", *PRESETS),
+        label="Preset",
+        basic=True,
+    )
+    vectors: int = _with_default("vectors", 3)
+    negative_vectors: int = option(
+        6,
+        "Vectors of the second embedding, which goes into the negative prompt; 0: none, the guidance then "
+        "leads away from the empty prompt.",
+        group="embedding",
+        low=0,
+        high=75,
+        basic=True,
+    )
+    negative_init_text: str = option(
+        "*", "Words whose vectors are the start of the negative embedding, in turn.", group="embedding"
+    )
+    guidance: str = option(
+        "3",
+        "Scale of the guidance in training: 3, or a range from clean to noisy timesteps, 1.5-3, with a "
+        "curve such as 1.5-3:cos, 1.5-3:cos2, 1.5-3:sqrt(rate).",
+        group="learning",
+        label="Training CFG scale",
+        basic=True,
+    )
+    negative_rate: float = option(
+        1.0,
+        "Learning rate of the negative vectors, as a multiple of the others'.",
+        group="learning",
+        low=0.1,
+        high=10,
+        label="Negative learning rate weight",
+    )
+    negative_filewords: bool = option(
+        False,
+        "Put a picture's caption into the negative prompt too.",
+        group="pictures",
+        label="Captions in the negative prompt",
+    )
+    reconstruction: float = option(
+        0.0,
+        "Weight of the error between the decoded pictures; 0: none. Each step then takes the VAE too.",
+        group="learning",
+        low=0,
+        high=10,
+        label="Reconstruction loss weight",
+    )
+
+
+def words_of(settings: DreamArtistSettings) -> Words:
+    """Without guidance the negative prompt has no say, so nothing can be learned for it. Raises BadInput."""
+    paired = settings.negative_vectors and not is_plain(parse_guidance(settings.guidance))
+    return Words(settings.name, settings.name + NEGATIVE_SUFFIX if paired else "")
+
+
+def initial_pair(host: Host, settings: DreamArtistSettings) -> Embeddings:
+    """The start of both; noise on the negative one keeps the two from beginning alike. Raises BadInput."""
+    words = words_of(settings)
+    start = {words.positive: textual_inversion.initial_vectors(host, settings)}
+    if words.negative:
+        start[words.negative] = _initial_negative(host, settings)
+    return start
+
+
+def _initial_negative(host: Host, settings: DreamArtistSettings) -> dict[str, torch.Tensor]:
+    if settings.init == "text" and not host.tokenize(settings.negative_init_text):
+        raise BadInput("negative-init-text is empty; give a word such as *, or choose --init zero or random.")
+    like = replace(settings, vectors=settings.negative_vectors, init_text=settings.negative_init_text)
+    start = textual_inversion.initial_vectors(host, like)
+    for encoder, vectors in start.items():
+        generator = generator_at(settings.seed, 0, vectors.shape[1], _NOISE)
+        noise = torch.randn(vectors.shape, generator=generator)
+        spread = float(host.token_vectors(encoder).std())
+        start[encoder] = vectors + (_NEGATIVE_NOISE * spread * noise).to(vectors.device)
+    return start
+
+
+def negative_lines(lines: Sequence[str], filewords: bool) -> tuple[str, ...]:
+    """Template lines of the negative prompts: the others', as a rule without the filewords."""
+    if filewords:
+        return tuple(lines)
+    bare = (line.replace("[filewords]", "").strip(" ,") for line in lines)
+    return tuple(line if "[name]" in line else "[name]" for line in bare)
+
+
+def preflight(
+    host: Host, settings: DreamArtistSettings, lines: Sequence[str], captions: Sequence[str]
+) -> list[str]:
+    """What should be said before the start; the host already knows the words. Raises BadInput where one of
+    them occurs in no prompt."""
+    if settings.reg_images:
+        raise BadInput(
+            "reg-images: DreamArtist has no regularisation pictures, since they have no negative prompt; "
+            "leave them out, or train with textual inversion."
+        )
+    words = words_of(settings)
+    said = textual_inversion.preflight(host, settings, all_prompts(lines, words.positive, captions))
+    if words.negative:
+        lines = negative_lines(lines, settings.negative_filewords)
+        found = textual_inversion.found_in(host, words.negative, all_prompts(lines, words.negative, captions))
+        said.append(f"negative {found}")
+    elif settings.negative_vectors:
+        said.append("warning: at guidance 1 a negative embedding has nothing to learn, so none is made")
+    return said
+
+
+def clean_of(
+    prediction: Prediction,
+    noisy: torch.Tensor,
+    predicted: torch.Tensor,
+    timesteps: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+) -> torch.Tensor:
+    """The clean latents that an answer to ``noisy`` means: (x_t - sqrt(1 - abar) eps) / sqrt(abar), or
+    sqrt(abar) x_t - sqrt(1 - abar) v (arXiv 2202.00512, section 4 and appendix D); (b, c, h, w)."""
+    abar = alphas_cumprod.to(noisy.device)[timesteps].to(noisy.dtype).view(-1, 1, 1, 1)
+    if prediction == "eps":
+        return (noisy - (1 - abar).sqrt() * predicted) / abar.sqrt()
+    return abar.sqrt() * noisy - (1 - abar).sqrt() * predicted
+
+
+class _PairBatch(Batch):
+    """A batch of which every sample has two prompts: the negative ones come first, then the others."""
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+class _PairedSamples:
+    """The training set, of which every sample has two prompts."""
+
+    def __init__(self, samples: TrainingSet, settings: DreamArtistSettings) -> None:
+        self.samples = samples
+        self.negative = words_of(settings).negative
+        # The same draws of other lines give each sample its negative prompt.
+        self.twin = copy(samples)
+        self.twin.lines = negative_lines(samples.lines, settings.negative_filewords)
+        self.twin.trigger = self.negative
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.samples, name)
+
+    def draw(self, step: int) -> list[Batch]:
+        batches, twins = self.samples.draw(step), self.twin.draw(step)
+        return [
+            _PairBatch(**{**vars(batch), "prompts": [*self._negatives(twin), *batch.prompts]})
+            for batch, twin in zip(batches, twins, strict=True)
+        ]
+
+    def _negatives(self, twin: Batch) -> Sequence[str]:
+        return twin.prompts if self.negative else [""] * len(twin)
+
+
+class _GuidedHost:
+    """The host, with an answer that is guided: what an unchanged loss is taken of.
+
+    It is asked with a condition of twice as many prompts as latents, the negative ones first.
+    """
+
+    def __init__(self, host: Host, scale: torch.Tensor | None) -> None:
+        """``scale``: of each timestep, (timesteps,); None: there is one prompt a latent, and no guidance."""
+        self.host = host
+        self.scale = scale if scale is None else scale.to(host.info.device)
+        self.last: tuple[torch.Tensor, torch.Tensor] | None = None  # what it was asked, and its answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.host, name)
+
+    def predict_noise(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition
+    ) -> torch.Tensor:
+        """uncond + s (cond - uncond) (arXiv 2207.12598, eq. 6 with s = w + 1); gradient through both."""
+        if self.scale is None:
+            answer = self.host.predict_noise(latents, timesteps, condition)
+        else:
+            twice = torch.cat([latents, latents]), torch.cat([timesteps, timesteps])
+            without, with_prompt = self.host.predict_noise(*twice, condition).chunk(2)
+            scale = self.scale[timesteps].view(-1, 1, 1, 1)
+            answer = without + scale * (with_prompt - without)
+        self.last = latents, answer
+        return answer
+
+
+class DreamArtist(TextualInversion):
+    """The method for the training loop: its parameters are the vectors of both embeddings."""
+
+    def __init__(
+        self, host: Host, settings: DreamArtistSettings, samples: TrainingSet, start: Embeddings
+    ) -> None:
+        """``start``: the vectors of each word."""
+        self.words = words_of(settings)
+        super().__init__(host, settings, samples, start[self.words.positive])
+        scale = parse_guidance(settings.guidance, len(host.info.alphas_cumprod))
+        self.guided = not is_plain(scale)
+        self.asked = _GuidedHost(host, scale if self.guided else None)
+        self.host = cast(Host, self.asked)
+        self.pair = settings
+        # Adam moves every element by its learning rate: a parameter that counts w times moves w times as far.
+        self.negative = {
+            encoder: (vectors.to(host.info.device) / settings.negative_rate).requires_grad_()
+            for encoder, vectors in start.get(self.words.negative, {}).items()
+        }
+        if self.guided:
+            self.samples = cast(TrainingSet, _PairedSamples(samples, settings))
+        host.set_embeddings(vectors_of(self.parameters(), settings))
+
+    def parameters(self) -> Mapping[str, torch.Tensor]:
+        negative = {f"{_NEGATIVE}{encoder}": vectors for encoder, vectors in self.negative.items()}
+        return {**self.vectors, **negative}
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        self.host.set_embeddings(vectors_of(self.parameters(), self.pair))
+        losses = super().losses(batch)
+        if self.pair.reconstruction:
+            losses = losses + self.pair.reconstruction * self._reconstruction_error(batch)
+        return losses
+
+    def _reconstruction_error(self, batch: Batch) -> torch.Tensor:
+        """Mean absolute error of each decoded picture, (b,). The clean latents go through the decoder too:
+        what the VAE itself cannot draw is no error of the vectors."""
+        assert self.asked.last is not None
+        info, (noisy, predicted) = self.host.info, self.asked.last
+        timesteps = batch.timesteps.to(info.device)
+        clean = clean_of(info.prediction, noisy, predicted.float(), timesteps, self.alphas_cumprod)
+        with torch.no_grad():
+            target = self.host.decode(batch.latents.to(info.device))
+        return (self.host.decode(clean) - target).abs().flatten(1).mean(1)
+
+
+def vectors_of(parameters: Mapping[str, torch.Tensor], settings: DreamArtistSettings) -> Embeddings:
+    """The loop's parameters as the vectors of each word; gradient reaches them."""
+    words = words_of(settings)
+    positive = {name: p for name, p in parameters.items() if not name.startswith(_NEGATIVE)}
+    negative = {
+        name.removeprefix(_NEGATIVE): p * settings.negative_rate
+        for name, p in parameters.items()
+        if name.startswith(_NEGATIVE)
+    }
+    pair = {words.positive: positive, words.negative: negative}
+    return {word: pair[word] for word in words.all}
+
+
+def as_embeddings(
+    vectors: Embeddings, host: Host, settings: DreamArtistSettings, step: int, job: str
+) -> list[Embedding]:
+    """The pair as its files carry it; each names the other."""
+    words = words_of(settings)
+    if not words.negative:
+        return [as_embedding(vectors[words.positive], host, settings, step, job)]
+    told = {
+        words.positive: {"negative_embedding": words.negative},
+        words.negative: {"positive_embedding": words.positive, "modelspec.is_negative_embedding": "true"},
+    }
+    return [
+        as_embedding(vectors[word], host, settings, step, job, name=word, more=told[word])
+        for word in words.all
+    ]
+
+
+KIND = Kind(
+    name="dreamartist",
+    title="DreamArtist",
+    settings=DreamArtistSettings,
+    words=words_of,
+    start=initial_pair,
+    make=DreamArtist,
+    preflight=preflight,
+    vectors=vectors_of,
+    export=as_embeddings,
+    presets=PRESETS,
+)
