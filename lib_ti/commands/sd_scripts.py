@@ -90,7 +90,7 @@ _ADAM_KINDS = ("AdamW", "AdamW8bit", "PagedAdamW", "PagedAdamW8bit", "PagedAdamW
 OPTIONS: Mapping[str, Entry] = {
     # the model
     "pretrained_model_name_or_path": becomes("--model"),
-    "v2": needless("the checkpoint itself says that it is SD2", switch=True),
+    "v2": needless("the checkpoint, or the .yaml beside it, says what it is", switch=True),
     "v_parameterization": needless(
         "the checkpoint, or the .yaml beside it, says what it predicts", switch=True
     ),

@@ -176,7 +176,7 @@ def load_file(path: Path, dtype: torch.dtype, prediction: Prediction | None) -> 
     _report_ignored(file)
     unet = convert_ldm_unet_checkpoint(file.state(UNET, dtype), plan.unet.config)
     vae = convert_ldm_vae_checkpoint(file.state(VAE, vae_dtype(family, dtype)), plan.vae.config)
-    text_encoder, *second = _load_text_encoders(file, family, dtype)
+    text_encoder, text_encoder_2 = _load_text_encoders(file, family, dtype)
     return Components(
         unet=_fill(plan.unet, unet, path),
         vae=_fill(plan.vae, vae, path),
@@ -188,7 +188,7 @@ def load_file(path: Path, dtype: torch.dtype, prediction: Prediction | None) -> 
         name=path.stem,
         native_size=plan.vae.config.sample_size,
         file=path,
-        text_encoder_2=second[0] if second else None,
+        text_encoder_2=text_encoder_2,
     )
 
 
@@ -270,20 +270,18 @@ def _hinted_prediction(file: _Checkpoint, family: Family) -> Prediction:
     return "v"
 
 
-def _load_text_encoders(file: _Checkpoint, family: Family, dtype: torch.dtype) -> list[Any]:
+def _load_text_encoders(
+    file: _Checkpoint, family: Family, dtype: torch.dtype
+) -> tuple[CLIPTextModel, CLIPTextModelWithProjection | None]:
     try:
         if family == "sd1":
-            models = [_clip(file, CLIP, dtype)]
-        elif family == "sd2":
-            models = [_open_clip(file, OPEN_CLIP, dtype, CLIPTextModel)]
-        else:
-            models = [
-                _clip(file, CLIP_L, dtype),
-                _open_clip(file, CLIP_G, dtype, CLIPTextModelWithProjection),
-            ]
+            return _clip(file, CLIP, dtype), None
+        if family == "sd2":
+            return _open_clip(file, OPEN_CLIP, dtype, CLIPTextModel), None
+        second = _open_clip(file, CLIP_G, dtype, CLIPTextModelWithProjection)
+        return _clip(file, CLIP_L, dtype), second
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise BadInput(f"{file.path} holds no text encoder of {KNOWN} ({error!r}).") from error
-    return models
 
 
 def _clip(file: _Checkpoint, prefix: str, dtype: torch.dtype) -> CLIPTextModel:

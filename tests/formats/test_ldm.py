@@ -195,5 +195,6 @@ def test_names_and_plan_of_the_true_sdxl():
     assert described["addition_embed_type"] == "text_time"
     for name in ("block_out_channels", "transformer_layers_per_block", "attention_head_dim"):
         assert list(described[name]) == list(unet.config[name])
+    assert theirs.convert_ldm_unet_checkpoint(dict(state), described).keys() == unet.state_dict().keys()
     described = theirs.create_vae_diffusers_config_from_ldm(config, {})
     assert (described["scaling_factor"], described["latent_channels"]) == (0.13025, 4)
