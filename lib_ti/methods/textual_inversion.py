@@ -164,7 +164,10 @@ class TextualInversion:
         target = target_of(info.prediction, latents, noise, timesteps, info.alphas_cumprod)
         weight = loss_weight(self.weighting, info.prediction, timesteps, info.alphas_cumprod)
         mask = None if batch.mask is None else batch.mask.to(info.device)
-        return batch.weight.to(info.device) * weight * squared_error(predicted.float(), target, mask)
+        losses = batch.weight.to(info.device) * weight * squared_error(predicted.float(), target, mask)
+        # Prompts that all lack the new word (a dropped caption, a regularisation picture) teach nothing; the
+        # loop asks for their gradient all the same.
+        return losses if losses.requires_grad else losses + 0 * sum(v.sum() for v in self.vectors.values())
 
 
 def as_embedding(
