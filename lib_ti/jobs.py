@@ -46,8 +46,9 @@ def read_source(settings: InversionSettings, folders: Folders) -> Source:
 
 
 def _kept(folders: Folders) -> Path:
-    """Where encoded pictures lie from job to job."""
-    return folders.jobs.parent / "latents"
+    """Where encoded pictures lie from job to job: beside the jobs, in a dot folder."""
+    beside = folders.jobs.parent
+    return (beside if beside.name == ".ti-studio" else beside / ".ti-studio") / "latents"
 
 
 def _samples(

@@ -12,17 +12,26 @@ from lib_ti.commands.shared import Stopped, given_settings, settings_options, sh
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress
+from lib_ti.data.source import Source, first_prompts
+from lib_ti.hosts.shown_tokens import shown, token_table
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Event, Message, Outcome, Preview
-from lib_ti.jobs import folders_under, resume, settings_of, start
+from lib_ti.jobs import folders_under, read_source, resume, settings_of, start
 from lib_ti.methods.registry import read_settings
+from lib_ti.methods.textual_inversion import InversionSettings
 from lib_ti.report import plot_losses
 
 
 def add_to(commands: Any) -> None:
     parser = commands.add_parser("train", help="train an embedding from a folder of pictures")
     shared_options(parser, run)
-    parser.add_argument("--resume", metavar="JOB", help="go on with a stopped or killed job")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--resume", metavar="JOB", help="go on with a stopped or killed job")
+    instead.add_argument(
+        "--show-tokens",
+        action="store_true",
+        help="train nothing: show the first prompts with their token ids and the places of the new vectors",
+    )
     settings_options(parser)
 
 
@@ -42,9 +51,22 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         if not settings.name:
             raise BadInput("name: missing; give the new word, such as --name my-cat.")
         host = StandaloneHost.load(args.model, args.device, settings.clip_skip or 1)
+        if args.show_tokens:
+            return show_tokens(host, settings, read_source(settings, folders), quiet=args.json)
         outcome = start(host, settings, folders=folders, model=args.model, report=watch, stopped=stopped)
     watch.close()
     return conclude(outcome)
+
+
+def show_tokens(
+    host: StandaloneHost, settings: InversionSettings, source: Source, *, quiet: bool
+) -> dict[str, Any]:
+    """The prompts of the first epoch as the text encoder will get them."""
+    prompts = first_prompts(source, settings, settings.name)
+    table = token_table(prompts, host.tokenize, {settings.name: settings.vectors})
+    if not quiet:
+        print("\n".join(shown(table)))
+    return {"status": "done", "tokens": table}
 
 
 class Watch:

@@ -121,7 +121,8 @@ class PictureSettings:
     )
     keep_latents: bool = option(
         True,
-        "Keep encoded pictures on disk, beside the jobs, so that the next start need not encode them.",
+        "Keep encoded pictures on disk, in .ti-studio/latents, so that the next start need not encode them; "
+        "that folder may be deleted at any time.",
         group="pictures",
         label="Keep encoded pictures",
     )

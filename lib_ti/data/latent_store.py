@@ -47,21 +47,31 @@ class LatentStore:
         key = hashlib.sha256(json.dumps([_LAYOUT, made_from]).encode()).hexdigest()
         return self._folder / self._encoder / f"{key}.safetensors"
 
-    def load(self, made_from: object, names: set[str]) -> dict[str, torch.Tensor] | None:
-        """The tensors called ``names``; None where they are not there, or not whole."""
+    def get(
+        self, made_from: object, names: set[str], make: Callable[[], dict[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        """The tensors called ``names``, float32: kept ones, or else new ones, kept from now on."""
+        found = self._load(self._file(made_from), names)
+        if found is None:
+            found = make()
+            self._save(self._file(made_from), found)
+        return found
+
+    def _load(self, file: Path, names: set[str]) -> dict[str, torch.Tensor] | None:
+        """None where they are not there, or not whole."""
         try:
-            found = load_file(self._file(made_from))
+            found = load_file(file)
         except (OSError, SafetensorError, ValueError):
             return None
         sound = all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in found.values())
         return found if sound and found.keys() == names else None
 
-    def save(self, made_from: object, tensors: dict[str, torch.Tensor]) -> None:
-        """Keep tensors, whole or not at all. A disk that takes no more is told of once."""
+    def _save(self, file: Path, tensors: dict[str, torch.Tensor]) -> None:
+        """Whole or not at all. A disk that takes no more is told of once."""
         if not self._writable:
             return
         try:
-            write_atomically(self._file(made_from), lambda path: save_file(tensors, path))
+            write_atomically(file, lambda path: save_file(tensors, path))
         except (OSError, SafetensorError) as error:
             self._writable = False
             log.warning("encoded pictures are not kept for the next start: %s", error)

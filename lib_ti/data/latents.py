@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from functools import cache
+from pathlib import Path
 
 import torch
+from PIL import Image
 
 from lib_ti.data.buckets import Size
 from lib_ti.data.images import open_image, to_pixels
@@ -14,6 +17,8 @@ from lib_ti.data.masks import load_mask, to_weights
 from lib_ti.data.views import Framed, View
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # ITU-R BT.601, as Pillow's "L"
+
+Open = Callable[[Path], Image.Image]
 
 # Of every picture one tensor; pictures of one size may share a larger one.
 Rows = torch.Tensor | Sequence[torch.Tensor]
@@ -45,48 +50,44 @@ def cache_latents(
     """
     means, stds, masks = [], [], {}
     for row, picture in enumerate(pictures):
-        parts = [_encoded(picture, view, encode, store) for view in picture.views]
+        opened = cache(open_image)  # by all the views, and by nobody afterwards
+        parts = [_encoded(picture, view, opened, encode, store) for view in picture.views]
         means.append(torch.stack([part["mean"] for part in parts]))
         stds.append(torch.stack([part["std"] for part in parts]))
         if picture.mask or picture.alpha_mask:
             size = (means[-1].shape[-1], means[-1].shape[-2])
-            views = [_weights(picture, view, size, store) for view in picture.views]
+            views = [_weights(picture, view, size, opened, store) for view in picture.views]
             if len(views[0]):
                 masks[row] = torch.stack(views)
     return LatentCache(means, stds, masks)
 
 
 def _encoded(
-    picture: Framed, view: View, encode: Encode, store: LatentStore | None
+    picture: Framed, view: View, opened: Open, encode: Encode, store: LatentStore | None
 ) -> dict[str, torch.Tensor]:
-    made_from = [picture.content, picture.size, astuple(view)]
-    found = store.load(made_from, {"mean", "std"}) if store else None
-    if found is None:
-        pixels = to_pixels(open_image(picture.path), *picture.size, view.place)
+    """The ``mean`` and ``std`` of one view, each (c, h, w)."""
+
+    def make() -> dict[str, torch.Tensor]:
+        pixels = to_pixels(opened(picture.path), *picture.size, view.place)
         if view.grey:
             pixels = (pixels * _LUMA).sum(0, keepdim=True).expand_as(pixels)
         mean, std = encode((pixels.flip(-1) if view.mirrored else pixels)[None])
-        found = {"mean": mean[0].float().cpu().contiguous(), "std": std[0].float().cpu().contiguous()}
-        if store:
-            store.save(made_from, found)
-    return found
+        return {"mean": mean[0].float().cpu().contiguous(), "std": std[0].float().cpu().contiguous()}
+
+    made_from = [picture.content, picture.size, astuple(view)]
+    return make() if store is None else store.get(made_from, {"mean", "std"}, make)
 
 
-def _weights(picture: Framed, view: View, size: Size, store: LatentStore | None) -> torch.Tensor:
+def _weights(
+    picture: Framed, view: View, size: Size, opened: Open, store: LatentStore | None
+) -> torch.Tensor:
     """The mask at the latents' size (w, h), (1, h, w); (0,) where the picture has none."""
-    made_from = [
-        "mask",
-        picture.content,
-        picture.mask_content,
-        picture.alpha_mask,
-        picture.size,
-        astuple(view),
-    ]
-    found = store.load(made_from, {"mask"}) if store else None
-    if found is None:
-        mask = load_mask(open_image(picture.path), picture.path, picture.mask, picture.alpha_mask)
+
+    def make() -> dict[str, torch.Tensor]:
+        mask = load_mask(opened(picture.path), picture.path, picture.mask, picture.alpha_mask)
         weights = torch.zeros(0) if mask is None else to_weights(mask, *size, view.place)
-        found = {"mask": (weights.flip(-1) if view.mirrored else weights).contiguous()}
-        if store:
-            store.save(made_from, found)
-    return found["mask"]
+        return {"mask": (weights.flip(-1) if view.mirrored else weights).contiguous()}
+
+    source = [picture.content, picture.mask_content, picture.alpha_mask]
+    made_from = ["mask", source, picture.size, astuple(view)]
+    return (make() if store is None else store.get(made_from, {"mask"}, make))["mask"]

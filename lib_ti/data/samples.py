@@ -69,17 +69,22 @@ class TrainingSet:
         rows = [(row, subset) for row, subset in enumerate(self.subsets) for _ in range(subset.repeats)]
         self._own = [row for row, subset in rows if not subset.regularisation]
         self._regular = [row for row, subset in rows if subset.regularisation]
-        self.epoch_length = len(self._own) * (2 if self._regular else 1)
+        self._epoch_length = len(self._own) * (2 if self._regular else 1)
+        self._step_length = settings.batch_size * settings.accumulation
+
+    @property
+    def steps_of_epoch(self) -> int:
+        """How many steps show every picture."""
+        return -(-self._epoch_length // self._step_length)
 
     def rows(self, step: int) -> list[int]:
         """The pictures of a step: every epoch is a permutation, a step may straddle two."""
-        count = self.epoch_length
-        per_step = self.settings.batch_size * self.settings.accumulation
-        first, last = (step - 1) * per_step, step * per_step
+        count = self._epoch_length
+        first, last = (step - 1) * self._step_length, step * self._step_length
         epochs = range(first // count, (last - 1) // count + 1)
         stream = [row for epoch in epochs for row in self._shuffled(epoch)]
         start = first - epochs.start * count
-        return stream[start : start + per_step]
+        return stream[start : start + self._step_length]
 
     def _shuffled(self, epoch: int) -> list[int]:
         """Every picture, and as many regularisation pictures, which take turns from epoch to epoch."""
@@ -99,7 +104,7 @@ class TrainingSet:
         """
         settings, drawn = self.settings, self.rows(step)
         generator = generator_at(settings.seed, step)
-        prompts = [self._prompt(row, generator) for row in drawn]
+        prompts = self._prompts(drawn, generator)
         views = [int(torch.randint(len(self.cache.mean[row]), (1,), generator=generator)) for row in drawn]
         batches = []
         for places in _alike([self.cache.size_of(row) for row in drawn]):
@@ -136,6 +141,13 @@ class TrainingSet:
             return None
         everywhere = torch.ones_like(latents[0, :1])
         return torch.stack([masks[row][view] if row in masks else everywhere for row, view in rows])
+
+    def prompts(self, step: int) -> list[str]:
+        """The prompts of step ``step``, in the order of its pictures."""
+        return self._prompts(self.rows(step), generator_at(self.settings.seed, step))
+
+    def _prompts(self, rows: Sequence[int], generator: torch.Generator) -> list[str]:
+        return [self._prompt(row, generator) for row in rows]
 
     def _prompt(self, row: int, generator: torch.Generator) -> str:
         subset, line = self.subsets[row], "[filewords]"

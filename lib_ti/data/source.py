@@ -15,7 +15,7 @@ from lib_ti.data.captions import plain_caption
 from lib_ti.data.dataset import Picture, read_pictures, subsets_of
 from lib_ti.data.known_files import Facts, KnownFiles
 from lib_ti.data.latent_store import Encode, LatentStore
-from lib_ti.data.latents import cache_latents
+from lib_ti.data.latents import LatentCache, cache_latents
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.sd_scripts_config import read_dataset_config
 from lib_ti.data.views import Framed, frame
@@ -45,6 +45,17 @@ class Source:
         return hashlib.sha256(
             "\n".join([*contents, *captions, *self.lines, *filter(None, [self.config])]).encode()
         ).hexdigest()
+
+
+def first_prompts(source: Source, settings: TrainSettings, trigger: str, limit: int = 100) -> list[str]:
+    """The distinct prompts of the first epoch, as its steps will draw them; no more than ``limit``."""
+    samples = _training_set(source, LatentCache([], []), settings, trigger)
+    prompts: dict[str, None] = {}
+    for step in range(1, samples.steps_of_epoch + 1):
+        prompts |= dict.fromkeys(samples.prompts(step))
+        if len(prompts) >= limit:
+            break
+    return list(prompts)[:limit]
 
 
 def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> Source:
@@ -89,14 +100,20 @@ def make_samples(
     ``native``: the model's side; ``grain``: pixels a latent; ``kept``: the folder of encoded pictures.
     Raises BadInput at a picture that cannot be read.
     """
-    if source.batch_size:
-        settings = replace(settings, batch_size=source.batch_size)
     framed = frame(source.pictures, source.facts, native, grain, settings.seed)
     cache = cache_latents(framed, encode, LatentStore(kept, encode) if settings.keep_latents else None)
+    samples = _training_set(source, cache, settings, trigger, timesteps)
+    return samples, _said(source, framed, len(cache.mask))
+
+
+def _training_set(
+    source: Source, cache: LatentCache, settings: TrainSettings, trigger: str, timesteps: int = 1000
+) -> TrainingSet:
+    if source.batch_size:
+        settings = replace(settings, batch_size=source.batch_size)
     captions = [picture.caption for picture in source.pictures]
     subsets = [picture.subset for picture in source.pictures]
-    samples = TrainingSet(cache, captions, source.lines, trigger, settings, timesteps, subsets)
-    return samples, _said(source, framed, len(cache.mask))
+    return TrainingSet(cache, captions, source.lines, trigger, settings, timesteps, subsets)
 
 
 def _said(source: Source, framed: Sequence[Framed], masked: int) -> list[str]:

@@ -197,10 +197,12 @@ class TextualInversion:
         predicted = self.host.predict_noise(noisy, timesteps, self.host.encode_prompts(batch.prompts))
         target = target_of(info.prediction, latents, noise, timesteps, abar)
         mask = None if batch.mask is None else batch.mask.to(info.device)
-        losses = weighted_losses(
+        losses = batch.weight.to(info.device) * weighted_losses(
             predicted.float(), target, timesteps, info.prediction, abar, self.settings, mask
         )
-        return batch.weight.to(info.device) * losses
+        # Prompts that all lack the new word (a dropped caption, a regularisation picture) teach nothing; the
+        # loop asks for their gradient all the same.
+        return losses if losses.requires_grad else losses + 0 * sum(v.sum() for v in self.vectors.values())
 
 
 def as_embedding(

@@ -21,32 +21,39 @@ def encode_otherwise(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean * (1 + 1e-6), std
 
 
-def found(store: LatentStore, made_from: object = ("a", (64, 64))) -> dict[str, torch.Tensor] | None:
-    return store.load(made_from, {"mean", "std"})
+def got(store: LatentStore, made_from: object = ("a", (64, 64))) -> tuple[dict[str, torch.Tensor], bool]:
+    """What the store gives, and whether it had to be made."""
+    made = []
+
+    def make() -> dict[str, torch.Tensor]:
+        made.append(1)
+        return TENSORS
+
+    return store.get(made_from, {"mean", "std"}, make), bool(made)
 
 
 def filled(folder: Path) -> Path:
     """The only file of a store with one entry."""
-    LatentStore(folder, encode).save(("a", (64, 64)), TENSORS)
+    assert got(LatentStore(folder, encode))[1]
     (file,) = folder.rglob("*.safetensors")
     return file
 
 
-def test_what_was_saved_is_found_again_by_the_same_encoder_only(tmp_path: Path) -> None:
+def test_what_was_made_once_is_found_again_by_the_same_encoder_only(tmp_path: Path) -> None:
     filled(tmp_path)
-    again = found(LatentStore(tmp_path, encode))
-    assert again is not None and all(torch.equal(again[name], TENSORS[name]) for name in TENSORS)
-    assert found(LatentStore(tmp_path, encode), ("b", (64, 64))) is None
-    assert found(LatentStore(tmp_path, encode_otherwise)) is None
+    again, made = got(LatentStore(tmp_path, encode))
+    assert not made and all(torch.equal(again[name], TENSORS[name]) for name in TENSORS)
+    assert got(LatentStore(tmp_path, encode), ("b", (64, 64)))[1]
+    assert got(LatentStore(tmp_path, encode_otherwise))[1]
 
 
-def test_a_damaged_file_counts_as_missing_and_is_replaced(tmp_path: Path) -> None:
+def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
     file = filled(tmp_path)
     whole = file.read_bytes()
-    store = LatentStore(tmp_path, encode)
     for length in (0, 7, 100, len(whole) - 1):
         file.write_bytes(whole[:length])
-        assert found(store) is None
+        assert got(LatentStore(tmp_path, encode))[1]
+        assert file.read_bytes() == whole
     for tensors in (
         {"mean": TENSORS["mean"]},
         {**TENSORS, "more": torch.ones(1)},
@@ -54,9 +61,8 @@ def test_a_damaged_file_counts_as_missing_and_is_replaced(tmp_path: Path) -> Non
         {**TENSORS, "std": TENSORS["std"].half()},
     ):
         save_file(tensors, file)
-        assert found(store) is None
-    store.save(("a", (64, 64)), TENSORS)
-    assert file.read_bytes() == whole
+        assert got(LatentStore(tmp_path, encode))[1]
+        assert file.read_bytes() == whole
 
 
 def test_a_folder_that_cannot_be_written_stops_no_job(
@@ -65,7 +71,6 @@ def test_a_folder_that_cannot_be_written_stops_no_job(
     (tmp_path / "file").touch()
     store = LatentStore(tmp_path / "file", encode)
     with caplog.at_level(logging.WARNING):
-        store.save(("a", 1), TENSORS)
-        store.save(("b", 1), TENSORS)
-    assert found(store, ("a", 1)) is None
+        assert got(store, "a") == (TENSORS, True)
+        assert got(store, "b") == (TENSORS, True)
     assert [record.message[:39] for record in caplog.records] == ["encoded pictures are not kept for the n"]

@@ -117,6 +117,13 @@ def test_accumulation_sees_what_the_larger_batch_would_whatever_the_sizes() -> N
                 assert all(torch.equal(a, b) for a, b in zip(tensors, steps[0][size][1:], strict=True))
 
 
+def test_the_prompts_of_a_step_are_those_it_is_drawn_with() -> None:
+    samples = make(latents(*[(8, 8)] * 5), replace(SETTINGS, shuffle_tags=True))
+    assert samples.steps_of_epoch == 2
+    for step in range(1, 5):
+        assert samples.prompts(step) == joined(samples.draw(step))[0]
+
+
 def test_a_step_needs_nothing_but_its_number() -> None:
     """A resumed job draws what the whole one would have drawn."""
     cache = latents((8, 8), (8, 12), (8, 8), views=2)
@@ -166,7 +173,7 @@ def test_regularisation_pictures_take_turns_with_the_others() -> None:
     settings = replace(SETTINGS, prior_weight=0.25, latents="mean")
     subsets = [Subset(Path())] * 2 + [Subset(Path(), regularisation=True)] * 3
     samples = make(latents(*[(8, 8)] * 5), settings, subsets)
-    assert samples.epoch_length == 4
+    assert samples.steps_of_epoch == 1
     for step in range(1, 7):
         batches = samples.draw(step)  # a step is an epoch
         rows = [int(value) for batch in batches for value in batch.latents[:, 0, 0, 0]]

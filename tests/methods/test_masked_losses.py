@@ -1,4 +1,4 @@
-"""What a mask and a weight do to the loss of textual inversion."""
+"""What a mask, a weight and a prompt without the new word do to the loss of textual inversion."""
 
 from __future__ import annotations
 
@@ -32,3 +32,17 @@ def test_mask_and_weight_scale_the_losses(host: StandaloneHost) -> None:
         assert (left / plain).tolist() != pytest.approx([1, 1], abs=1e-3)
         weighted = method.losses(replace(batch, weight=torch.tensor([0.25, 0.0])))
     torch.testing.assert_close(weighted, plain * torch.tensor([0.25, 0.0]))
+
+
+def test_prompts_without_the_new_word_have_a_gradient_of_zero(host: StandaloneHost) -> None:
+    latents = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    cache = LatentCache(latents, torch.zeros_like(latents))
+    with host.lend():
+        method = TextualInversion(
+            host, SETTINGS, TrainingSet(cache, ["", ""], ["a star"], "zqx-cat", SETTINGS)
+        )
+        losses = method.losses(method.draw(1)[0])
+        losses.sum().backward()
+    assert (losses > 0).all()
+    gradient = method.vectors["clip_l"].grad
+    assert gradient is not None and not gradient.any()
