@@ -187,6 +187,19 @@ class TestLearning:
                 vectors -= sign * step * direction
         assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(float(gradient.norm()), rel=0.05)
 
+    def test_half_precision_gives_nearly_the_same_gradient(self, lent: StandaloneHost) -> None:
+        gradients = []
+        for precision in ("model", "bf16"):
+            method = make(lent, SETTINGS, ["a photo of zqx-cat"])
+            Loop(
+                method, parse_learning_rate("0.005"), None, replace(SETTINGS, precision=precision)
+            ).take_step()
+            gradient = method.vectors["clip_l"].grad
+            assert gradient is not None and gradient.dtype == torch.float32
+            gradients.append(gradient.flatten())
+        assert not torch.equal(*gradients)
+        assert float(torch.cosine_similarity(*gradients, dim=0)) > 0.99
+
 
 class TestNoise:
     def test_with_every_option_off_a_step_sees_what_it_saw_before_there_were_any(
