@@ -106,7 +106,7 @@ def start(
     with host.lend(), memory_told():
         check_name(host, settings.name)
         check_sampler(settings, host.sampler_names())
-        rate = check_learning(settings)
+        rate = check_learning(settings, host.info.device)
         noise_schedule(host, settings)
         source = read_source(settings, folders)
         target = check_target(settings, folders)

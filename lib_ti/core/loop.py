@@ -83,11 +83,13 @@ class _GradientWatch:
         self.satisfied = True
 
 
-def check_learning(settings: LearningSettings) -> LearningRate:
+def check_learning(settings: LearningSettings, device: torch.device | None = None) -> LearningRate:
     """The learning rate of the settings, once everything else a loop makes of them is known to be good.
 
-    Raises BadInput.
+    ``device``: what it will be learned on, where that is known. Raises BadInput.
     """
+    if device is not None:
+        Precision(settings.precision, device)
     rate = learning_rate_of(settings)
     _clip_stages(settings)
     Evaluations.of(settings)

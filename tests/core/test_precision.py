@@ -11,7 +11,7 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
-from lib_ti.core.loop import Loop, Progress
+from lib_ti.core.loop import Loop, Progress, check_learning
 from lib_ti.core.precision import Precision
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.schedule import parse_learning_rate
@@ -119,7 +119,7 @@ def test_a_resumed_job_has_its_scale_again(tmp_path: Path) -> None:
 def test_without_a_scaler_for_the_device_fp16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.amp, "GradScaler", raising=False)
     with pytest.raises(BadInput, match="fp16 cannot be trained in on cpu; choose bf16"):
-        Precision("fp16", torch.device("cpu"))
+        check_learning(FP16, torch.device("cpu"))
 
 
 def test_the_models_own_precision_changes_nothing() -> None:
