@@ -143,7 +143,7 @@ class LearningSettings:
         "Limit gradients: every value of them, or the norm of all together.",
         group="learning",
         choices=("none", "value", "norm"),
-        label="Gradient clipping",
+        label="Clip gradients by",
     )
     clip_at: str = option(
         "1.0",
