@@ -100,7 +100,7 @@ def start(
         kind = kind_of(settings)
         check_names(host, settings)
         check_sampler(settings, host.sampler_names())
-        rate = check_learning(settings)
+        rate = check_learning(settings, host.info.device)
         noise_schedule(host, settings)
         source = read_source(settings, folders)
         targets = check_targets(settings, folders)

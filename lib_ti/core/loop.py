@@ -15,6 +15,7 @@ from lib_ti.core.errors import BadInput, JobFailed
 from lib_ti.core.evaluation import Evaluations
 from lib_ti.core.job import TrainState
 from lib_ti.core.optimizers import WHOLE, averages, make_optimizer, restore_state, result_of, state_of
+from lib_ti.core.precision import Precision
 from lib_ti.core.schedule import LearningRate, Stages, learning_rate_of, parse_stages
 from lib_ti.core.train_settings import LearningSettings
 
@@ -82,11 +83,13 @@ class _GradientWatch:
         self.satisfied = True
 
 
-def check_learning(settings: LearningSettings) -> LearningRate:
+def check_learning(settings: LearningSettings, device: torch.device | None = None) -> LearningRate:
     """The learning rate of the settings, once everything else a loop makes of them is known to be good.
 
-    Raises BadInput.
+    ``device``: what it will be learned on, where that is known. Raises BadInput.
     """
+    if device is not None:
+        Precision(settings.precision, device)
     rate = learning_rate_of(settings)
     _clip_stages(settings)
     Evaluations.of(settings)
@@ -123,6 +126,7 @@ class Loop:
         self.optimizer = make_optimizer(
             self.settings.optimizer, self.settings.optimizer_args, self.parameters, rate.at(1)
         )
+        self.precision = Precision(self.settings.precision, next(iter(self.parameters.values())).device)
         self.start = self._copies()
         self.average = self._copies() if self.settings.ema else {}
         # Of every vector the sum of its gradients' norms: the report at the end wants their mean.
@@ -138,7 +142,7 @@ class Loop:
         for kind, values in self._kept().items():
             for name, value in values.items():
                 beside[name][kind] = value.clone()
-        beside[WHOLE] = {"evaluations": list(self.evaluations.rows)}
+        beside[WHOLE] = {"evaluations": list(self.evaluations.rows), "precision": self.precision.state()}
         return TrainState(self.step, self._copies(), state_of(self.optimizer, self.parameters), beside)
 
     def restore(self, state: TrainState) -> None:
@@ -146,8 +150,9 @@ class Loop:
         self.step = state.step
         self._set(state.parameters)
         restore_state(self.optimizer, self.parameters, state.optimizer)
-        rows = state.beside.get(WHOLE, {}).get("evaluations", [])
-        self.evaluations.rows = [(step, loss) for step, loss in rows]
+        whole = state.beside.get(WHOLE, {})
+        self.precision.restore(whole.get("precision", {}))
+        self.evaluations.rows = [(step, loss) for step, loss in whole.get("evaluations", [])]
         self.evaluations.best = {}
         for kind, values in self._kept().items():
             for name, parameter in self.parameters.items():
@@ -204,8 +209,9 @@ class Loop:
         total: torch.Tensor | None = None
         for batch in batches:
             # Divided by the whole step's count, so that accumulation equals the larger batch.
-            loss = self.method.losses(batch).sum() / count
-            loss.backward()
+            with self.precision.computing():
+                loss = self.method.losses(batch).sum() / count
+            self.precision.backward(loss)
             total = loss.detach() if total is None else total + loss.detach()
         if total is None:
             raise ValueError("a step needs at least one micro-batch")
@@ -213,14 +219,16 @@ class Loop:
 
     def apply_gradients(self) -> None:
         """Clip, step the optimizer and the average."""
+        self.precision.unscale(self.optimizer)
         for name, p in self.parameters.items():
             if p.grad is not None:
-                self.gradients[name] += p.grad.flatten(1).norm(dim=1)
+                # Overflown gradients take no step either.
+                self.gradients[name] += p.grad.flatten(1).norm(dim=1).nan_to_num(0, 0)
         if self.settings.clip == "value":
             torch.nn.utils.clip_grad_value_(self.parameters.values(), self.clip_at.at(self.step))
         elif self.settings.clip == "norm":
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_at.at(self.step))
-        self.optimizer.step()
+        self.precision.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             update(self.average, self.parameters, decay_at(self.settings.ema, self.step))
@@ -231,7 +239,7 @@ class Loop:
         if not self.evaluation or not every or (self.step % every and self.step < steps):
             return None
         result = self.result()
-        with self.showing(result), torch.no_grad():
+        with self.showing(result), torch.no_grad(), self.precision.computing():
             losses = torch.cat([self.method.losses(batch) for batch in self.evaluation])
         loss = float(losses.mean())
         self.evaluations.add(self.step, loss, result)

@@ -245,6 +245,13 @@ class LearningSettings:
         group="learning",
         label="Optimizer arguments",
     )
+    precision: str = option(
+        "model",
+        "fp16 and bf16 save memory and time of a model loaded in full precision; vectors are always float32. "
+        "fp16 scales its losses, so use it for a model loaded in fp16 too.",
+        group="learning",
+        choices=("model", "fp16", "bf16"),
+    )
     ema: float = option(
         0.0,
         "Save and show a moving average of the vectors with this decay, such as 0.98; 0: the last vectors.",
@@ -258,7 +265,7 @@ class LearningSettings:
         "Limit gradients: every value of them, or the norm of all together.",
         group="learning",
         choices=("none", "value", "norm"),
-        label="Gradient clipping",
+        label="Clip gradients by",
     )
     clip_at: str = option(
         "1.0",

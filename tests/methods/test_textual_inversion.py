@@ -99,6 +99,21 @@ class TestChecks:
         assert relative_travel(lent, hopeless) < 0.1
         assert preflight(lent, hopeless, ["zqx-cat"])[1].startswith("warning")
 
+    def test_reach_is_told_only_where_the_rate_settles_it(self, lent: StandaloneHost) -> None:
+        know(lent, SETTINGS)
+        plain = replace(SETTINGS, optimizer="torch.optim.SGD")
+        assert len(preflight(lent, plain, ["zqx-cat"])) == 1
+        prodigy = replace(SETTINGS, optimizer="prodigy")
+        assert "should be about 1.0" in preflight(lent, prodigy, ["zqx-cat"])[1]
+        assert len(preflight(lent, replace(prodigy, learning_rate="1"), ["zqx-cat"])) == 1
+
+    def test_decay_and_shares_count_for_the_reach(self, lent: StandaloneHost) -> None:
+        whole = relative_travel(lent, replace(SETTINGS, learning_rate="0.01"))
+        falling = relative_travel(lent, replace(SETTINGS, learning_rate="0.01", decay="linear"))
+        half = relative_travel(lent, replace(SETTINGS, learning_rate="0.01:0.5, 1e-9"))
+        assert falling == pytest.approx(0.505 * whole)
+        assert half == pytest.approx(0.5 * whole, rel=1e-4)
+
 
 class TestLearning:
     def test_only_the_vectors_get_gradient_and_only_they_change(self, lent: StandaloneHost) -> None:
@@ -186,6 +201,19 @@ class TestLearning:
                 sides.append(float(method.losses(batch).sum()))
                 vectors -= sign * step * direction
         assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(float(gradient.norm()), rel=0.05)
+
+    def test_half_precision_gives_nearly_the_same_gradient(self, lent: StandaloneHost) -> None:
+        gradients = []
+        for precision in ("model", "bf16"):
+            method = make(lent, SETTINGS, ["a photo of zqx-cat"])
+            Loop(
+                method, parse_learning_rate("0.005"), None, replace(SETTINGS, precision=precision)
+            ).take_step()
+            gradient = method.vectors["clip_l"].grad
+            assert gradient is not None and gradient.dtype == torch.float32
+            gradients.append(gradient.flatten())
+        assert not torch.equal(*gradients)
+        assert float(torch.cosine_similarity(*gradients, dim=0)) > 0.99
 
 
 class TestNoise:

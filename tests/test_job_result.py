@@ -1,4 +1,4 @@
-"""What a job leaves and says beside its loss: evaluations, averages, the kept step, the gauge."""
+"""What a job leaves and says beside its vectors: evaluations, averages, the kept step, the gauge."""
 
 from __future__ import annotations
 
