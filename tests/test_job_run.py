@@ -1,0 +1,38 @@
+"""What a job asks of its previews, and how it tells its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lib_ti.job_run import preview_negative, told_files
+from lib_ti.methods.registry import read_settings
+
+
+@pytest.mark.parametrize(
+    ("method", "typed", "negative"),
+    [
+        ("ti", "", ""),
+        ("ti", "blurry [name]", "blurry zqx"),
+        ("dreamartist", "", "zqx-neg"),
+        ("dreamartist", "blurry", "zqx-neg, blurry"),
+        ("dreamartist", "blurry, [name]", "blurry, zqx-neg"),
+        ("dreamartist", "zqx-neg, blurry", "zqx-neg, blurry"),
+    ],
+)
+def test_the_negative_prompt_calls_the_word_that_is_for_it(method: str, typed: str, negative: str) -> None:
+    settings = read_settings({"method": method, "name": "zqx", "preview_negative": typed})
+    assert preview_negative(settings) == negative
+
+
+def test_without_guidance_there_is_no_word_for_it() -> None:
+    settings = read_settings({"method": "dreamartist", "name": "zqx", "guidance": "1"})
+    assert preview_negative(settings) == ""
+
+
+def test_files_are_told_by_what_they_are_for() -> None:
+    pair = [Path("x"), Path("x-neg")]
+    assert told_files(pair) == {"embedding": "x", "negative_embedding": "x-neg"}
+    assert told_files(pair[:1]) == {"embedding": "x", "negative_embedding": None}
+    assert told_files([]) == {"embedding": None, "negative_embedding": None}
