@@ -59,8 +59,8 @@ def told(reports: Sequence[VectorReport]) -> list[str]:
     long = [f"{r.vector} of {r.name}" for r in reports if r.length > r.longest_word]
     if long:
         said.append(
-            f"warning: vector {', '.join(long)} is longer than any word, so pictures may follow little else "
-            "of a prompt; try fewer steps or a lower learning-rate"
+            f"vector {', '.join(long)} is longer than any word: should pictures follow little else of a "
+            "prompt, try fewer steps or a lower learning-rate"
         )
     still = [f"{r.vector} of {r.name}" for r in reports if r.moved < _HARDLY]
     if still:

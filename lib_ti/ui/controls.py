@@ -103,37 +103,29 @@ def _dropdown(choices: Callable[[], Sequence[str]], common: Mapping[str, Any]) -
     return dropdown
 
 
-def depending_on_method() -> list[str]:
-    """The settings that not every method has, or not with the same default."""
+def depending_settings() -> list[str]:
+    """The settings that not every method has, or not with the same default, and those of presets."""
+    preset = {name for kind in KINDS.values() for values in kind.presets.values() for name in values}
     return [
         name
         for name, (_, _, defaults) in all_options().items()
-        if len(defaults) < len(KINDS) or len(set(defaults.values())) > 1
+        if name in preset or len(defaults) < len(KINDS) or len(set(defaults.values())) > 1
     ]
 
 
-def updates_for_method(method: str, given: Sequence[Any]) -> list[Any]:
-    """What changes at the controls of ``depending_on_method``, which hold ``given``: the method's own are
-    shown, and a value that is some method's default becomes this one's."""
-    updates = []
-    for name, value in zip(depending_on_method(), given, strict=True):
+def updates_for(method: str, preset: str, given: Sequence[Any]) -> list[Any]:
+    """What a choice of method and preset changes at the controls of ``depending_settings``, which hold
+    ``given``: the method's own are shown, and values that nobody typed become those of the choice."""
+    chosen, updates = KINDS[method].presets.get(preset, {}), []
+    for name, value in zip(depending_settings(), given, strict=True):
         _, _, defaults = all_options()[name]
-        untouched = method in defaults and value in defaults.values()
-        told = {"value": defaults[method]} if untouched else {}
+        offered = [
+            values[name] for kind in KINDS.values() for values in kind.presets.values() if name in values
+        ]
+        untouched = method in defaults and value in [*defaults.values(), *offered]
+        told = {"value": chosen.get(name, defaults[method])} if untouched else {}
         updates.append(gr.update(visible=method in defaults, **told))
     return updates
-
-
-def preset_settings() -> list[str]:
-    """What presets have values for."""
-    presets = [preset for kind in KINDS.values() for preset in kind.presets.values()]
-    return list(dict.fromkeys(name for preset in presets for name in preset))
-
-
-def updates_for_preset(method: str, preset: str) -> list[Any]:
-    """What a preset changes at the controls of ``preset_settings``."""
-    values = KINDS[method].presets.get(preset, {})
-    return [gr.update(value=values[name]) if name in values else gr.update() for name in preset_settings()]
 
 
 def values_of(kind: type, names: Sequence[str], given: Sequence[Any]) -> dict[str, Any]:

@@ -12,12 +12,10 @@ from lib_ti.core.errors import StudioError
 from lib_ti.core.settings import options_of
 from lib_ti.methods.registry import KINDS
 from lib_ti.ui.controls import (
-    depending_on_method,
+    depending_settings,
     make_controls,
     make_method_choice,
-    preset_settings,
-    updates_for_method,
-    updates_for_preset,
+    updates_for,
     values_of,
 )
 from lib_ti.ui.view import ASKING, error_html, said_html, status_html
@@ -82,20 +80,16 @@ class Tab:
 
     def _connect_choices(self) -> None:
         """A method shows its own controls, a preset fills in its values."""
-        changing = [self.controls[name] for name in depending_on_method()]
-        self.method.change(
-            lambda title, *given: updates_for_method(_method(title), given),
-            [self.method, *changing],
-            changing,
-            queue=False,
-        )
-        filled = [self.controls[name] for name in preset_settings()]
-        self.controls["preset"].change(
-            lambda title, preset: updates_for_preset(_method(title), preset),
-            [self.method, self.controls["preset"]],
-            filled,
-            queue=False,
-        )
+        changing = [self.controls[name] for name in depending_settings()]
+        choices = [self.method, self.controls["preset"]]
+        for choice in choices:
+            # By a person's hand only: what is set from here asks nothing again.
+            choice.input(
+                lambda title, preset, *given: updates_for(_method(title), preset, given),
+                [*choices, *changing],
+                changing,
+                queue=False,
+            )
 
     def _build_panel(self) -> None:
         self.said = gr.HTML(elem_id="ti_studio_said")

@@ -33,7 +33,7 @@ def test_what_is_said() -> None:
     )
 
 
-def test_vectors_beyond_every_word_and_those_that_stayed_are_warned_of() -> None:
+def test_vectors_beyond_every_word_and_those_that_stayed_are_named() -> None:
     _, long, still = told([report(1, 2, 4), report(2, 0.001, 1), report(3, 3, 1.6)])
-    assert long.startswith("warning: vector 1 of clip_l, 3 of clip_l is longer than any word")
+    assert long.startswith("vector 1 of clip_l, 3 of clip_l is longer than any word")
     assert still.startswith("warning: vector 2 of clip_l hardly moved")
