@@ -81,6 +81,22 @@ def test_create_train_and_use_without_a_restart(webui: WebUI, settings: dict[str
     assert list(load_file(file)) == ["emb_params"]
 
 
+def test_dreamartist_makes_a_word_for_the_prompt_and_one_for_the_negative(
+    webui: WebUI, settings: dict[str, Any]
+) -> None:
+    job = webui.call(f"{API}/jobs", {**settings, "method": "dreamartist"})["job"]
+    status = ended(webui, job)
+    assert status["status"] == "done", status
+    name = settings["name"]
+    assert {name, f"{name}-neg"} <= set(embeddings(webui))
+    assert [load_file(status[key])["emb_params"].shape for key in ("embedding", "negative_embedding")] == [
+        (3, 64),
+        (6, 64),
+    ]
+    plain, prompt = webui.txt2img("a star"), f"a star, {name}"
+    assert len({plain, webui.txt2img(prompt), webui.txt2img(prompt, negative_prompt=f"{name}-neg")}) == 3
+
+
 def test_status_and_interrupt_answer_while_a_job_has_the_model(
     webui: WebUI, settings: dict[str, Any]
 ) -> None:
