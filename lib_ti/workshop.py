@@ -17,13 +17,12 @@ from typing import Any, Literal
 from lib_ti import jobs
 from lib_ti.core.errors import BadInput, StudioError
 from lib_ti.core.job import Job
-from lib_ti.core.loop import Progress
-from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.core.loop import Progress, check_learning
 from lib_ti.core.settings import as_dict
 from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, read_embeddings
 from lib_ti.hosts.base import Host, Place
-from lib_ti.job_run import Event, Message, saved_steps, told_files
+from lib_ti.job_run import Event, Message, Outcome, saved_steps, told_files
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.textual_inversion import InversionSettings
 
@@ -49,6 +48,7 @@ class Status:
     error: str | None = None
     embedding: str | None = None
     negative_embedding: str | None = None
+    evaluations: list[tuple[int, float]] = field(default_factory=list)  # step, loss of the fixed batch
     previews: dict[int, list[str]] = field(default_factory=dict)  # step -> files in the job's samples
     saved_steps: list[int] = field(default_factory=list)
 
@@ -72,6 +72,7 @@ class Run:
         self.messages: list[str] = []
         self.error: str | None = None
         self.files: Sequence[Path] = ()  # in the embeddings folder, one for each word
+        self.outcome: Outcome | None = None
         self.stop = threading.Event()
         self.publish = False  # what is there when it stops goes into the embeddings folder
         self.thread: threading.Thread | None = None
@@ -100,6 +101,7 @@ class Run:
             messages=list(self.messages),
             error=self.error,
             **told_files(self.files),
+            evaluations=self.job.evaluations(),
             previews=_previews(self.job),
             saved_steps=saved_steps(self.job),
         )
@@ -126,7 +128,7 @@ class Workshop:
         only the model can tell is said by the job's status."""
         settings = _settings(values)
         folders = self.place.folders()
-        parse_learning_rate(settings.learning_rate)
+        check_learning(settings)
         jobs.check_sampler(settings, self.place.sampler_names())
         jobs.check_targets(settings, folders)
         jobs.read_source(settings, folders)
@@ -196,9 +198,10 @@ class Workshop:
                 stopped=stopped,
                 job=run.job,
             )
+        run.outcome = outcome
         if outcome.status == "done":
             run.files = outcome.files
-            self._announce_step(run.files, run.job, outcome.step)
+            self._announce_step(run.files, run.job, outcome.kept_step)
 
     def _announce_step(self, files: Sequence[Path], job: Job, step: int) -> None:
         model, day = job.settings()["model"], time.strptime(job.id[:8], "%Y%m%d")
@@ -217,6 +220,7 @@ class Workshop:
             if run.job.id in Job.known(self.place.folders().jobs):
                 run.job.write_result(
                     {
+                        **(run.outcome.as_json() if run.outcome else {}),
                         "status": state,
                         "job": run.job.id,
                         "step": run.status().step,
@@ -261,6 +265,7 @@ class Workshop:
             error=result.get("error"),
             embedding=result.get("embedding"),
             negative_embedding=result.get("negative_embedding"),
+            evaluations=found.evaluations(),
             previews=_previews(found),
             saved_steps=saved_steps(found),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,15 @@ def test_a_job_without_memory_fails_with_a_remedy_and_keeps_what_it_had(
     monkeypatch.undo()
     workshop.resume(job)
     assert ended(workshop, job).status == "done"
+
+
+def test_the_fixed_batch_and_the_vectors_are_told(workshop: Workshop, settings: dict[str, Any]) -> None:
+    job = workshop.train({**settings, "evaluate_every": 10, "stop_rule": "plateau"})
+    status = ended(workshop, job)
+    assert [step for step, _ in status.evaluations] == [10, 20]
+    result = json.loads((workshop.place.folders().jobs / job / "result.json").read_text())
+    best = min(status.evaluations, key=lambda row: row[1])[0]
+    assert (result["kept_step"], len(result["vectors"])) == (best, 2)
 
 
 def test_a_preview_that_cannot_show_the_word_is_warned_of(

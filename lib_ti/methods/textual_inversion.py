@@ -197,12 +197,10 @@ class TextualInversion:
         predicted = self.host.predict_noise(noisy, timesteps, self.host.encode_prompts(batch.prompts))
         target = target_of(info.prediction, latents, noise, timesteps, abar)
         mask = None if batch.mask is None else batch.mask.to(info.device)
-        losses = batch.weight.to(info.device) * weighted_losses(
+        losses = weighted_losses(
             predicted.float(), target, timesteps, info.prediction, abar, self.settings, mask
         )
-        # Prompts that all lack the new word (a dropped caption, a regularisation picture) teach nothing; the
-        # loop asks for their gradient all the same.
-        return losses if losses.requires_grad else losses + 0 * sum(v.sum() for v in self.vectors.values())
+        return batch.weight.to(info.device) * losses
 
 
 def as_embedding(

@@ -47,7 +47,7 @@ def status_html(status: Status | None, losses: Sequence[tuple[int, float, float]
         f'<div class="ti-studio-title">{_TITLES[status.status]}: {escape(status.settings["name"])}</div>',
         _bar(status),
         f'<p class="ti-studio-result">{_result(status)}</p>',
-        _curve(losses),
+        _curves(status, losses),
         "".join(f'<p class="ti-studio-message">{escape(text)}</p>' for text in status.messages),
     ]
     kind = status.status.replace(" ", "-")
@@ -112,17 +112,26 @@ def _place(status: Status) -> str:
     return f"They lie in {where} and {escape(status.negative_embedding)}."
 
 
-def _curve(losses: Sequence[tuple[int, float, float]]) -> str:
-    """The running mean of the loss over the steps, as SVG."""
+def _curves(status: Status, losses: Sequence[tuple[int, float, float]]) -> str:
+    """The loss of the fixed batch where there is one, else the running mean of every step's."""
+    if len(status.evaluations) > 1:
+        best = min(status.evaluations, key=lambda row: row[1])[0]
+        return _curve(
+            status.evaluations, f"loss of one fixed batch, best at step {best}"
+        )
     if len(losses) < _FIRST_CURVE:
         return ""
-    width, height = _CURVE
     mean, smooth = losses[0][1], []
-    for _, loss, _ in losses:
+    for step, loss, _ in losses:
         mean += _SMOOTH * (loss - mean)
-        smooth.append(mean)
+        smooth.append((step, mean))
     stride = max(1, len(losses) // _POINTS)
-    points = [(losses[i][0], smooth[i]) for i in range(0, len(losses), stride)]
+    return _curve(smooth[::stride], "running mean of the loss; it is noisy, believe the previews")
+
+
+def _curve(points: Sequence[tuple[int, float]], caption: str) -> str:
+    """Losses over the steps, as SVG with its range in words."""
+    width, height = _CURVE
     low, high = min(y for _, y in points), max(y for _, y in points)
     first, last = points[0][0], points[-1][0]
 
@@ -135,6 +144,5 @@ def _curve(losses: Sequence[tuple[int, float, float]]) -> str:
     return (
         f'<figure class="ti-studio-curve"><svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" '
         f'role="img" aria-label="loss over the steps"><polyline points="{line}" /></svg>'
-        f"<figcaption>running mean of the loss, {high:.4f} to {low:.4f}; it is noisy, "
-        "believe the previews</figcaption></figure>"
+        f"<figcaption>{high:.4f} to {low:.4f}: {caption}</figcaption></figure>"
     )

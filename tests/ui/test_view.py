@@ -104,3 +104,11 @@ def test_the_curve_stays_in_its_frame_and_falls_where_the_loss_falls() -> None:
 )
 def test_durations_as_people_say_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_the_fixed_batchs_curve_takes_the_place_of_the_noisy_one() -> None:
+    shown = status(step=300, evaluations=[(100, 0.5), (200, 0.3), (300, 0.4)])
+    html = status_html(shown, LOSSES, 0)
+    assert "best at step 200" in html and html.count("<svg") == 1
+    (points,) = re.findall(r'points="([^"]+)"', html)
+    assert len(points.split()) == 3
