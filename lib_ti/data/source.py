@@ -28,6 +28,7 @@ class Source:
     pictures: Sequence[Picture]
     facts: Sequence[Facts]  # of each picture's file
     lines: Sequence[str]  # of the template
+    files: KnownFiles  # where the facts are from; nothing is written down before the pictures are encoded
     batch_size: int | None = None  # of the data set file; it goes before the settings'
     config: str = ""  # its text
 
@@ -80,8 +81,7 @@ def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> 
     for picture in pictures:
         known = files.facts(picture.path)
         facts.append(replace(known, mask=files.facts(picture.mask).content) if picture.mask else known)
-    files.save()
-    return Source(pictures, facts, lines, batch_size, text)
+    return Source(pictures, facts, lines, files, batch_size, text)
 
 
 def make_samples(
@@ -101,6 +101,7 @@ def make_samples(
     Raises BadInput at a picture that cannot be read.
     """
     framed = frame(source.pictures, source.facts, native, grain, settings.seed)
+    source.files.save()
     cache = cache_latents(framed, encode, LatentStore(kept, encode) if settings.keep_latents else None)
     samples = _training_set(source, cache, settings, trigger, timesteps)
     return samples, _said(source, framed, len(cache.mask))

@@ -199,6 +199,7 @@ def test_a_source_follows_the_file(folder: Path) -> None:
 
     first = source(DOCUMENTED)
     assert first.batch_size == 4
+    assert not (folder / "kept").exists()
     # A changed file may mean another training: a job is not resumed with it.
     assert source(DOCUMENTED + "flip_aug = true").fingerprint != first.fingerprint
     assert source(DOCUMENTED).fingerprint == first.fingerprint
