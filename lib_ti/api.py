@@ -77,7 +77,7 @@ def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
         running = current if current and workshop.status(current).running else None
         return {"jobs": workshop.jobs(), "running": running}
 
-    @router.post("/jobs", status_code=202, openapi_extra=_settings_body(["name", "images"]))
+    @router.post("/jobs", status_code=202, openapi_extra=_settings_body(["name"]))
     def train(settings: dict[str, Any] = SETTINGS) -> dict[str, Any]:
         """Start a job; it waits until the model is free."""
         return {"job": workshop.train(settings)}

@@ -119,8 +119,8 @@ def test_openapi_tells_every_setting_with_its_range(client: TestClient) -> None:
         assert set(schema["properties"]) == {"method", *options_of(kind.settings)}
         assert schema["properties"]["method"]["enum"] == [kind.name]
         assert schema["additionalProperties"] is False
-    assert told["required"] == ["name", "images"]
-    assert all(schema["required"] == ["method", "name", "images"] for schema in others)
+    assert told["required"] == ["name"]
+    assert all(schema["required"] == ["method", "name"] for schema in others)
     vectors = told["properties"]["vectors"]
     assert (vectors["type"], vectors["minimum"], vectors["maximum"], vectors["default"]) == (
         "integer",

@@ -211,14 +211,19 @@ class Loop:
             # Divided by the whole step's count, so that accumulation equals the larger batch.
             with self.precision.computing():
                 loss = self.method.losses(batch).sum() / count
-            self.precision.backward(loss)
+            if (
+                loss.requires_grad
+            ):  # not where no prompt has the new word: a dropped caption, another's picture
+                self.precision.backward(loss)
             total = loss.detach() if total is None else total + loss.detach()
         if total is None:
             raise ValueError("a step needs at least one micro-batch")
         return total
 
     def apply_gradients(self) -> None:
-        """Clip, step the optimizer and the average."""
+        """Clip, step the optimizer and the average; nothing at all where nothing was taught."""
+        if all(p.grad is None for p in self.parameters.values()):
+            return
         self.precision.unscale(self.optimizer)
         for name, p in self.parameters.items():
             if p.grad is not None:

@@ -116,9 +116,7 @@ def _curves(status: Status, losses: Sequence[tuple[int, float, float]]) -> str:
     """The loss of the fixed batch where there is one, else the running mean of every step's."""
     if len(status.evaluations) > 1:
         best = min(status.evaluations, key=lambda row: row[1])[0]
-        return _curve(
-            status.evaluations, f"loss of one fixed batch, best at step {best}"
-        )
+        return _curve(status.evaluations, f"loss of one fixed batch, best at step {best}")
     if len(losses) < _FIRST_CURVE:
         return ""
     mean, smooth = losses[0][1], []
