@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib_ti.bench.world import draw, draw_asked
+from lib_ti.bench.world import CFG_SCALE, draw, draw_asked
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import Embeddings, Host
 from lib_ti.job_run import Event, Outcome
@@ -106,8 +106,12 @@ def _figure(value: float) -> float | None:
 class Exam:
     """One concept: its training pictures and its test prompts, all from one seed."""
 
-    def __init__(self, concept: Concept, pictures: int, images: int, seed: int) -> None:
+    def __init__(
+        self, concept: Concept, pictures: int, images: int, seed: int, cfg_scale: float = CFG_SCALE
+    ) -> None:
+        """``cfg_scale``: at which pictures with the new word are drawn; the ceiling has its own."""
         self.concept = concept
+        self.cfg_scale = cfg_scale
         self.seed = BENCH_SEED + seed * 10_000
         # By the name, not by hash(): the same on every run.
         rng = np.random.default_rng([self.seed, *concept.name.encode()])
@@ -187,7 +191,7 @@ def train_and_judge(
         host, chosen, folders=folders_under(data), model="builtin", report=report, stopped=stopped
     )
     with host.lend():
-        before, untrained = _judge(host, judge, exam.plain, exam.seed, words, kind.start(host, chosen))
+        before, untrained = _judge(host, judge, exam, exam.plain, words, kind.start(host, chosen))
     learned = {
         word: read_embedding(file).vectors for word, file in zip(words.all, outcome.files, strict=True)
     }
@@ -202,8 +206,8 @@ def judge_words(
 ) -> tuple[list[Image.Image], Scores, Scores]:
     """The pictures of the plain prompts, and how they and the edited ones compare to the ceiling."""
     with host.lend():
-        after, plain = _judge(host, judge, exam.plain, exam.seed, words, vectors)
-        _, edited = _judge(host, judge, exam.edited, exam.seed, words, vectors)
+        after, plain = _judge(host, judge, exam, exam.plain, words, vectors)
+        _, edited = _judge(host, judge, exam, exam.edited, words, vectors)
         plain_ceiling, edited_ceiling = (
             _judge_own(host, judge, trial, exam.seed) for trial in (exam.plain, exam.edited)
         )
@@ -211,13 +215,13 @@ def judge_words(
 
 
 def _judge(
-    host: Host, judge: Judge, trial: Trial, seed: int, words: Words, vectors: Embeddings
+    host: Host, judge: Judge, exam: Exam, trial: Trial, words: Words, vectors: Embeddings
 ) -> tuple[list[Image.Image], list[bool]]:
     """Pictures of a trial, its words called as users do, and which are right."""
     device = host.info.device
     live = {word: {name: v.to(device) for name, v in table.items()} for word, table in vectors.items()}
     host.set_embeddings(live)
-    pictures = draw(host, trial.prompts, seed, words.negative)
+    pictures = draw(host, trial.prompts, exam.seed, words.negative, exam.cfg_scale)
     return pictures, judge.verdict(pictures, trial.asked).right
 
 
@@ -257,6 +261,7 @@ def bench_quality(
     pictures: int,
     images: int,
     exam_seed: int,
+    cfg_scale: float,
     report: Callable[[Event], None],
     stopped: Callable[[], bool],
     on_result: Callable[[ConceptResult], None],
@@ -266,7 +271,7 @@ def bench_quality(
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for concept in concepts:
-            exam = Exam(concept, pictures, images, exam_seed)
+            exam = Exam(concept, pictures, images, exam_seed, cfg_scale)
             results.append(train_and_judge(host, judge, exam, Path(folder), report, stopped, **settings))
             on_result(results[-1])
             if stopped():

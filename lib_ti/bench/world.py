@@ -18,14 +18,20 @@ SAMPLING_STEPS = 20
 CFG_SCALE = 4.0
 
 
-def draw(host: Host, prompts: Sequence[str], seed: int, negative_prompt: str = "") -> list[Image.Image]:
+def draw(
+    host: Host,
+    prompts: Sequence[str],
+    seed: int,
+    negative_prompt: str = "",
+    cfg_scale: float = CFG_SCALE,
+) -> list[Image.Image]:
     """A picture for each prompt, seeds counting up from ``seed``."""
     request = SampleRequest(
         prompts=prompts,
         seeds=range(seed, seed + len(prompts)),
         negative_prompt=negative_prompt,
         steps=SAMPLING_STEPS,
-        cfg_scale=CFG_SCALE,
+        cfg_scale=cfg_scale,
         width=SIDE,
         height=SIDE,
     )

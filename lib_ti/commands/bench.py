@@ -11,7 +11,7 @@ from lib_ti.bench.parity import bench_parity
 from lib_ti.bench.quality import ConceptResult, bench_quality, choose_concepts
 from lib_ti.bench.step import bench_step
 from lib_ti.bench.webui_step import bench_webui
-from lib_ti.bench.world import bench_world
+from lib_ti.bench.world import CFG_SCALE, bench_world
 from lib_ti.commands.shared import Stopped, given_settings, settings_options, shared_options
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts.standalone import StandaloneHost
@@ -47,6 +47,12 @@ def add_to(commands: Any) -> None:
         type=int,
         default=8,
         help="training pictures of a concept (default: 8)",
+    )
+    quality_.add_argument(
+        "--drawn-at",
+        type=float,
+        default=CFG_SCALE,
+        help=f"CFG scale of the pictures with the new word (default: {CFG_SCALE:g}, as for the ceiling)",
     )
     quality_.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
     settings_options(quality_, leave_out=("images", "name"))
@@ -92,9 +98,9 @@ def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     given = given_settings(args)
     names = [name.strip() for name in args.concepts.split(",") if name.strip()]
     concepts = choose_concepts(names, given.get("seed", 1))
-    for name, low in (("pictures", 1), ("judged", 8)):
+    for name, low in (("pictures", 1), ("judged", 8), ("drawn_at", 1)):
         if getattr(args, name) < low:
-            raise BadInput(f"{name}: got {getattr(args, name)}, expected at least {low}.")
+            raise BadInput(f"{name.replace('_', '-')}: got {getattr(args, name)}, expected at least {low}.")
 
     def quiet(event: Event) -> None:
         pass
@@ -109,6 +115,7 @@ def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
             concepts,
             pictures=args.pictures,
             images=args.judged,
+            cfg_scale=args.drawn_at,
             exam_seed=given.get("seed", 1),
             report=quiet,
             stopped=stopped,
@@ -130,7 +137,7 @@ def webui(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
 def parity(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     for name, low in (("steps", 1), ("judged", 8)):
         if getattr(args, name) < low:
-            raise BadInput(f"{name}: got {getattr(args, name)}, expected at least {low}.")
+            raise BadInput(f"{name.replace('_', '-')}: got {getattr(args, name)}, expected at least {low}.")
     return _shown(bench_parity(parse_concept(args.concept), args.steps, args.seed, args.judged), args)
 
 
