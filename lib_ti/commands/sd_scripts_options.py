@@ -143,8 +143,8 @@ _PICTURES: Mapping[str, Entry] = {
     # Without one of the two the captions are the prompts; with both that for objects goes first.
     "use_style_template": switched("--template", "style"),
     "use_object_template": switched("--template", "subject"),
-    "caption_extension": only(".txt", instead="give the caption files the ending .txt"),
-    "caption_extention": missing("write --caption_extension"),
+    "caption_extension": becomes("--caption-extension"),
+    "caption_extention": becomes("--caption-extension"),  # its older spelling
     "caption_prefix": becomes("--caption-prefix"),
     "caption_suffix": becomes("--caption-suffix"),
     "caption_separator": becomes("--caption-separator"),
@@ -309,7 +309,10 @@ NOT_TOGETHER = (
     ("train_data_dir", "dataset_config", "leave out --train_data_dir, the file names the pictures"),
     ("reg_data_dir", "dataset_config", "leave out --reg_data_dir, the file names the pictures"),
     ("enable_bucket", "dataset_config", "write enable_bucket = true into the file"),
-    ("caption_extension", "dataset_config", "write caption_extension into the file"),
+    *(
+        (option, "dataset_config", "write caption_extension into the file")
+        for option in ("caption_extension", "caption_extention")
+    ),
     ("debiased_estimation_loss", "min_snr_gamma", "choose one of these weightings"),
 )
 
@@ -324,6 +327,7 @@ DEFAULTS: Ours = {
     "--vectors": "1",
     "--init": "random",
     "--template": "captions",
+    "--caption-extension": ".caption",
     "--no-buckets": "",
     "--weighting": "none",
     "--copy-every": "0",
