@@ -309,10 +309,8 @@ NOT_TOGETHER = (
     ("train_data_dir", "dataset_config", "leave out --train_data_dir, the file names the pictures"),
     ("reg_data_dir", "dataset_config", "leave out --reg_data_dir, the file names the pictures"),
     ("enable_bucket", "dataset_config", "write enable_bucket = true into the file"),
-    *(
-        (option, "dataset_config", "write caption_extension into the file")
-        for option in ("caption_extension", "caption_extention")
-    ),
+    ("caption_extension", "dataset_config", "write caption_extension into the file"),
+    ("caption_extention", "dataset_config", "write caption_extension into the file"),
     ("debiased_estimation_loss", "min_snr_gamma", "choose one of these weightings"),
 )
 
