@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -10,15 +11,21 @@ import pytest
 import torch
 
 from lib_ti.cli import build_parser, main
-from lib_ti.commands.sd_scripts import OPTIONS, translate
+from lib_ti.commands.sd_scripts import translate
+from lib_ti.commands.sd_scripts_options import OPTIONS, Entry
+from lib_ti.commands.shared import given_settings
 from lib_ti.core.errors import BadInput
+from lib_ti.core.optimizers import parse_arguments
+from lib_ti.core.schedule import learning_rate_of
 from lib_ti.formats.embedding import read_embedding
+from lib_ti.methods.registry import read_settings
 
 LAUNCH = ["accelerate", "launch", "--num_cpu_threads_per_process", "1"]
-# The command lines of sd-scripts' two documents on textual inversion, the data apart.
+# The command lines of sd-scripts' two documents on textual inversion.
 JAPANESE = [
     *LAUNCH,
     "train_textual_inversion.py",
+    "--dataset_config=data.toml",
     *("--output_dir=out", "--output_name=my-ti", "--save_model_as=safetensors", "--prior_loss_weight=1.0"),
     *("--max_train_steps=1600", "--learning_rate=1e-6", "--optimizer_type=AdamW8bit", "--xformers"),
     *("--mixed_precision=fp16", "--cache_latents", "--gradient_checkpointing"),
@@ -28,20 +35,44 @@ JAPANESE = [
 ENGLISH = [
     *LAUNCH,
     "train_textual_inversion.py",
-    *("--pretrained_model_name_or_path=builtin", "--output_dir=output", "--output_name=my_ti"),
+    *("--pretrained_model_name_or_path=builtin", "--dataset_config=data.toml"),
+    *("--output_dir=output", "--output_name=my_ti"),
     *("--save_model_as=safetensors", "--token_string=mychar", "--init_word=girl"),
     *("--num_vectors_per_token=4", "--max_train_steps=1600", "--learning_rate=1e-6"),
     *("--optimizer_type=AdamW8bit", "--mixed_precision=fp16", "--cache_latents", "--sdpa"),
 ]
 SDXL = [word.replace("train_textual", "sdxl_train_textual") for word in ENGLISH]
+FOLDER = [
+    *("train_textual_inversion.py", "--pretrained_model_name_or_path=builtin"),
+    *("--token_string=mychar", "--train_data_dir=data"),
+]
+# The data set file of the second one, at the size of the pictures here.
+DATA = """
+[general]
+shuffle_caption = false
+caption_extension = ".txt"
+keep_tokens = 1
+[[datasets]]
+resolution = 64
+min_bucket_reso = 32
+bucket_reso_steps = 16
+batch_size = 4
+enable_bucket = true
+[[datasets.subsets]]
+image_dir = "data/10_mychar girl"
+caption_extension = ".txt"
+num_repeats = 10
+"""
 
 
 @pytest.fixture
-def data(pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A folder in the manner of sd-scripts; its path as an option, from the present folder."""
+def data(pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the present folder: data, a folder in the manner of sd-scripts; data.toml, which names it."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(pictures, tmp_path / "data" / "10_mychar girl")
-    return "--train_data_dir=data"
+    folder = tmp_path / "data" / "10_mychar girl"
+    shutil.copytree(pictures, folder)
+    (tmp_path / "data.toml").write_text(DATA, encoding="utf-8")
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -54,19 +85,25 @@ def data(pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     ids=["japanese", "english", "sdxl"],
 )
 def test_the_documented_lines_are_translated(
-    data: str, line: list[str], word: str, init: str, out: str, told: set[str]
+    line: list[str], word: str, init: str, out: str, told: set[str]
 ) -> None:
-    translation = translate([*line, data, "--use_object_template"], Path())
-    assert translation.ours == {
+    translation = translate(line, Path())
+    weight = {"--prior-weight": "1.0"} if line is JAPANESE else {}
+    assert translation.ours == weight | {
         "--model": "builtin",
         "--name": word,
         "--init": "text",
         "--init-text": init,
         "--vectors": "4",
-        "--images": "data/10_mychar girl",
-        "--template": "subject",
+        "--dataset-config": "data.toml",
+        "--template": "captions",
+        "--caption-extension": ".caption",
         "--steps": "1600",
         "--learning-rate": "1e-6",
+        "--optimizer": "AdamW",
+        "--clip": "norm",
+        "--clip-at": "1.0",
+        "--no-buckets": "",
         "--batch-size": "1",
         "--accumulation": "1",
         "--weighting": "none",
@@ -82,10 +119,33 @@ def test_the_documented_lines_are_translated(
     assert spoken_of >= told | {"optimizer_type", "mixed_precision", "cache_latents"}
 
 
-def test_a_line_trains_and_leaves_the_file_that_sd_scripts_would(
-    data: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.skipif(
+    not any(map(importlib.util.find_spec, ("tomllib", "tomli"))), reason="this Python reads no TOML"
+)
+@pytest.mark.parametrize(("line", "word"), [(JAPANESE, "mychar4"), (ENGLISH, "mychar")], ids=["ja", "en"])
+def test_the_documented_lines_train(
+    data: Path, line: list[str], word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = ["train_textual_inversion.py", "--pretrained_model_name_or_path", "builtin", data]
+    """As they stand, from a data set file with captions; only the length is another."""
+    for picture in data.glob("*.png"):
+        picture.with_suffix(".txt").write_text(f"{word}, 1girl, a red thing", encoding="utf-8")
+    assert main(["sd-scripts", "--json", "--device", "cpu", *line, "--max_train_steps=2"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert (result["status"], result["step"]) == ("done", 2)
+    made = read_embedding(Path(result["file"]))
+    assert (Path(result["file"]).suffix, made.count) == (".safetensors", 4)
+    assert "bucket 64x64: 4 pictures" in err
+
+    assert main(["sd-scripts", *line, "--token_string=zqx"]) == 2
+    assert "zqx" in capsys.readouterr().err  # is in no caption
+
+
+def test_a_line_trains_and_leaves_the_file_that_sd_scripts_would(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["train_textual_inversion.py", "--pretrained_model_name_or_path", "builtin"]
+    line += ["--train_data_dir", "data"]
     line += ["--token_string", "mychar", "--init_word", "star", "--num_vectors_per_token", "2"]
     line += [
         "--use_style_template",
@@ -113,37 +173,89 @@ def test_a_line_trains_and_leaves_the_file_that_sd_scripts_would(
     assert Path("out/char v1.safetensors").is_file()
 
 
-def test_captions_are_read_where_no_template_is_asked_for(data: str) -> None:
-    with pytest.raises(BadInput, match=r"4 pictures in .* have no caption .*use_object_template"):
-        translate([*ENGLISH, data], Path())
-    for picture in Path("data/10_mychar girl").glob("*.png"):
-        picture.with_suffix(".txt").write_text("mychar on a table")
-    assert translate([*ENGLISH, data], Path()).ours["--template"] == "captions"
+def test_captions_are_the_prompts_where_no_template_is_asked_for() -> None:
+    templates = {
+        (): "captions",
+        ("--use_style_template",): "style",
+        ("--use_object_template",): "subject",
+        ("--use_object_template", "--use_style_template"): "subject",
+    }
+    for options, template in templates.items():
+        assert translate([*FOLDER, *options], Path()).ours["--template"] == template
 
 
-def test_the_objects_template_wins_over_the_styles(data: str) -> None:
-    both = [*ENGLISH, data, "--use_object_template", "--use_style_template"]
-    assert translate(both, Path()).ours["--template"] == "subject"
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--optimizer_type=lion", {"--optimizer": "lion"}),
+        ("--optimizer_type PagedAdamW8bit", {"--optimizer": "AdamW"}),
+        ("--optimizer_type=dadaptadam", {"--optimizer": "dadaptation.DAdaptAdam"}),
+        ("--optimizer_type=torch.optim.RAdam", {"--optimizer": "torch.optim.RAdam"}),
+        ("--use_8bit_adam", {"--optimizer": "AdamW"}),
+        ("--use_lion_optimizer", {"--optimizer": "Lion"}),
+        ("--optimizer_args eps=1e-6 betas=.9,.99", {"--optimizer-args": "eps=1e-6 betas=.9,.99"}),
+        ("--lr_scheduler cosine", {"--decay": "cosine"}),
+        ("--lr_scheduler=cosine_with_restarts --lr_scheduler_num_cycles=3",
+         {"--decay": "cosine-restarts", "--decay-cycles": "3"}),
+        ("--lr_scheduler=polynomial", {"--decay": "polynomial", "--decay-power": "1"}),
+        ("--lr_scheduler_power=3 --lr_scheduler=polynomial", {"--decay-power": "3"}),
+        ("--lr_scheduler=constant_with_warmup --lr_warmup_steps=100",
+         {"--decay": "constant", "--warmup": "100"}),
+        ("--lr_warmup_steps=0.1", {"--warmup": "0.1"}),
+        ("--lr_warmup_steps=5%", {"--warmup": "0.05"}),
+        ("--lr_warmup_steps=100%", {"--warmup": "1.0"}),
+        ("--max_grad_norm=0.5", {"--clip": "norm", "--clip-at": "0.5"}),
+        ("--max_grad_norm=0.0", {"--clip": "none"}),
+        ("--min_snr_gamma=5", {"--weighting": "min-snr", "--min-snr-gamma": "5"}),
+        ("--debiased_estimation_loss", {"--weighting": "debiased"}),
+        ("--loss_type=smooth_l1 --huber_c=0.2", {"--loss": "smooth-l1", "--huber-c": "0.2"}),
+        ("--resolution=512,768", {"--width": "512", "--height": "768"}),
+        ("--enable_bucket --max_bucket_reso=768",
+         {"--buckets": "", "--bucket-min": "256", "--bucket-max": "768", "--bucket-step": "64"}),
+        ("--caption_extension=.txt", {"--caption-extension": ".txt"}),
+        ("--reg_data_dir=reg", {"--reg-images": "reg"}),
+        ("--ip_noise_gamma=0.1", {"--input-perturbation": "0.1"}),
+        ("--zero_terminal_snr", {"--zero-terminal-snr": ""}),
+        ("--shuffle_caption --keep_tokens=1", {"--shuffle-tags": "", "--keep-tags": "1"}),
+    ],
+)  # fmt: skip
+def test_options_become_ours(options: str, expected: dict[str, str]) -> None:
+    ours = translate([*FOLDER, *options.split()], Path()).ours
+    assert {flag: ours.get(flag) for flag in expected} == expected
+    assert ("--no-buckets" in ours) != ("--buckets" in ours)
+    words = [word for pair in ours.items() for word in pair if word]
+    settings = read_settings(given_settings(build_parser().parse_args(["train", *words])))
+    learning_rate_of(settings)
+    parse_arguments(settings.optimizer_args)
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--dataset_config=x.toml"], "--dataset_config=x.toml is not to be had here: give the pictures as"),
-        (["--optimizer_type=Lion"], "--optimizer_type=Lion is not to be had here: use AdamW"),
-        (["--lr_scheduler", "cosine"], "--lr_scheduler=cosine is not to be had here: write the stages"),
-        (["--enable_bucket"], "--enable_bucket is not to be had here: leave it out"),
-        (["--save_model_as=ckpt"], "--save_model_as=ckpt is not to be had here"),
-        (["--noise_offset=0.1"], "--noise_offset is not to be had here"),
-        (["--resolution=big"], "--resolution=big: expected a number of pixels"),
-        (["--train_data_dir=nowhere"], "--train_data_dir=nowhere: there is no such folder"),
-        (["--output_name=../x"], "cannot be a name"),
+        ("--optimizer_type=SGDNesterov", "SGDNesterov is not to be had here: use torch.optim.SGD"),
+        ("--lr_scheduler=inverse_sqrt", "inverse_sqrt is not to be had here: use constant, linear"),
+        ("--weights=old.pt", "--weights=old.pt is not to be had here: leave it out and start"),
+        ("--save_model_as=ckpt", "--save_model_as=ckpt is not to be had here"),
+        ("--adaptive_noise_scale=0.1", "--adaptive_noise_scale=0.1 is not to be had here"),
+        ("--network_dim=4", "--network_dim is not to be had here"),
+        ("--resolution=big", "--resolution=big: expected a number of pixels"),
+        ("--max_grad_norm=big", "--max_grad_norm=big: expected a number"),
+        ("--output_name=../x", "cannot be a name"),
+        ("--dataset_config=x.toml", "--train_data_dir beside --dataset_config is not to be had"),
+        ("--min_snr_gamma=5 --debiased_estimation_loss", "beside --min_snr_gamma is not to be had here"),
+        ("--train_data_dir=", "--dataset_config is missing, or --train_data_dir"),
     ],
-)
-def test_what_there_is_not_is_refused_by_name(data: str, more: list[str], said: str) -> None:
+)  # fmt: skip
+def test_what_there_is_not_is_refused_by_name(more: str, said: str) -> None:
     with pytest.raises(BadInput) as refused:
-        translate([*ENGLISH, data, "--use_object_template", *more], Path())
+        translate([*FOLDER, *more.split()], Path())
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("option", ["--enable_bucket", "--caption_extension=.txt"])
+def test_what_has_to_stand_in_the_data_set_file(option: str) -> None:
+    with pytest.raises(BadInput, match="into the file"):
+        translate([*ENGLISH, option], Path())
 
 
 @pytest.mark.parametrize(
@@ -160,21 +272,14 @@ def test_other_lines_are_bad_input(line: list[str], said: str, capsys: pytest.Ca
     assert said in capsys.readouterr().err
 
 
-def test_two_folders_of_pictures_are_refused_with_their_names(data: str) -> None:
-    Path("data/1_other").mkdir()
-    with pytest.raises(BadInput, match=r"found 10_mychar girl, 1_other"):
-        translate([*ENGLISH, data], Path())
-
-
-def test_every_entry_names_options_that_train_has(data: str) -> None:
+def test_every_entry_names_options_that_train_has() -> None:
     """Of those that pass a value on; whether train accepts the value is its own business."""
-    values = {"train_data_dir": "data", "resolution": "64"}
-    flags = {
-        flag
-        for name, entry in OPTIONS.items()
-        if not entry.instead
-        for flag in entry.ours(values.get(name, "1"))
-    }
     commands = next(action for action in build_parser()._actions if action.dest == "command")
-    known = commands.choices["train"]._option_string_actions  # type: ignore[index, call-overload]
-    assert flags <= known.keys() and len(flags) > 12
+    known = commands.choices["train"]._option_string_actions  # type: ignore[index]
+
+    def flags(entry: Entry) -> set[str]:
+        below = {flag for choice in entry.choices.values() for flag in flags(choice)}
+        return below if entry.instead else below | entry.ours("1").keys()
+
+    found = {flag for entry in OPTIONS.values() for flag in flags(entry)}
+    assert found <= known.keys() and len(found) > 50

@@ -126,6 +126,9 @@ class PictureSettings:
         group="pictures",
         label="Keep encoded pictures",
     )
+    caption_extension: str = option(
+        ".txt", "Ending of the text files with captions, beside the pictures.", group="pictures"
+    )
     caption_prefix: str = option("", "Text put before every caption.", group="pictures")
     caption_suffix: str = option("", "Text put after every caption.", group="pictures")
     drop_captions: float = option(

@@ -52,6 +52,10 @@ def subset_of(settings: PictureSettings, folder: Path) -> Subset:
     """How the settings treat the pictures of ``folder``. Raises BadInput."""
     if not settings.caption_separator.strip():
         raise BadInput("caption-separator: got nothing to split at, expected a sign such as a comma.")
+    if not re.fullmatch(r"\.[\w.-]+", settings.caption_extension):
+        raise BadInput(
+            f"caption-extension: got {settings.caption_extension!r}, expected an ending such as .txt."
+        )
     return Subset(
         folder=folder,
         bucketing=Bucketing(
@@ -70,6 +74,7 @@ def subset_of(settings: PictureSettings, folder: Path) -> Subset:
         mask_files=settings.mask_files,
         prefix=settings.caption_prefix,
         suffix=settings.caption_suffix,
+        caption_extension=settings.caption_extension,
         captions=CaptionRules(
             settings.drop_captions,
             settings.wildcards,

@@ -30,6 +30,7 @@ _DATASET_SETTINGS = {
     "bucket_reso_steps": "bucket_step",
 }
 _SUBSET_SETTINGS = {
+    "caption_extension": "caption_extension",
     "shuffle_caption": "shuffle_tags",
     "keep_tokens": "keep_tags",
     "keep_tokens_separator": "keep_separator",
@@ -44,7 +45,13 @@ _SUBSET_SETTINGS = {
     "alpha_mask": "alpha_mask",
 }
 # What sd-scripts takes where neither the file nor a changed setting says anything.
-_DEFAULTS: Mapping[str, Any] = {"buckets": False, "bucket_min": 256, "bucket_max": 1024, "bucket_step": 64}
+_DEFAULTS: Mapping[str, Any] = {
+    "buckets": False,
+    "bucket_min": 256,
+    "bucket_max": 1024,
+    "bucket_step": 64,
+    "caption_extension": ".caption",
+}
 # Keys of which we have this one value only; None: leave it out.
 _FIXED: Mapping[str, Any] = {
     "network_multiplier": 1.0,
@@ -77,7 +84,6 @@ class _SubsetKeys:
     num_repeats: int = option(1, "", group="", low=1)
     is_reg: bool = option(False, "", group="")
     class_tokens: str = option("", "", group="")
-    caption_extension: str = option(".caption", "", group="")
     random_crop: bool = option(False, "", group="")
 
 
@@ -186,7 +192,6 @@ def _subset(where: str, keys: Mapping[str, Any], base: PictureSettings, beside: 
         repeats=subset.num_repeats,
         regularisation=subset.is_reg,
         class_words=subset.class_tokens,
-        caption_extension=subset.caption_extension,
         first_line=not settings.wildcards,
     )
 

@@ -70,6 +70,15 @@ def test_captions_get_their_prefix_and_suffix(tmp_path: Path) -> None:
         read_pictures(PictureSettings(images=str(tmp_path), caption_separator=" "))
 
 
+def test_captions_may_have_another_ending(tmp_path: Path) -> None:
+    picture(tmp_path / "1 red.png", "read before")
+    (tmp_path / "1 red.caption").write_text("read now")
+    assert told(images=str(tmp_path), caption_extension=".caption") == [("1 red.png", "read now", 1)]
+    for ending in ("", "txt", "./../1.txt"):
+        with pytest.raises(BadInput, match=r"caption-extension: got .* such as \.txt"):
+            read_pictures(PictureSettings(images=str(tmp_path), caption_extension=ending))
+
+
 def test_regularisation_pictures_come_after_the_others(tmp_path: Path) -> None:
     picture(tmp_path / "own" / "zqx.png")
     picture(tmp_path / "reg" / "5_cat" / "1.png")
