@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from lib_ti.bench.webui import API, Refused, WebUI, running_webui
 from lib_ti.bench.webui_data import install_builtin, install_extension
-from tests.webui import JOB_SECONDS, ended, probe, wait
+from tests.webui import JOB_SECONDS, ended, probe, wait, webui_with_everything
 
 pytestmark = pytest.mark.host
 
@@ -192,27 +192,34 @@ def test_nothing_heavy_is_loaded_at_the_start(webui: WebUI) -> None:
     assert probe(webui, "loaded_at_start") == ["lib_ti", "lib_ti.webui"]
 
 
-def test_everything_is_there_after_reload_ui_and_again(webui: WebUI, settings: dict[str, Any]) -> None:
+@pytest.fixture
+def reloadable(tmp_path: Path) -> Iterator[WebUI]:
+    """A WebUI that no browser has seen: before it reloads it waits for what a closed page has left."""
+    with webui_with_everything(tmp_path) as reloadable:
+        yield reloadable
+
+
+def test_everything_is_there_after_reload_ui_and_again(reloadable: WebUI, settings: dict[str, Any]) -> None:
     prompt = f"a {settings['name']}"
-    job = webui.call(f"{API}/jobs", settings)["job"]
-    ended(webui, job)
-    before = draw(webui, prompt)
+    job = reloadable.call(f"{API}/jobs", settings)["job"]
+    ended(reloadable, job)
+    before = draw(reloadable, prompt)
     for _ in range(2):
-        started = probe(webui, "started")
-        probe(webui, "reload_ui")
+        started = probe(reloadable, "started")
+        probe(reloadable, "reload_ui")
         end = time.monotonic() + JOB_SECONDS
         while time.monotonic() < end:
             try:
-                if probe(webui, "started") != started:
+                if probe(reloadable, "started") != started:
                     break
             except (OSError, Refused):
                 pass
             time.sleep(0.5)
-        assert settings["name"] in embeddings(webui)
-        assert draw(webui, prompt) == before
-        assert webui.call(f"{API}/jobs/{job}")["status"] == "done"
-    again = webui.call(f"{API}/jobs", {**settings, "name": settings["name"] + "-again"})["job"]
-    assert ended(webui, again)["status"] == "done"
+        assert settings["name"] in embeddings(reloadable)
+        assert draw(reloadable, prompt) == before
+        assert reloadable.call(f"{API}/jobs/{job}")["status"] == "done"
+    again = reloadable.call(f"{API}/jobs", {**settings, "name": settings["name"] + "-again"})["job"]
+    assert ended(reloadable, again)["status"] == "done"
 
 
 def test_ten_jobs_need_the_memory_of_two(webui: WebUI, settings: dict[str, Any]) -> None:
