@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.train_settings import PictureSettings
+from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.data.buckets import Bucketing
 from lib_ti.data.captions import CaptionRules, read_caption
 from lib_ti.data.images import SUFFIXES, find_images, mask_file

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.settings import build, option, options_of
-from lib_ti.core.train_settings import PictureSettings
 from lib_ti.data.captions import read_text
 from lib_ti.data.dataset import Subset, subset_of
 

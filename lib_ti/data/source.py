@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.train_settings import PictureSettings, TrainSettings
+from lib_ti.core.picture_settings import PictureSettings
+from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.buckets import bucket_table
 from lib_ti.data.captions import plain_caption
 from lib_ti.data.dataset import Picture, read_pictures, subsets_of

@@ -13,10 +13,11 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.noise import timestep_range
 from lib_ti.core.objective import q_sample, target_of, weighted_losses, zero_terminal_snr
 from lib_ti.core.optimizers import KNOWN, known_as
+from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.schedule import learning_rate_of
 from lib_ti.core.settings import option
-from lib_ti.core.train_settings import PRIVATE, TrainSettings
+from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
 from lib_ti.formats.embedding import Embedding, safe_name

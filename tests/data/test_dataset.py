@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.train_settings import PictureSettings
+from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.data.dataset import Picture, subsets_of
 from lib_ti.data.dataset import read_pictures as read_pictures_of
 

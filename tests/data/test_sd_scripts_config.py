@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.train_settings import PictureSettings
+from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.data.buckets import Bucketing
 from lib_ti.data.captions import CaptionRules
 from lib_ti.data.dataset import read_pictures

@@ -1,0 +1,175 @@
+"""The settings of what is learned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lib_ti.core.settings import option
+
+PRIVATE = frozenset(
+    {"images", "reg_images", "dataset_config"}
+)  # folders of the user's: no file that is shared names them
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """What is learned from."""
+
+    images: str = option(
+        "", "Folder with the training pictures.", group="pictures", label="Picture folder", basic=True
+    )
+    dataset_config: str = option(
+        "",
+        "Instead of a folder: a data set file of sd-scripts (TOML or JSON). What it says goes before these "
+        "settings; for its captions as prompts take the template captions.",
+        group="pictures",
+        label="Data set file",
+    )
+    width: int = option(
+        0,
+        "Width pictures are trained at; 0: the model's own size.",
+        group="pictures",
+        low=0,
+        high=4096,
+        unit="pixels",
+        label="Picture width",
+    )
+    height: int = option(
+        0,
+        "Height pictures are trained at; 0: the model's own size.",
+        group="pictures",
+        low=0,
+        high=4096,
+        unit="pixels",
+        label="Picture height",
+    )
+    flip: bool = option(
+        False, "Show every second picture mirrored, at random.", group="pictures", label="Mirror pictures"
+    )
+    random_crops: int = option(
+        0,
+        "Cuts at random places, kept of each picture whose proportions are not its bucket's; a step takes "
+        "one of them. 0: the middle.",
+        group="pictures",
+        low=0,
+        high=64,
+    )
+    grey_copies: bool = option(
+        False,
+        "Show every second picture in grey, at random: shapes are learned, not colours.",
+        group="pictures",
+    )
+    mask_files: bool = option(
+        True,
+        "Weigh the parts of cat.png by cat_att.png beside it, where there is one: black counts nothing, the "
+        "middle grey once, white five times.",
+        group="pictures",
+        label="Masks beside pictures",
+    )
+    alpha_mask: bool = option(
+        False,
+        "Let transparent parts of a picture count less, or nothing.",
+        group="pictures",
+        label="Alpha channel as mask",
+    )
+    reg_images: str = option(
+        "",
+        "Folder with regularisation pictures, shown in turn with the others; their prompts are their "
+        "captions, without a template.",
+        group="pictures",
+        label="Regularisation folder",
+    )
+    prior_weight: float = option(
+        1.0, "What the loss of a regularisation picture counts.", group="pictures", low=0, high=10
+    )
+    buckets: bool = option(
+        True,
+        "Train each picture at the size, of about width x height pixels, that cuts least off it. Off: all "
+        "of them are cut to width x height.",
+        group="pictures",
+        label="Aspect-ratio buckets",
+    )
+    bucket_enlarge: bool = option(
+        True,
+        "Scale pictures up that are smaller than their bucket; off: buckets of their own size.",
+        group="pictures",
+        label="Enlarge small pictures",
+    )
+    bucket_min: int = option(
+        0,
+        "Shortest side of a bucket; 0: half the picture size.",
+        group="pictures",
+        low=0,
+        high=4096,
+        unit="pixels",
+    )
+    bucket_max: int = option(
+        0,
+        "Longest side of a bucket; 0: double the picture size.",
+        group="pictures",
+        low=0,
+        high=8192,
+        unit="pixels",
+    )
+    bucket_step: int = option(
+        0,
+        "Bucket sides are multiples of this; 0: 64, or less where the picture size asks for it.",
+        group="pictures",
+        low=0,
+        high=512,
+        unit="pixels",
+    )
+    keep_latents: bool = option(
+        True,
+        "Keep encoded pictures on disk, in .ti-studio/latents, so that the next start need not encode them; "
+        "that folder may be deleted at any time.",
+        group="pictures",
+        label="Keep encoded pictures",
+    )
+    caption_extension: str = option(
+        ".txt", "Ending of the text files with captions, beside the pictures.", group="pictures"
+    )
+    caption_prefix: str = option("", "Text put before every caption.", group="pictures")
+    caption_suffix: str = option("", "Text put after every caption.", group="pictures")
+    drop_captions: float = option(
+        0.0, "Share of captions left out whole, at random.", group="pictures", low=0, high=1
+    )
+    wildcards: bool = option(
+        False,
+        "Read {a|b} in a caption as a or b, and take one of its lines, anew at every step; {{ and }} are "
+        "braces.",
+        group="pictures",
+        label="Caption wildcards",
+    )
+    shuffle_tags: bool = option(False, "Shuffle the comma-separated parts of a caption.", group="pictures")
+    drop_tags: float = option(
+        0.0, "Share of those parts left out at random.", group="pictures", low=0, high=1
+    )
+    keep_tags: int = option(
+        0,
+        "Parts at the front of a caption that are neither shuffled nor left out.",
+        group="pictures",
+        low=0,
+        high=75,
+    )
+    keep_separator: str = option(
+        "",
+        "Text in a caption, such as |||, before which nothing is shuffled or left out, nor after a second "
+        "one; it goes before keep-tags.",
+        group="pictures",
+    )
+    caption_separator: str = option(",", "What stands between the parts of a caption.", group="pictures")
+    second_separator: str = option(
+        "",
+        "Text, such as ;;;, between parts that are shuffled and left out together; it becomes a separator.",
+        group="pictures",
+    )
+    word_regex: str = option(
+        "",
+        "Which words of a file name are its caption; empty: all of it.",
+        group="pictures",
+        label="Caption word regex",
+    )
+    word_join: str = option(
+        " ", "What joins the words that the regex finds.", group="pictures", label="Caption word joint"
+    )
