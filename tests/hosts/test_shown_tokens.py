@@ -19,7 +19,7 @@ def test_vectors_stand_where_the_text_encoder_gets_them(host: StandaloneHost) ->
     ]
     # The same places as the encoder's: there its input is the live vectors.
     seen = []
-    handle = host._text.model.get_input_embeddings().register_forward_hook(
+    handle = host._texts["clip_l"].model.get_input_embeddings().register_forward_hook(
         lambda module, inputs, output: seen.append(inputs[0])
     )
     try:
