@@ -19,9 +19,8 @@ def test_vectors_stand_where_the_text_encoder_gets_them(host: StandaloneHost) ->
     ]
     # The same places as the encoder's: there its input is the live vectors.
     seen = []
-    handle = host._texts["clip_l"].model.get_input_embeddings().register_forward_hook(
-        lambda module, inputs, output: seen.append(inputs[0])
-    )
+    layer = host._texts["clip_l"].model.get_input_embeddings()
+    handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     try:
         host.set_embeddings({"zqx-cat": {"clip_l": torch.zeros(3, 64)}})
         host.encode_prompts([prompt])
