@@ -145,19 +145,18 @@ class Run:
             self.loop.restore(self.loop.good)
             self._leave()
             raise
-        files, kept = self._leave(), self.loop.step
+        files, kept, parameters = self._leave(), self.loop.step, self.loop.result()
         if status == "done":
             kept, parameters = self.loop.final()
             files = self._save(self.targets, kept, parameters)
-        reports = self._report(status, kept)
+        reports = self._report(kept, parameters)
         loss = sum(self.recent) / len(self.recent) if self.recent else None
         seconds = time.monotonic() - self.started
         return Outcome(status, self.job, self.loop.step, files, loss, seconds, kept, reports)
 
-    def _report(self, status: str, kept: int) -> list[VectorReport]:
-        """Measure what came of the vectors and say it."""
+    def _report(self, kept: int, parameters: Mapping[str, torch.Tensor]) -> list[VectorReport]:
+        """Measure what came of the vectors, which are those of step ``kept``, and say it."""
         loop = self.loop
-        parameters = loop.final()[1] if status == "done" else loop.result()
         means = {name: total / max(1, loop.step) for name, total in loop.gradients.items()}
         reports = measure(self.host, self._by_parameter(parameters), self._by_parameter(loop.start), means)
         said = told(reports)

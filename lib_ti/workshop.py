@@ -101,9 +101,7 @@ class Run:
             messages=list(self.messages),
             error=self.error,
             **told_files(self.files),
-            evaluations=self.job.evaluations(),
-            previews=_previews(self.job),
-            saved_steps=saved_steps(self.job),
+            **_kept_in(self.job),
         )
 
 
@@ -265,9 +263,7 @@ class Workshop:
             error=result.get("error"),
             embedding=result.get("embedding"),
             negative_embedding=result.get("negative_embedding"),
-            evaluations=found.evaluations(),
-            previews=_previews(found),
-            saved_steps=saved_steps(found),
+            **_kept_in(found),
         )
 
     def losses(self, job: str) -> list[tuple[int, float, float]]:
@@ -275,11 +271,16 @@ class Workshop:
         run = self._runs.get(job)
         return run.losses if run else self._find(job).losses()
 
+    def samples(self, job: str) -> dict[int, list[Path]]:
+        """Step -> the preview pictures drawn then. Raises BadInput."""
+        return self._find(job).previews()
+
     def sample(self, job: str, name: str) -> Path:
         """The file of a preview picture, by the name its status gives. Raises BadInput."""
-        for path in self._find(job).samples.glob("*.png"):
-            if path.name == name:
-                return path
+        for paths in self.samples(job).values():
+            for path in paths:
+                if path.name == name:
+                    return path
         raise BadInput(f"job {job} has no preview {name!r}.")
 
     def jobs(self) -> list[str]:
@@ -341,8 +342,10 @@ def _mean_loss(losses: list[tuple[int, float, float]]) -> float | None:
     return sum(recent) / len(recent) if recent else None
 
 
-def _previews(job: Job) -> dict[int, list[str]]:
-    return {step: [path.name for path in paths] for step, paths in job.previews().items()}
+def _kept_in(job: Job) -> dict[str, Any]:
+    """What the job's folder adds to its status."""
+    previews = {step: [path.name for path in paths] for step, paths in job.previews().items()}
+    return {"evaluations": job.evaluations(), "previews": previews, "saved_steps": saved_steps(job)}
 
 
 def _preview_of(job: Job, step: int) -> Path | None:

@@ -184,12 +184,12 @@ class Tab:
         return status_html(status, losses, self.workshop.published), *buttons, now, *changing
 
     def _gallery(self, status: Status | None) -> list[tuple[str, str]]:
-        if status is None:
+        if status is None or not status.previews:  # a job that has not begun has no folder to look into
             return []
         pictures = [
-            (str(self.workshop.sample(status.job, name)), f"step {step}")
-            for step, names in reversed(status.previews.items())
-            for name in names
+            (str(path), f"step {step}")
+            for step, paths in reversed(self.workshop.samples(status.job).items())
+            for path in paths
         ]
         return pictures[:_SHOWN]
 
