@@ -23,8 +23,10 @@ from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, read_embeddings
 from lib_ti.hosts.base import Host, Place
 from lib_ti.job_run import Event, Message, Outcome, saved_steps, told_files
+from lib_ti.methods.kind import Words
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.trained_words import find_words, list_words
 
 log = logging.getLogger(__name__)
 
@@ -302,6 +304,14 @@ class Workshop:
             {"file": path.relative_to(folder).as_posix(), **told} for path in files for told in _told_of(path)
         ]
 
+    def words(self) -> list[str]:
+        """The words that lie in the embeddings folder, a pair by the one for the prompt."""
+        return list_words(self.place.folders().embeddings)
+
+    def find_words(self, word: str) -> Words:
+        """Which prompts that word and its partner are for. Raises BadInput where there is none."""
+        return find_words(self.place.folders().embeddings, word)
+
     def templates(self) -> list[str]:
         return sorted(list_templates(self.place.folders().templates))
 
@@ -314,7 +324,10 @@ def _told_of(file: Path) -> list[dict[str, Any]]:
         found = read_embeddings(file)
     except BadInput as error:
         return [{"error": str(error)}]
-    return [{"name": e.name, "family": e.family, "vectors": e.count, "step": e.step} for e in found]
+    return [
+        {"name": e.name, "family": e.family, "vectors": e.count, "step": e.step, "negative": e.is_negative}
+        for e in found
+    ]
 
 
 def _settings(values: Mapping[str, Any]) -> InversionSettings:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 Family = Literal["sd1", "sd2", "sdxl"]
 
 SUFFIXES = frozenset({".safetensors", ".pt", ".bin"})  # of embedding files in a WebUI's folder
+IS_NEGATIVE = "modelspec.is_negative_embedding"  # the metadata that says so with "true"
 MAX_VECTORS = 75  # what one chunk of a prompt holds
 MAX_WIDTH = 4096
 MAX_NAME = 100  # characters
@@ -93,6 +94,11 @@ class Embedding:
     @property
     def family(self) -> Family:
         return _FAMILIES[frozenset(self.vectors)]
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether it says of itself that it is for negative prompts."""
+        return self.metadata.get(IS_NEGATIVE) == "true"
 
 
 def _check_shape(what: str, tensor: torch.Tensor) -> None:

@@ -16,7 +16,7 @@ from lib_ti.core.randomness import generator_at
 from lib_ti.core.settings import option
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
-from lib_ti.formats.embedding import Embedding
+from lib_ti.formats.embedding import IS_NEGATIVE, Embedding
 from lib_ti.hosts.base import Condition, Embeddings, Host, Prediction
 from lib_ti.methods import textual_inversion
 from lib_ti.methods.guidance import is_plain, parse_guidance
@@ -314,7 +314,7 @@ def as_embeddings(
         return [as_embedding(vectors[words.positive], host, settings, step, job)]
     told = {
         words.positive: {"negative_embedding": words.negative},
-        words.negative: {"positive_embedding": words.positive, "modelspec.is_negative_embedding": "true"},
+        words.negative: {"positive_embedding": words.positive, IS_NEGATIVE: "true"},
     }
     return [
         as_embedding(vectors[word], host, settings, step, job, name=word, more=told[word])

@@ -16,15 +16,15 @@ from lib_ti.hosts.base import Embeddings, Host
 
 @dataclass(frozen=True)
 class Words:
-    """The words a job teaches, a file for each: one for the prompt, of some methods one for the negative
-    prompt."""
+    """The words a job teaches, a file for each: one for the prompt, one for the negative prompt, or both.
+    "" is none."""
 
     positive: str
     negative: str = ""
 
     @property
     def all(self) -> tuple[str, ...]:
-        return (self.positive, self.negative) if self.negative else (self.positive,)
+        return tuple(filter(None, (self.positive, self.negative)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lib_ti.ui.view import ASKING, duration, error_html, status_html
+from lib_ti.methods.kind import Words
+from lib_ti.ui.view import ASKING, duration, error_html, status_html, words_html
 from lib_ti.workshop import Status
 
 LOSSES = [(step, 1 / step, 0.01) for step in range(1, 1001)]
@@ -96,6 +97,37 @@ def test_the_curve_stays_in_its_frame_and_falls_where_the_loss_falls() -> None:
     assert "<svg" not in status_html(status(step=29), LOSSES[:29], 0)
     flat = [(step, 0.5, 0.01) for step in range(1, 40)]
     assert "nan" not in status_html(status(), flat, 0)
+
+
+def buttons_of(html: str) -> list[tuple[str, str, str]]:
+    """Page, word for the prompt and word for the negative one of each button that writes them."""
+    pattern = r'data-ti-studio-write="(\w+)" data-prompt="([^"]*)" data-negative="([^"]*)"'
+    return re.findall(pattern, html)
+
+
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        (status("done", embedding="/e/my-cat.pt"), ("my-cat", "")),
+        (PAIR, ("my-cat", "my-cat-neg")),
+        (status("stopped", embedding="/e/my-cat.pt"), ("my-cat", "")),
+    ],
+)
+def test_words_that_are_ready_can_be_written_into_the_programs_pages(
+    shown: Status, words: tuple[str, str]
+) -> None:
+    assert buttons_of(status_html(shown, [], 0)) == [("txt2img", *words), ("img2img", *words)]
+
+
+def test_words_that_are_not_ready_cannot() -> None:
+    for state in ("training", "stopped", "failed"):
+        assert buttons_of(status_html(status(state, error="x"), [], 0)) == []
+
+
+def test_a_word_for_the_negative_prompt_is_called_one() -> None:
+    html = words_html(Words("", "bad"))
+    assert "Write bad in the negative prompt." in text_of(html)
+    assert buttons_of(html)[0] == ("txt2img", "", "bad")
 
 
 @pytest.mark.parametrize(
