@@ -21,7 +21,7 @@ from lib_ti.hosts.base import Condition, Embeddings, Host, Prediction
 from lib_ti.methods import textual_inversion
 from lib_ti.methods.guidance import is_plain, parse_guidance
 from lib_ti.methods.kind import Kind, Words
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, as_embedding
+from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, as_embedding, writer_of
 
 NEGATIVE_SUFFIX = "-neg"
 _NEGATIVE_NOISE = 0.07  # of the vocabulary's spread: the 1e-3 that DreamArtist adds on SD 1
@@ -331,6 +331,13 @@ KIND = Kind(
     make=DreamArtist,
     preflight=preflight,
     vectors=vectors_of,
-    export=as_embeddings,
+    export=lambda parameters, host, settings, step, job: [
+        writer_of(embedding)
+        for embedding in as_embeddings(vectors_of(parameters, settings), host, settings, step, job)
+    ],
+    create=lambda host, settings: [
+        writer_of(embedding)
+        for embedding in as_embeddings(initial_pair(host, settings), host, settings, 0, "")
+    ],
     presets=PRESETS,
 )
