@@ -245,6 +245,10 @@ class Run:
 
 
 def preview_prompt(settings: JobSettings, lines: Sequence[str], captions: Sequence[str]) -> str:
+    """As it is told, or the first line of the template, without a word that is for the negative prompt."""
+    words = kind_of(settings).words(settings)
+    if words.negative and not words.positive and not settings.preview_prompt:
+        return " ".join(fill(lines[0], name="", filewords=captions[0]).split()).strip(" ,")
     return fill(settings.preview_prompt or lines[0], name=settings.trigger, filewords=captions[0])
 
 

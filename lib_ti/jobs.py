@@ -260,9 +260,14 @@ def _count(vectors: Mapping[str, torch.Tensor]) -> int:
 
 
 def _preview_warning(host: Host, settings: JobSettings, source: Source) -> list[str]:
-    """What to say of previews that will not show the new word."""
-    word = kind_of(settings).words(settings).positive
+    """What to say of previews that will not show what is learned."""
+    if not settings.preview_every:
+        return []
+    words = kind_of(settings).words(settings)
+    if words.negative and settings.preview_cfg == 1:
+        return [f"warning: at preview-cfg 1 the negative prompt, and {words.negative!r} in it, has no say"]
+    word = words.positive
     prompt = preview_prompt(settings, source.lines, source.captions)
-    if not word or not settings.preview_every or host.count_triggers(prompt).get(word):
+    if not word or host.count_triggers(prompt).get(word):
         return []
     return [f"warning: {word!r} is not in the preview prompt {prompt!r}; put [name] into it"]

@@ -210,8 +210,12 @@ class Workshop:
 
     def _announce(self, files: Mapping[Product, Path], preview: Path | None, description: str) -> None:
         for product, file in files.items():
-            size = f"{read_embedding(file).count} vectors, " if product.is_embedding else ""
-            self.place.published(file, preview, size + description)
+            told = description
+            if product.role == "negative_embedding":
+                told = f"for the negative prompt, {told}"
+            if product.is_embedding:
+                told = f"{read_embedding(file).count} vectors, {told}"
+            self.place.published(file, preview, told)
             self.published += 1
 
     def _conclude(self, run: Run, state: State) -> None:

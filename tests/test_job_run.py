@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from lib_ti.job_run import preview_negative, told_files
-from lib_ti.methods.kind import ROLES, Product
+from lib_ti.job_run import preview_negative, preview_prompt, told_files
+from lib_ti.methods.kind import ROLES, JobSettings, Product
 from lib_ti.methods.registry import read_settings
+
+
+def settings_of(method: str, **more: str) -> JobSettings:
+    chosen = {"method": "ti", "negative": True} if method == "negative" else {"method": method}
+    return read_settings({**chosen, "name": "zqx", **more})
 
 
 @pytest.mark.parametrize(
@@ -16,6 +21,8 @@ from lib_ti.methods.registry import read_settings
     [
         ("ti", "", ""),
         ("ti", "blurry [name]", "blurry zqx"),
+        ("negative", "", "zqx"),
+        ("negative", "blurry", "zqx, blurry"),
         ("dreamartist", "", "zqx-neg"),
         ("dreamartist", "blurry", "zqx-neg, blurry"),
         ("dreamartist", "blurry, [name]", "blurry, zqx-neg"),
@@ -23,8 +30,25 @@ from lib_ti.methods.registry import read_settings
     ],
 )
 def test_the_negative_prompt_calls_the_word_that_is_for_it(method: str, typed: str, negative: str) -> None:
-    settings = read_settings({"method": method, "name": "zqx", "preview_negative": typed})
+    settings = settings_of(method, preview_negative=typed)
     assert preview_negative(settings) == negative
+
+
+@pytest.mark.parametrize(
+    ("method", "typed", "prompt"),
+    [
+        ("ti", "", "a photo of zqx, by night"),
+        ("negative", "", "a photo of, by night"),
+        ("negative", "a house", "a house"),
+        ("negative", "a [name]", "a zqx"),
+        ("dreamartist", "", "a photo of zqx, by night"),
+    ],
+)
+def test_the_prompt_is_without_a_word_for_the_negative_one_unless_told(
+    method: str, typed: str, prompt: str
+) -> None:
+    settings = settings_of(method, preview_prompt=typed)
+    assert preview_prompt(settings, ["a photo of [name], [filewords]"], ["by night"]) == prompt
 
 
 def test_without_guidance_there_is_no_word_for_it() -> None:

@@ -21,7 +21,7 @@ from lib_ti.hosts.base import Condition, Embeddings, Host, Prediction
 from lib_ti.methods import textual_inversion
 from lib_ti.methods.guidance import is_plain, parse_guidance
 from lib_ti.methods.kind import Kind, Words
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, as_embedding, writer_of
+from lib_ti.methods.textual_inversion import TextualInversion, VectorSettings, as_embedding, writer_of
 
 NEGATIVE_SUFFIX = "-neg"
 _NEGATIVE_NOISE = 0.07  # of the vocabulary's spread: the 1e-3 that DreamArtist adds on SD 1
@@ -51,11 +51,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 def _with_default(name: str, default: Any) -> Any:
     """The setting of textual inversion of that name, with another default."""
-    return dataclasses.field(default=default, metadata=InversionSettings.__dataclass_fields__[name].metadata)
+    return dataclasses.field(default=default, metadata=VectorSettings.__dataclass_fields__[name].metadata)
 
 
 @dataclass(frozen=True)
-class DreamArtistSettings(InversionSettings):
+class DreamArtistSettings(VectorSettings):
     """What DreamArtist is told beside what textual inversion is."""
 
     preset: str = option(

@@ -19,7 +19,7 @@ from lib_ti.core.schedule import learning_rate_of
 from lib_ti.core.settings import option
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
-from lib_ti.formats.embedding import Embedding, safe_name, write_safetensors
+from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, safe_name, write_safetensors
 from lib_ti.hosts.base import Host
 from lib_ti.methods.denoising import denoising_losses, noise_schedule
 from lib_ti.methods.kind import JobSettings, Kind, Words, Writer
@@ -28,8 +28,8 @@ _INIT = 0  # the place of the random numbers of a random start; steps count from
 
 
 @dataclass(frozen=True)
-class InversionSettings(JobSettings):
-    """What textual inversion is told beside what every method is."""
+class VectorSettings(JobSettings):
+    """What a method that trains vectors is told beside what every method is."""
 
     init_text: str = option(
         "*",
@@ -54,7 +54,19 @@ class InversionSettings(JobSettings):
     )
 
 
-def initial_vectors(host: Host, settings: InversionSettings) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True)
+class InversionSettings(VectorSettings):
+    """What textual inversion is told."""
+
+    negative: bool = option(
+        False,
+        "The word is for negative prompts: its pictures show what is not wanted, and previews put it there.",
+        group="embedding",
+        label="Word for the negative prompt",
+    )
+
+
+def initial_vectors(host: Host, settings: VectorSettings) -> dict[str, torch.Tensor]:
     """The start, per text encoder: (n, d), float32. Raises BadInput for an empty init text."""
     ids = host.tokenize(settings.init_text)
     if settings.init == "text" and not ids:
@@ -83,7 +95,7 @@ def check_name(host: Host, name: str) -> None:
         )
 
 
-def relative_travel(host: Host, settings: InversionSettings) -> float:
+def relative_travel(host: Host, settings: VectorSettings) -> float:
     """How far the vectors can move, as a share of the vocabulary's median norm.
 
     Adam moves an element by at most about the learning rate a step, a vector of d by sqrt(d) of it; an
@@ -110,7 +122,7 @@ def found_in(host: Host, trigger: str, prompts: Sequence[str]) -> str:
     return said if found == len(prompts) else said + "; steps with the others teach nothing"
 
 
-def preflight(host: Host, settings: InversionSettings, prompts: Sequence[str]) -> list[str]:
+def preflight(host: Host, settings: VectorSettings, prompts: Sequence[str]) -> list[str]:
     """What should be said before the start; the host already knows the trigger.
 
     Raises BadInput where the trigger occurs in none of ``prompts``.
@@ -140,7 +152,7 @@ class TextualInversion:
     def __init__(
         self,
         host: Host,
-        settings: InversionSettings,
+        settings: VectorSettings,
         samples: TrainingSet,
         start: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
@@ -174,7 +186,7 @@ class TextualInversion:
 def as_embedding(
     vectors: Mapping[str, torch.Tensor],
     host: Host,
-    settings: InversionSettings,
+    settings: VectorSettings,
     step: int,
     job: str = "",
     *,
@@ -202,11 +214,22 @@ def writer_of(embedding: Embedding) -> Writer:
     return partial(write_safetensors, embedding)
 
 
+def words_of(settings: InversionSettings) -> Words:
+    return Words(negative=settings.name) if settings.negative else Words(settings.name)
+
+
+def _writers(
+    vectors: Mapping[str, torch.Tensor], host: Host, settings: InversionSettings, step: int, job: str
+) -> list[Writer]:
+    more = {IS_NEGATIVE: "true"} if settings.negative else {}
+    return [writer_of(as_embedding(vectors, host, settings, step, job, more=more))]
+
+
 KIND = Kind(
     name="ti",
     title="Textual inversion",
     settings=InversionSettings,
-    words=lambda settings: Words(settings.name),
+    words=words_of,
     start=lambda host, settings: {settings.name: initial_vectors(host, settings)},
     make=lambda host, settings, samples, start: TextualInversion(
         host, settings, samples, start[settings.name]
@@ -215,10 +238,6 @@ KIND = Kind(
         host, settings, all_prompts(lines, settings.name, captions)
     ),
     vectors=lambda parameters, settings: {settings.name: parameters},
-    export=lambda parameters, host, settings, step, job: [
-        writer_of(as_embedding(parameters, host, settings, step, job))
-    ],
-    create=lambda host, settings: [
-        writer_of(as_embedding(initial_vectors(host, settings), host, settings, 0))
-    ],
+    export=_writers,
+    create=lambda host, settings: _writers(initial_vectors(host, settings), host, settings, 0, ""),
 )

@@ -208,7 +208,7 @@ def test_a_pair_of_ones_own_is_written_into_both_prompts_and_generated_with(page
         back_to_studio(page)
         page.click("#ti_studio_word_again")
         page.click("#ti_studio_word input")
-        page.locator("#ti_studio_word").get_by_role("option", name=word, exact=True).click()
+        page.locator("#ti_studio_word").get_by_role("button", name=word, exact=True).click()
         said = page.locator("#ti_studio_word_said")
         expect(said).to_contain_text(f"Write {word} in the", timeout=PATIENCE)
         said.get_by_role("button", name="into txt2img").click()

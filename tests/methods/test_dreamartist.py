@@ -29,7 +29,12 @@ from lib_ti.methods.dreamartist import (
     words_of,
 )
 from lib_ti.methods.guidance import parse_guidance
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, initial_vectors
+from lib_ti.methods.textual_inversion import (
+    InversionSettings,
+    TextualInversion,
+    VectorSettings,
+    initial_vectors,
+)
 
 SETTINGS = DreamArtistSettings(
     name="zqx-cat",
@@ -41,7 +46,7 @@ SETTINGS = DreamArtistSettings(
 )
 LINES = ["a photo of [name], [filewords]", "[filewords] and a [name]"]
 CAPTIONS = ["red, large", "blue, small", "green, [name] on white", "white, left"]
-PLAIN = {name: getattr(SETTINGS, name) for name in InversionSettings.__dataclass_fields__}
+PLAIN = {name: getattr(SETTINGS, name) for name in VectorSettings.__dataclass_fields__}
 
 
 @pytest.fixture
