@@ -170,6 +170,12 @@ class TextualInversion:
     def attached(self) -> AbstractContextManager[None]:
         return nullcontext()  # the host knows the vectors
 
+    def after_step(self) -> None:
+        pass
+
+    def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> list[Writer]:
+        return [writer_of(as_embedding(parameters, self.host, self.settings, step, job))]
+
 
 def as_embedding(
     vectors: Mapping[str, torch.Tensor],
@@ -215,9 +221,6 @@ KIND = Kind(
         host, settings, all_prompts(lines, settings.name, captions)
     ),
     vectors=lambda parameters, settings: {settings.name: parameters},
-    export=lambda parameters, host, settings, step, job: [
-        writer_of(as_embedding(parameters, host, settings, step, job))
-    ],
     create=lambda host, settings: [
         writer_of(as_embedding(initial_vectors(host, settings), host, settings, 0))
     ],
