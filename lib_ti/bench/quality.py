@@ -193,7 +193,9 @@ def train_and_judge(
     with host.lend():
         before, untrained = _judge(host, judge, exam, exam.plain, words, kind.start(host, chosen))
     learned = {
-        word: read_embedding(file).vectors for word, file in zip(words.all, outcome.files, strict=True)
+        product.name: read_embedding(file).vectors
+        for product, file in outcome.files.items()
+        if product.is_embedding
     }
     after, plain, edited = judge_words(host, judge, exam, words, learned)
     return ConceptResult(
