@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 import torch
+from PIL import Image
 from torch import nn
 
 from lib_ti.bench.quality import HIDDEN_BACKGROUNDS, TRIGGER, Exam, Scores, choose_concepts
