@@ -142,6 +142,7 @@ class Run:
             evaluation,
             vectors=list(parameters)[: sum(map(len, words.values()))],
             shares=self.method.shares(),
+            after_step=self.method.after_step,
         )
         job.forget_losses_after(self.loop.step)
 
@@ -223,8 +224,8 @@ class Run:
         self, files: Mapping[Product, Path], step: int, parameters: Mapping[str, torch.Tensor]
     ) -> Mapping[Product, Path]:
         """What ``parameters`` have learned, into ``files``, together or not at all."""
-        made = self.kind.export(parameters, self.host, self.settings, step, self.job.id)
-        write_together(dict(zip(files.values(), made, strict=True)))
+        writers = self.method.export(parameters, step, self.job.id)
+        write_together(dict(zip(files.values(), writers, strict=True)))
         return files
 
     def _preview(self, step: int, parameters: Mapping[str, torch.Tensor]) -> None:

@@ -137,14 +137,17 @@ class Loop:
         *,
         vectors: Collection[str] | None = None,
         shares: Mapping[str, float] | None = None,
+        after_step: Callable[[], None] = lambda: None,
     ) -> None:
         """``settings``: of everything but the rate; their defaults if none. ``evaluation``: micro-batches
         of the fixed batch, where one is wanted. ``vectors``: the parameters whose every row is a vector that
-        must learn, and is reported on; None: all. ``shares``: see make_optimizer. Raises BadInput."""
+        must learn, and is reported on; None: all. ``shares``: see make_optimizer. ``after_step``: called when
+        the optimizer has changed the parameters. Raises BadInput."""
         self.settings = settings or LearningSettings()
         self.method = method
         self.rate = rate
         self.evaluation = evaluation
+        self.after_step = after_step
         self.clip_at = _clip_stages(self.settings)
         self.parameters = dict(method.parameters())
         self.step = 0
@@ -263,6 +266,7 @@ class Loop:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_at.at(self.step))
         self.precision.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
+        self.after_step()
         if self.average:
             update(self.average, self.parameters, decay_at(self.settings.ema, self.step))
 

@@ -20,7 +20,7 @@ from lib_ti.formats.embedding import IS_NEGATIVE, Embedding
 from lib_ti.hosts.base import Condition, Embeddings, Host, Prediction
 from lib_ti.methods import textual_inversion
 from lib_ti.methods.guidance import is_plain, parse_guidance
-from lib_ti.methods.kind import Kind, Words
+from lib_ti.methods.kind import Kind, Words, Writer
 from lib_ti.methods.textual_inversion import TextualInversion, VectorSettings, as_embedding, writer_of
 
 NEGATIVE_SUFFIX = "-neg"
@@ -111,16 +111,16 @@ class DreamArtistSettings(VectorSettings):
         label="Reconstruction loss weight",
     )
 
-
-def words_of(settings: DreamArtistSettings) -> Words:
-    """Without guidance the negative prompt has no say, so nothing can be learned for it. Raises BadInput."""
-    paired = settings.negative_vectors and not is_plain(parse_guidance(settings.guidance))
-    return Words(settings.name, settings.name + NEGATIVE_SUFFIX if paired else "")
+    @property
+    def words(self) -> Words:
+        """Without guidance the negative prompt has no say, so nothing can be learned for it."""
+        paired = self.negative_vectors and not is_plain(parse_guidance(self.guidance))
+        return Words(self.name, self.name + NEGATIVE_SUFFIX if paired else "")
 
 
 def initial_pair(host: Host, settings: DreamArtistSettings) -> Embeddings:
     """The start of both; noise on the negative one keeps the two from beginning alike. Raises BadInput."""
-    words = words_of(settings)
+    words = settings.words
     start = {words.positive: textual_inversion.initial_vectors(host, settings)}
     if words.negative:
         start[words.negative] = _initial_negative(host, settings)
@@ -158,7 +158,7 @@ def preflight(
             "reg-images: DreamArtist has no regularisation pictures, since they have no negative prompt; "
             "leave them out, or train with textual inversion."
         )
-    words = words_of(settings)
+    words = settings.words
     said = textual_inversion.preflight(host, settings, all_prompts(lines, words.positive, captions))
     if words.negative:
         lines = negative_lines(lines, settings.negative_filewords)
@@ -196,7 +196,7 @@ class _PairedSamples:
 
     def __init__(self, samples: TrainingSet, settings: DreamArtistSettings) -> None:
         self.samples = samples
-        self.negative = words_of(settings).negative
+        self.negative = settings.words.negative
         # The same draws of other lines give each sample its negative prompt.
         self.twin = copy(samples)
         self.twin.lines = negative_lines(samples.lines, settings.negative_filewords)
@@ -253,7 +253,7 @@ class DreamArtist(TextualInversion):
         self, host: Host, settings: DreamArtistSettings, samples: TrainingSet, start: Embeddings
     ) -> None:
         """``start``: the vectors of each word."""
-        self.words = words_of(settings)
+        self.words = settings.words
         super().__init__(host, settings, samples, start[self.words.positive])
         scale = parse_guidance(settings.guidance, len(host.info.alphas_cumprod))
         self.guided = not is_plain(scale)
@@ -280,6 +280,10 @@ class DreamArtist(TextualInversion):
             losses = losses + self.pair.reconstruction * self._reconstruction_error(batch)
         return losses
 
+    def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> list[Writer]:
+        vectors = vectors_of(parameters, self.pair)
+        return [writer_of(embedding) for embedding in as_embeddings(vectors, self.host, self.pair, step, job)]
+
     def _reconstruction_error(self, batch: Batch) -> torch.Tensor:
         """Mean absolute error of each decoded picture, (b,). The clean latents go through the decoder too:
         what the VAE itself cannot draw is no error of the vectors."""
@@ -294,7 +298,7 @@ class DreamArtist(TextualInversion):
 
 def vectors_of(parameters: Mapping[str, torch.Tensor], settings: DreamArtistSettings) -> Embeddings:
     """The loop's parameters as the vectors of each word; gradient reaches them."""
-    words = words_of(settings)
+    words = settings.words
     positive = {name: p for name, p in parameters.items() if not name.startswith(_NEGATIVE)}
     negative = {
         name.removeprefix(_NEGATIVE): p * settings.negative_rate
@@ -309,7 +313,7 @@ def as_embeddings(
     vectors: Embeddings, host: Host, settings: DreamArtistSettings, step: int, job: str
 ) -> list[Embedding]:
     """The pair as its files carry it; each names the other."""
-    words = words_of(settings)
+    words = settings.words
     if not words.negative:
         return [as_embedding(vectors[words.positive], host, settings, step, job)]
     told = {
@@ -326,15 +330,11 @@ KIND = Kind(
     name="dreamartist",
     title="DreamArtist",
     settings=DreamArtistSettings,
-    words=words_of,
+    words=lambda settings: settings.words,
     start=initial_pair,
     make=DreamArtist,
     preflight=preflight,
     vectors=vectors_of,
-    export=lambda parameters, host, settings, step, job: [
-        writer_of(embedding)
-        for embedding in as_embeddings(vectors_of(parameters, settings), host, settings, step, job)
-    ],
     create=lambda host, settings: [
         writer_of(embedding)
         for embedding in as_embeddings(initial_pair(host, settings), host, settings, 0, "")

@@ -82,6 +82,13 @@ class Trained(Method, Protocol):
     def attached(self) -> AbstractContextManager[None]:
         """Inside, the host's model answers with what is trained; afterwards it is as it was."""
 
+    def after_step(self) -> None:
+        """The optimizer has changed the parameters."""
+
+    def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> Sequence[Writer]:
+        """A writer for each of the job's products, in order: of these parameters after so many steps, for
+        the job of this id."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -102,11 +109,9 @@ class Kind:
     preflight: Callable[[Host, Any, Sequence[str], Sequence[str]], list[str]]
     # Those of the loop's parameters that are vectors, which come before all others, by word.
     vectors: Callable[[Mapping[str, torch.Tensor], Any], Embeddings]
-    # A writer for each of the job's products: of the parameters after so many steps, for the job of this id.
-    export: Callable[[Mapping[str, torch.Tensor], Host, Any, int, str], Sequence[Writer]]
     # What a job makes beside an embedding for each of its words.
     others: Callable[[Any], tuple[Product, ...]] = lambda settings: ()
-    # A writer for each product before any training; None: there is nothing worth having.
+    # A writer for each product, untrained; None: there is nothing worth having.
     create: Callable[[Host, Any], Sequence[Writer]] | None = None
     # The setting "preset" names one; its values stand in for those that were not given.
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from lib_ti.core.settings import option
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, safe_name, write_safetensors
-from lib_ti.hosts.base import Host
+from lib_ti.hosts.base import Embeddings, Host
 from lib_ti.methods.denoising import denoising_losses, noise_schedule
 from lib_ti.methods.kind import JobSettings, Kind, Words, Writer
 
@@ -53,6 +53,11 @@ class VectorSettings(JobSettings):
         label="Start from",
     )
 
+    @property
+    def words(self) -> Words:
+        """What is taught. Raises BadInput where the settings contradict each other."""
+        return Words(self.name)
+
 
 @dataclass(frozen=True)
 class InversionSettings(VectorSettings):
@@ -64,6 +69,10 @@ class InversionSettings(VectorSettings):
         group="embedding",
         label="Word for the negative prompt",
     )
+
+    @property
+    def words(self) -> Words:
+        return Words(negative=self.name) if self.negative else Words(self.name)
 
 
 def initial_vectors(host: Host, settings: VectorSettings) -> dict[str, torch.Tensor]:
@@ -182,6 +191,13 @@ class TextualInversion:
     def attached(self) -> AbstractContextManager[None]:
         return nullcontext()  # the host knows the vectors
 
+    def after_step(self) -> None:
+        pass
+
+    def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> list[Writer]:
+        vectors = {self.settings.name: parameters}
+        return [writer_of(e) for e in as_embeddings(vectors, self.host, self.settings, step, job)]
+
 
 def as_embedding(
     vectors: Mapping[str, torch.Tensor],
@@ -210,26 +226,33 @@ def as_embedding(
     return Embedding(name=name or settings.name, vectors=on_cpu, step=step, metadata=metadata)
 
 
+def as_embeddings(
+    vectors: Embeddings, host: Host, settings: VectorSettings, step: int, job: str = ""
+) -> list[Embedding]:
+    """The words as their files carry them."""
+    return [
+        as_embedding(
+            vectors[word],
+            host,
+            settings,
+            step,
+            job,
+            name=word,
+            more={IS_NEGATIVE: "true"} if word == settings.words.negative else {},
+        )
+        for word in settings.words.all
+    ]
+
+
 def writer_of(embedding: Embedding) -> Writer:
     return partial(write_safetensors, embedding)
-
-
-def words_of(settings: InversionSettings) -> Words:
-    return Words(negative=settings.name) if settings.negative else Words(settings.name)
-
-
-def _writers(
-    vectors: Mapping[str, torch.Tensor], host: Host, settings: InversionSettings, step: int, job: str
-) -> list[Writer]:
-    more = {IS_NEGATIVE: "true"} if settings.negative else {}
-    return [writer_of(as_embedding(vectors, host, settings, step, job, more=more))]
 
 
 KIND = Kind(
     name="ti",
     title="Textual inversion",
     settings=InversionSettings,
-    words=words_of,
+    words=lambda settings: settings.words,
     start=lambda host, settings: {settings.name: initial_vectors(host, settings)},
     make=lambda host, settings, samples, start: TextualInversion(
         host, settings, samples, start[settings.name]
@@ -238,6 +261,8 @@ KIND = Kind(
         host, settings, all_prompts(lines, settings.name, captions)
     ),
     vectors=lambda parameters, settings: {settings.name: parameters},
-    export=_writers,
-    create=lambda host, settings: _writers(initial_vectors(host, settings), host, settings, 0, ""),
+    create=lambda host, settings: [
+        writer_of(embedding)
+        for embedding in as_embeddings({settings.name: initial_vectors(host, settings)}, host, settings, 0)
+    ],
 )
