@@ -33,12 +33,13 @@
         return new RegExp(`(?<![\\p{L}\\p{N}_-])${exactly}(?![\\p{L}\\p{N}_-])`, "iu").test(prompt);
     }
 
-    // Adds the word to what is typed in a prompt's box, unless it is there.
-    function write(id, word) {
+    // Adds the words to what is typed in a prompt's box, unless they are there.
+    function write(id, words) {
         const box = gradioApp().querySelector(`#${id} textarea`);
-        if (!box || !word || calls(box.value, word)) return;
+        const missing = words.split(", ").filter((word) => word && !calls(box.value, word));
+        if (!missing.length) return;
         const typed = box.value.replace(/[\s,]+$/, "");
-        box.value = typed ? `${typed}, ${word}` : word;
+        box.value = [typed, ...missing].filter(Boolean).join(", ");
         box.dispatchEvent(new Event("input", {bubbles: true})); // gradio knows what was typed only
     }
 

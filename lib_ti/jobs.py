@@ -29,7 +29,7 @@ from lib_ti.job_run import (
     Run,
     copies_of,
     memory_told,
-    preview_prompt,
+    preview_prompts,
     saved_steps,
 )
 from lib_ti.methods.denoising import noise_schedule
@@ -73,6 +73,7 @@ def _samples(
         source,
         settings,
         settings.trigger,
+        kind_of(settings).words(settings).others,
         native=host.info.native_size,
         grain=host.info.pixels_per_latent,
         timesteps=len(host.info.alphas_cumprod),
@@ -117,7 +118,7 @@ def start(
         # The prompts are checked before the pictures are encoded.
         vectors = _start_vectors(host, settings, targets)
         host.set_embeddings(vectors)
-        said = kind.preflight(host, settings, source.lines, source.captions)
+        said = kind.preflight(host, settings, *_prompt_parts(settings, source))
         said += _preview_warning(host, settings, source)
         for product, target in targets.items():
             if product.is_embedding and target.exists() and not settings.overwrite:
@@ -255,6 +256,15 @@ def _start_vectors(host: Host, settings: JobSettings, targets: Mapping[Product, 
     return created if len(created) == len(words) else {**kind.start(host, settings), **created}
 
 
+def _prompt_parts(settings: JobSettings, source: Source) -> tuple[Sequence[str], Sequence[str]]:
+    """Template lines and captions. With several words [name] is not the same in all prompts, so that each
+    prompt is a caption of its own."""
+    others = kind_of(settings).words(settings).others
+    if not others:
+        return source.lines, source.captions
+    return ["[filewords]"], source.prompts(settings.trigger, others)
+
+
 def _count(vectors: Mapping[str, torch.Tensor]) -> int:
     return len(next(iter(vectors.values())))
 
@@ -264,10 +274,14 @@ def _preview_warning(host: Host, settings: JobSettings, source: Source) -> list[
     if not settings.preview_every:
         return []
     words = kind_of(settings).words(settings)
-    if words.negative and settings.preview_cfg == 1:
-        return [f"warning: at preview-cfg 1 the negative prompt, and {words.negative!r} in it, has no say"]
-    word = words.positive
-    prompt = preview_prompt(settings, source.lines, source.captions)
-    if not word or host.count_triggers(prompt).get(word):
-        return []
-    return [f"warning: {word!r} is not in the preview prompt {prompt!r}; put [name] into it"]
+    if words.for_negative and settings.preview_cfg == 1:
+        unheard = ", ".join(words.for_negative)
+        return [f"warning: at preview-cfg 1 the negative prompt, and {unheard} in it, has no say"]
+    names = source.names(settings.trigger, words.others)
+    prompts = preview_prompts(settings, source.lines, source.captions, names)
+    shown = {word for prompt in prompts for word, count in host.count_triggers(prompt).items() if count}
+    return [
+        f"warning: {word!r} is not in the preview prompt {prompts[0]!r}; put [name] into it"
+        for word in words.for_prompt
+        if word not in shown
+    ]

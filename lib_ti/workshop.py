@@ -51,6 +51,7 @@ class Status:
     negative_embedding: str | None = None
     network: str | None = None
     bundle: str | None = None
+    other_embeddings: list[str] = field(default_factory=list)  # of a job of several words
     evaluations: list[tuple[int, float]] = field(default_factory=list)  # step, loss of the fixed batch
     previews: dict[int, list[str]] = field(default_factory=dict)  # step -> files in the job's samples
     saved_steps: list[int] = field(default_factory=list)
@@ -260,6 +261,7 @@ class Workshop:
         found = self._find(job)
         settings, losses, result = found.settings()["settings"], found.losses(), found.result() or {}
         files: dict[str, Any] = {role: result.get(role) for role in ROLES}
+        files["other_embeddings"] = result.get("other_embeddings", [])
         return Status(
             job=job,
             status=result.get("status", "broken off"),

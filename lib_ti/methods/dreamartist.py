@@ -114,6 +114,11 @@ class DreamArtistSettings(VectorSettings):
     @property
     def words(self) -> Words:
         """Without guidance the negative prompt has no say, so nothing can be learned for it."""
+        if "," in self.name:
+            raise BadInput(
+                f"name: got {self.name!r}, but a DreamArtist job teaches one pair; give one word, and train "
+                "the next one afterwards."
+            )
         paired = self.negative_vectors and not is_plain(parse_guidance(self.guidance))
         return Words(self.name, self.name + NEGATIVE_SUFFIX if paired else "")
 
@@ -254,7 +259,8 @@ class DreamArtist(TextualInversion):
     ) -> None:
         """``start``: the vectors of each word."""
         self.words = settings.words
-        super().__init__(host, settings, samples, start[self.words.positive])
+        positive = self.words.positive
+        super().__init__(host, settings, samples, {positive: start[positive]})
         scale = parse_guidance(settings.guidance, len(host.info.alphas_cumprod))
         self.guided = not is_plain(scale)
         self.asked = _GuidedHost(host, scale if self.guided else None)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -33,7 +33,8 @@ class VectorSettings(JobSettings):
 
     init_text: str = option(
         "*",
-        "Words whose vectors are the start, in turn; say what kind of thing it is.",
+        "Words whose vectors are the start, in turn; say what kind of thing it is. For several new words: "
+        "one text for all, or one for each, separated by commas.",
         group="embedding",
         basic=True,
     )
@@ -72,7 +73,38 @@ class InversionSettings(VectorSettings):
 
     @property
     def words(self) -> Words:
-        return Words(negative=self.name) if self.negative else Words(self.name)
+        first, *others = _split(self.name)
+        if not all((first, *others)) or len({word.lower() for word in (first, *others)}) <= len(others):
+            raise BadInput(
+                f"name: got {self.name!r}, expected a new word, or different ones separated by commas, such "
+                "as my-cat, my-dog."
+            )
+        return Words("" if self.negative else first, first if self.negative else "", tuple(others))
+
+    @property
+    def trigger(self) -> str:
+        return _split(self.name)[0]
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def initial_words(host: Host, settings: VectorSettings) -> Embeddings:
+    """The start of each word, what is random drawn for each anew. Raises BadInput."""
+    words = settings.words.all
+    texts = [settings.init_text] * len(words)
+    if len(words) > 1 and len(parts := _split(settings.init_text)) > 1:
+        texts = parts
+    if len(texts) != len(words):
+        raise BadInput(
+            f"init-text: got {len(texts)} texts, expected one for all words or one for each of the "
+            f"{len(words)} ({', '.join(words)})."
+        )
+    return {
+        word: initial_vectors(host, replace(settings, init_text=text, seed=(settings.seed + i) % 2**32))
+        for i, (word, text) in enumerate(zip(words, texts, strict=True))
+    }
 
 
 def initial_vectors(host: Host, settings: VectorSettings) -> dict[str, torch.Tensor]:
@@ -132,11 +164,11 @@ def found_in(host: Host, trigger: str, prompts: Sequence[str]) -> str:
 
 
 def preflight(host: Host, settings: VectorSettings, prompts: Sequence[str]) -> list[str]:
-    """What should be said before the start; the host already knows the trigger.
+    """What should be said before the start; the host already knows the trigger, and the words beside it.
 
-    Raises BadInput where the trigger occurs in none of ``prompts``.
+    Raises BadInput where one of them occurs in none of ``prompts``.
     """
-    said = [found_in(host, settings.name, prompts)]
+    said = [found_in(host, word, prompts) for word in (settings.trigger, *settings.words.others)]
     known = known_as(settings.optimizer)
     if known is KNOWN["Prodigy"] and learning_rate_of(settings).at(1) < 0.1:
         said.append(
@@ -148,8 +180,8 @@ def preflight(host: Host, settings: VectorSettings, prompts: Sequence[str]) -> l
     reach = f"{travel:.0%} of" if travel < 1 else f"{travel:.0f} times"
     said.append(f"vectors can move {reach} a word's usual length")
     if travel < 0.1:
-        said[1] = (
-            f"warning: {said[1]}, too little to learn anything; raise learning-rate "
+        said[-1] = (
+            f"warning: {said[-1]}, too little to learn anything; raise learning-rate "
             f"({settings.learning_rate}) or steps ({settings.steps})"
         )
     return said
@@ -163,17 +195,17 @@ class TextualInversion:
         host: Host,
         settings: VectorSettings,
         samples: TrainingSet,
-        start: Mapping[str, torch.Tensor] | None = None,
+        start: Embeddings | None = None,
     ) -> None:
-        """``start``: vectors by text encoder, instead of those the settings describe."""
+        """``start``: vectors by word, instead of those the settings describe."""
         self.host = host
         self.samples = samples
         self.settings = settings
         self.alphas_cumprod = noise_schedule(host, settings)
-        given = initial_vectors(host, settings) if start is None else start
+        given = parameters_of(initial_words(host, settings) if start is None else start)
         device = host.info.device
         self.vectors = {k: v.to(device, copy=True).requires_grad_() for k, v in given.items()}
-        host.set_embeddings({settings.name: self.vectors})
+        host.set_embeddings(vectors_of(self.vectors, settings))
 
     def parameters(self) -> Mapping[str, torch.Tensor]:
         return self.vectors
@@ -195,8 +227,29 @@ class TextualInversion:
         pass
 
     def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> list[Writer]:
-        vectors = {self.settings.name: parameters}
+        vectors = vectors_of(parameters, self.settings)
         return [writer_of(e) for e in as_embeddings(vectors, self.host, self.settings, step, job)]
+
+
+def parameters_of(vectors: Embeddings) -> dict[str, torch.Tensor]:
+    """The vectors of each word by names of their own: of the first word that of the text encoder, of the
+    others the word and that, such as "my-dog clip_l"."""
+    return {
+        f"{word} {encoder}" if i else encoder: tensor
+        for i, (word, tensors) in enumerate(vectors.items())
+        for encoder, tensor in tensors.items()
+    }
+
+
+def vectors_of(parameters: Mapping[str, torch.Tensor], settings: VectorSettings) -> Embeddings:
+    """The parameters as the vectors of each word; gradient reaches them."""
+    vectors: dict[str, dict[str, torch.Tensor]] = {
+        word: {} for word in (settings.trigger, *settings.words.others)
+    }
+    for name, tensor in parameters.items():
+        word, _, encoder = name.rpartition(" ")
+        vectors[word or settings.trigger][encoder] = tensor
+    return vectors
 
 
 def as_embedding(
@@ -238,7 +291,7 @@ def as_embeddings(
             step,
             job,
             name=word,
-            more={IS_NEGATIVE: "true"} if word == settings.words.negative else {},
+            more={IS_NEGATIVE: "true"} if word in settings.words.for_negative else {},
         )
         for word in settings.words.all
     ]
@@ -253,16 +306,13 @@ KIND = Kind(
     title="Textual inversion",
     settings=InversionSettings,
     words=lambda settings: settings.words,
-    start=lambda host, settings: {settings.name: initial_vectors(host, settings)},
-    make=lambda host, settings, samples, start: TextualInversion(
-        host, settings, samples, start[settings.name]
-    ),
+    start=initial_words,
+    make=TextualInversion,
     preflight=lambda host, settings, lines, captions: preflight(
-        host, settings, all_prompts(lines, settings.name, captions)
+        host, settings, all_prompts(lines, settings.trigger, captions)
     ),
-    vectors=lambda parameters, settings: {settings.name: parameters},
+    vectors=vectors_of,
     create=lambda host, settings: [
-        writer_of(embedding)
-        for embedding in as_embeddings({settings.name: initial_vectors(host, settings)}, host, settings, 0)
+        writer_of(embedding) for embedding in as_embeddings(initial_words(host, settings), host, settings, 0)
     ],
 )

@@ -91,7 +91,7 @@ def words_html(words: Words) -> str:
 def _result(status: Status) -> str:
     words = _words(status)
     if status.status == "done":
-        return f"<p>{_use(words)} to use it. {_place(status)}</p>{_buttons(words)}"
+        return f"<p>{_use(words)}. {_place(status)}</p>{_buttons(words)}"
     if status.status == "stopped" and words.all:
         return f"<p>What it had learned is saved. {_use(words)}. {_place(status)}</p>{_buttons(words)}"
     if status.status == "stopped":
@@ -105,21 +105,30 @@ def _result(status: Status) -> str:
 
 def _words(status: Status) -> Words:
     """A file is called by its name."""
-    return Words(*(Path(file).stem if file else "" for file in (status.embedding, status.negative_embedding)))
+    positive, negative, *others = (
+        Path(file or "").stem
+        for file in (status.embedding, status.negative_embedding, *status.other_embeddings)
+    )
+    return Words(positive, negative, tuple(others))
 
 
 def _use(words: Words) -> str:
-    places = {"prompt": words.positive, "negative prompt": words.negative}
+    places = {"prompt": words.for_prompt, "negative prompt": words.for_negative}
     return "Write " + " and ".join(
-        f"<b>{escape(word)}</b> in {'the' if words.negative else 'a'} {place}"
-        for place, word in places.items()
-        if word
+        f"{_bold(found)} in {'the' if words.negative else 'a'} {place}"
+        for place, found in places.items()
+        if found
     )
+
+
+def _bold(words: Sequence[str]) -> str:
+    return ", ".join(f"<b>{escape(word)}</b>" for word in words)
 
 
 def _buttons(words: Words) -> str:
     """Of each of the program's pages that have prompts, by the id that its boxes begin with."""
-    told = f'data-prompt="{escape(words.positive)}" data-negative="{escape(words.negative)}"'
+    prompt, negative = (escape(", ".join(found)) for found in (words.for_prompt, words.for_negative))
+    told = f'data-prompt="{prompt}" data-negative="{negative}"'
     noun = "them" if len(words.all) > 1 else "it"
     buttons = (
         f'<button type="button" data-ti-studio-write="{page}" {told}>Write {noun} into {page}</button>'
@@ -129,7 +138,8 @@ def _buttons(words: Words) -> str:
 
 
 def _place(status: Status) -> str:
-    files = [escape(file) for file in (status.embedding, status.negative_embedding) if file]
+    words = (status.embedding, status.negative_embedding, *status.other_embeddings)
+    files = [escape(file) for file in words if file]
     return f"It lies in {files[0]}." if len(files) == 1 else f"They lie in {' and '.join(files)}."
 
 

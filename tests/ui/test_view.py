@@ -51,8 +51,8 @@ def text_of(html: str) -> str:
         (status("waiting"), "Waiting: the model is in use"),
         (status("preparing"), "Preparing"),
         (status(step=60, seconds_per_step=0.5, seconds_left=270.0), "0.50 s a step · 4 min 30 s left"),
-        (status("done", embedding="/e/my-cat.pt"), "in a prompt to use it. It lies in /e/my-cat"),
-        (PAIR, "Write my-cat in the prompt and my-cat-neg in the negative prompt to use it. They lie in"),
+        (status("done", embedding="/e/my-cat.pt"), "in a prompt. It lies in /e/my-cat"),
+        (PAIR, "Write my-cat in the prompt and my-cat-neg in the negative prompt. They lie in"),
         (status("stopped", step=60), "Resume goes on"),
         (status("stopped", step=60, embedding="/e/x"), "What it had learned is saved"),
         (status("failed", error="there is not enough memory"), "Failed: my-cat"),
@@ -117,6 +117,13 @@ def test_words_that_are_ready_can_be_written_into_the_programs_pages(
     shown: Status, words: tuple[str, str]
 ) -> None:
     assert buttons_of(status_html(shown, [], 0)) == [("txt2img", *words), ("img2img", *words)]
+
+
+def test_all_of_several_words_are_written() -> None:
+    several = status("done", embedding="/e/a.pt", other_embeddings=["/e/b.pt", "/e/c.pt"])
+    html = status_html(several, [], 0)
+    assert "Write a, b, c in a prompt. They lie in /e/a.pt and /e/b.pt and /e/c.pt" in text_of(html)
+    assert buttons_of(html)[0] == ("txt2img", "a, b, c", "")
 
 
 def test_words_that_are_not_ready_cannot() -> None:
