@@ -215,5 +215,7 @@ def test_pictures_whose_folder_is_called_by_another_word_call_that() -> None:
     )  # fmt: skip
     names = ["zqx", "zqy", "zqy", "zqx", "zqx"]
     assert samples.names == names
-    drawn = {row: prompt for step in (1, 2) for row, prompt in zip(samples.rows(step), samples.prompts(step))}
+    rows = [row for step in (1, 2) for row in samples.rows(step)]
+    prompts = [prompt for step in (1, 2) for prompt in samples.prompts(step)]
+    drawn = dict(zip(rows, prompts, strict=True))
     assert drawn == {row: f"{name}: zqy" for row, name in enumerate(names)}
