@@ -258,7 +258,8 @@ def preview_prompts(
     for each word, as far as they differ. ``names``: what [name] is with each of the captions."""
     words = kind_of(settings).words(settings)
     if words.for_negative and not words.for_prompt and not settings.preview_prompt:
-        return [" ".join(fill(lines[0], name="", filewords=captions[0]).split()).strip(" ,")]
+        bare = " ".join(fill(lines[0], name="", filewords=captions[0]).split())
+        return [bare.replace(" ,", ",").strip(" ,")]
     line = settings.preview_prompt or lines[0]
     if not words.others:
         return [fill(line, name=settings.trigger, filewords=captions[0])]
