@@ -202,16 +202,27 @@ def train_and_judge(
 
 
 def judge_words(
-    host: Host, judge: Judge, exam: Exam, words: Words, vectors: Embeddings
+    host: Host,
+    judge: Judge,
+    exam: Exam,
+    words: Words,
+    vectors: Embeddings,
+    ceiling: tuple[list[bool], list[bool]] | None = None,
 ) -> tuple[list[Image.Image], Scores, Scores]:
-    """The pictures of the plain prompts, and how they and the edited ones compare to the ceiling."""
+    """The pictures of the plain prompts, and how they and the edited ones compare to the ceiling, which is
+    judged too where it is not given."""
     with host.lend():
         after, plain = _judge(host, judge, exam, exam.plain, words, vectors)
         _, edited = _judge(host, judge, exam, exam.edited, words, vectors)
-        plain_ceiling, edited_ceiling = (
-            _judge_own(host, judge, trial, exam.seed) for trial in (exam.plain, exam.edited)
-        )
+    plain_ceiling, edited_ceiling = ceiling or judge_ceiling(host, judge, exam)
     return after, Scores(plain, plain_ceiling), Scores(edited, edited_ceiling)
+
+
+def judge_ceiling(host: Host, judge: Judge, exam: Exam) -> tuple[list[bool], list[bool]]:
+    """Which pictures of the plain prompts and of the edited ones are right in the model's own words."""
+    with host.lend():
+        plain, edited = (_judge_own(host, judge, trial, exam.seed) for trial in (exam.plain, exam.edited))
+    return plain, edited
 
 
 def _judge(
