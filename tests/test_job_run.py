@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lib_ti.job_run import preview_negative, told_files
+from lib_ti.methods.kind import ROLES, Product
 from lib_ti.methods.registry import read_settings
 
 
@@ -32,7 +33,8 @@ def test_without_guidance_there_is_no_word_for_it() -> None:
 
 
 def test_files_are_told_by_what_they_are_for() -> None:
-    pair = [Path("x"), Path("x-neg")]
-    assert told_files(pair) == {"embedding": "x", "negative_embedding": "x-neg"}
-    assert told_files(pair[:1]) == {"embedding": "x", "negative_embedding": None}
-    assert told_files([]) == {"embedding": None, "negative_embedding": None}
+    word, other = Product("x", "embedding"), Product("x-neg", "negative_embedding")
+    pair, alone = {word: Path("a/x"), other: Path("a/x-neg")}, {Product("x", "network"): Path("b/x")}
+    assert set(told_files({})) == set(ROLES) and not any(told_files({}).values())
+    assert told_files(pair) == told_files({}) | {"embedding": "a/x", "negative_embedding": "a/x-neg"}
+    assert told_files(alone) == told_files({}) | {"network": "b/x"}

@@ -23,7 +23,7 @@ from tests.place import StandalonePlace, ended, wait
 def test_create_then_train_starts_from_what_was_created(
     workshop: Workshop, place: StandalonePlace, settings: dict[str, Any]
 ) -> None:
-    (path,) = workshop.create({"name": "zqx-cat", "init_text": "star heart circle", "vectors": 3})
+    (path,) = workshop.create({"name": "zqx-cat", "init_text": "star heart circle", "vectors": 3}).values()
     created = read_embedding(path)
     assert (created.step, created.count) == (0, 3)
     with pytest.raises(BadInput, match="ordinary word"):
@@ -286,7 +286,7 @@ class TestPair:
     def test_create_then_train_starts_from_both(
         self, workshop: Workshop, place: StandalonePlace, pair: dict[str, Any]
     ) -> None:
-        created = workshop.create({**pair, "images": "", "init_text": "star"})
+        created = workshop.create({**pair, "images": "", "init_text": "star"}).values()
         before = [read_embedding(file) for file in created]
         assert [(e.step, e.count) for e in before] == [(0, 3), (0, 4)]
         status = ended(workshop, workshop.train({**pair, "learning_rate": "1e-9", "init_text": "heart"}))
@@ -301,7 +301,7 @@ class TestPair:
     ) -> None:
         job = workshop.train(pair)
         ended(workshop, job)
-        files = workshop.publish(job, 10)
+        files = workshop.publish(job, 10).values()
         assert [read_embedding(file).step for file in files] == [10, 10]
         (place.folders().jobs / job / "copies" / "zqx-cat-neg-000020.safetensors").unlink()
         with pytest.raises(BadInput, match="no saved step 20"):

@@ -16,10 +16,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lib_ti.bench.quality import Exam, Scores, judge_ceiling, judge_words, lesson
+from lib_ti.bench.quality import Exam, Scores, judge_ceiling, judge_words, learned, lesson
 from lib_ti.core.evaluation import Evaluations, Row, StopRule
 from lib_ti.core.loop import Progress
-from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import Embeddings, Host
 from lib_ti.job_run import Event, Outcome
 from lib_ti.jobs import folders_under, resume, start
@@ -223,8 +222,7 @@ def measure_curve(
     for outcome in pieces(host, settings, data, stopped):
         if not copies:
             copies.append(judged(0, _start_of(outcome, settings)))
-        files = zip(words.all, outcome.files, strict=True)
-        copies.append(judged(outcome.step, {word: read_embedding(file).vectors for word, file in files}))
+        copies.append(judged(outcome.step, learned(outcome)))
         evaluations = outcome.job.evaluations()
         if not to_the_end and Curve(settings, copies, ()).reached_at is not None:
             break

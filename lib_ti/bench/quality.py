@@ -192,13 +192,19 @@ def train_and_judge(
     )
     with host.lend():
         before, untrained = _judge(host, judge, exam, exam.plain, words, kind.start(host, chosen))
-    learned = {
-        word: read_embedding(file).vectors for word, file in zip(words.all, outcome.files, strict=True)
-    }
-    after, plain, edited = judge_words(host, judge, exam, words, learned)
+    after, plain, edited = judge_words(host, judge, exam, words, learned(outcome))
     return ConceptResult(
         exam.concept, plain, edited, sum(untrained) / len(untrained), outcome, training, before, after
     )
+
+
+def learned(outcome: Outcome) -> Embeddings:
+    """The vectors of each word that a job has left in its files."""
+    return {
+        product.name: read_embedding(file).vectors
+        for product, file in outcome.files.items()
+        if product.is_embedding
+    }
 
 
 def judge_words(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from lib_ti.bench.cost import ConceptCost, bench_cost
@@ -17,8 +18,12 @@ from lib_ti.commands.shared import Stopped, given_settings, settings_options, sh
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Event
+from lib_ti.methods.registry import DEFAULT
+from lib_ti.report import Row, contact_sheet, save_png
 from lib_ti.tinyworld.concepts import Concept, parse_concept
 from lib_ti.tinyworld.judge import Judge
+
+_SHEET_PICTURES = 8  # of each concept on a contact sheet
 
 
 def add_to(commands: Any) -> None:
@@ -56,6 +61,9 @@ def add_to(commands: Any) -> None:
         help=f"CFG scale of the pictures with the new word (default: {CFG_SCALE:g}, as for the ceiling)",
     )
     quality_.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
+    quality_.add_argument(
+        "--sheet", type=Path, default=None, help="a PNG that shows each concept: taught from, and drawn after"
+    )
     settings_options(quality_, leave_out=("images", "name"))
 
     cost_ = kinds.add_parser(
@@ -135,25 +143,30 @@ def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     def quiet(event: Event) -> None:
         pass
 
+    rows = []
+
     def show(result: ConceptResult) -> None:
         print(json.dumps(result.as_json()), file=sys.stderr, flush=True)
+        pictures = [result.training[0], *result.after[: _SHEET_PICTURES - 1]]
+        rows.append(Row(result.concept.name, f"taught from the first; ratio {result.ratio:.2f}", pictures))
 
-    return _shown(
-        bench_quality(
-            StandaloneHost.load(args.model, args.device),
-            Judge(),
-            concepts,
-            pictures=args.pictures,
-            images=args.judged,
-            cfg_scale=args.drawn_at,
-            exam_seed=given.get("seed", 1),
-            report=quiet,
-            stopped=stopped,
-            on_result=show,
-            **given,
-        ),
-        args,
+    measured = bench_quality(
+        StandaloneHost.load(args.model, args.device),
+        Judge(),
+        concepts,
+        pictures=args.pictures,
+        images=args.judged,
+        cfg_scale=args.drawn_at,
+        exam_seed=given.get("seed", 1),
+        report=quiet,
+        stopped=stopped,
+        on_result=show,
+        **given,
     )
+    if args.sheet:
+        title = f"{given.get('method', DEFAULT)}, {args.pictures} pictures: ratio {measured['ratio']}"
+        save_png(contact_sheet(title, rows, cell=96), args.sheet)
+    return _shown(measured, args)
 
 
 def cost(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from lib_ti.formats.embedding import Embedding
 from lib_ti.hosts.base import Condition, Embeddings, Host, Prediction
 from lib_ti.methods import textual_inversion
 from lib_ti.methods.guidance import is_plain, parse_guidance
-from lib_ti.methods.kind import Kind, Words
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, as_embedding
+from lib_ti.methods.kind import Kind, Words, Writer
+from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, as_embedding, writer_of
 
 NEGATIVE_SUFFIX = "-neg"
 _NEGATIVE_NOISE = 0.07  # of the vocabulary's spread: the 1e-3 that DreamArtist adds on SD 1
@@ -280,6 +280,10 @@ class DreamArtist(TextualInversion):
             losses = losses + self.pair.reconstruction * self._reconstruction_error(batch)
         return losses
 
+    def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> list[Writer]:
+        vectors = vectors_of(parameters, self.pair)
+        return [writer_of(embedding) for embedding in as_embeddings(vectors, self.host, self.pair, step, job)]
+
     def _reconstruction_error(self, batch: Batch) -> torch.Tensor:
         """Mean absolute error of each decoded picture, (b,). The clean latents go through the decoder too:
         what the VAE itself cannot draw is no error of the vectors."""
@@ -331,6 +335,9 @@ KIND = Kind(
     make=DreamArtist,
     preflight=preflight,
     vectors=vectors_of,
-    export=as_embeddings,
+    create=lambda host, settings: [
+        writer_of(embedding)
+        for embedding in as_embeddings(initial_pair(host, settings), host, settings, 0, "")
+    ],
     presets=PRESETS,
 )

@@ -5,35 +5,32 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.noise import timestep_range
-from lib_ti.core.objective import q_sample, target_of, weighted_losses, zero_terminal_snr
 from lib_ti.core.optimizers import KNOWN, known_as
 from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.schedule import learning_rate_of
 from lib_ti.core.settings import option
-from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
-from lib_ti.formats.embedding import Embedding, safe_name
+from lib_ti.formats.embedding import Embedding, safe_name, write_safetensors
 from lib_ti.hosts.base import Host
-from lib_ti.methods.kind import Kind, Words
+from lib_ti.methods.denoising import denoising_losses, noise_schedule
+from lib_ti.methods.kind import JobSettings, Kind, Words, Writer
 
 _INIT = 0  # the place of the random numbers of a random start; steps count from 1
 
 
 @dataclass(frozen=True)
-class InversionSettings(TrainSettings):
+class InversionSettings(JobSettings):
     """What textual inversion is told beside what every method is."""
 
-    name: str = option(
-        "", "The new word, and the file's name.", group="embedding", label="New word", basic=True
-    )
     init_text: str = option(
         "*",
         "Words whose vectors are the start, in turn; say what kind of thing it is.",
@@ -54,16 +51,6 @@ class InversionSettings(TrainSettings):
         group="embedding",
         choices=("text", "zero", "random"),
         label="Start from",
-    )
-    overwrite: bool = option(
-        False, "Replace an embedding of the same name.", group="embedding", label="Replace old embedding"
-    )
-    template: str = option(
-        "subject",
-        "Template file with a prompt per line, using [name] and [filewords].",
-        group="pictures",
-        label="Template",
-        basic=True,
     )
 
 
@@ -94,23 +81,6 @@ def check_name(host: Host, name: str) -> None:
             f"name {name!r} is an ordinary word of the model's vocabulary, every prompt with it would "
             f"change; expected a new word, such as my-{name}."
         )
-
-
-def noise_schedule(host: Host, settings: InversionSettings) -> torch.Tensor:
-    """The alphas_cumprod of training; noise, target and weights all take them from here.
-
-    Raises BadInput where the settings do not go with the model's schedule.
-    """
-    info = host.info
-    timestep_range(settings, len(info.alphas_cumprod))
-    if not settings.zero_terminal_snr:
-        return info.alphas_cumprod
-    if info.prediction == "eps":
-        raise BadInput(
-            f"zero-terminal-snr: the model {info.name} predicts noise, and a timestep of noise alone would "
-            "teach it nothing; leave it out, or load a model that predicts v."
-        )
-    return zero_terminal_snr(info.alphas_cumprod)
 
 
 def relative_travel(host: Host, settings: InversionSettings) -> float:
@@ -191,17 +161,20 @@ class TextualInversion:
         return self.samples.draw(step)
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        info, abar = self.host.info, self.alphas_cumprod
-        latents, noise = batch.latents.to(info.device), batch.noise.to(info.device)
-        timesteps = batch.timesteps.to(info.device)
-        noisy = q_sample(latents, batch.input_noise.to(info.device), timesteps, abar)
-        predicted = self.host.predict_noise(noisy, timesteps, self.host.encode_prompts(batch.prompts))
-        target = target_of(info.prediction, latents, noise, timesteps, abar)
-        mask = None if batch.mask is None else batch.mask.to(info.device)
-        losses = weighted_losses(
-            predicted.float(), target, timesteps, info.prediction, abar, self.settings, mask
-        )
-        return batch.weight.to(info.device) * losses
+        condition = self.host.encode_prompts(batch.prompts)
+        return denoising_losses(self.host, condition, batch, self.alphas_cumprod, self.settings)
+
+    def shares(self) -> Mapping[str, float]:
+        return {}
+
+    def attached(self) -> AbstractContextManager[None]:
+        return nullcontext()  # the host knows the vectors
+
+    def after_step(self) -> None:
+        pass
+
+    def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> list[Writer]:
+        return [writer_of(as_embedding(parameters, self.host, self.settings, step, job))]
 
 
 def as_embedding(
@@ -231,6 +204,10 @@ def as_embedding(
     return Embedding(name=name or settings.name, vectors=on_cpu, step=step, metadata=metadata)
 
 
+def writer_of(embedding: Embedding) -> Writer:
+    return partial(write_safetensors, embedding)
+
+
 KIND = Kind(
     name="ti",
     title="Textual inversion",
@@ -244,7 +221,7 @@ KIND = Kind(
         host, settings, all_prompts(lines, settings.name, captions)
     ),
     vectors=lambda parameters, settings: {settings.name: parameters},
-    export=lambda vectors, host, settings, step, job: [
-        as_embedding(vectors[settings.name], host, settings, step, job)
+    create=lambda host, settings: [
+        writer_of(as_embedding(initial_vectors(host, settings), host, settings, 0))
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ class Tab:
     def _create(self, title: str, from_txt2img: bool, *given: Any) -> tuple[Any, ...]:
         def act() -> str:
             files = self.workshop.create(self._values(title, from_txt2img, given))
-            return f"Created {_listed(files)}, not trained yet."
+            return f"Created {_listed(files.values())}, not trained yet."
 
         return _told(act), *self._panel()
 
@@ -164,7 +164,7 @@ class Tab:
             if not step:
                 return "There is no saved step to choose yet."
             files = self.workshop.publish(self._job(), int(step))
-            return f"Step {step} is now {_listed(files)}."
+            return f"Step {step} is now {_listed(files.values())}."
 
         return _told(act), self._panel()[0]
 
@@ -213,7 +213,7 @@ def _method(title: str) -> str:
     return next(name for name, kind in KINDS.items() if kind.title == title)
 
 
-def _listed(files: Sequence[Path]) -> str:
+def _listed(files: Iterable[Path]) -> str:
     return " and ".join(map(str, files))
 
 

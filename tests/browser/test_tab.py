@@ -159,7 +159,7 @@ def test_dreamartist_shows_its_controls_and_names_both_files(page: Page, webui: 
     choose("method", "Textual inversion")
     expect(page.locator("#ti_studio_negative_vectors")).to_be_hidden()
     expect(box(page, "vectors")).to_have_value("2")
-    expect(box(page, "learning_rate")).to_have_value("0.01:300, 0.002")  # the preset's went with it
+    expect(box(page, "learning_rate")).to_have_value("0.01:0.5, 0.002")  # the preset's went with it
     expect(box(page, "steps")).to_have_value("20")  # that was typed
 
 

@@ -18,7 +18,6 @@ from lib_ti.data.samples import Batch, LatentCache, TrainingSet
 from lib_ti.formats.embedding import read_embedding, write_safetensors
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.methods.dreamartist import (
-    KIND,
     DreamArtist,
     DreamArtistSettings,
     as_embeddings,
@@ -278,6 +277,6 @@ def test_files_say_which_is_which(lent: StandaloneHost, tmp_path: Path) -> None:
 
 def test_one_embedding_alone_is_a_file_as_any(lent: StandaloneHost) -> None:
     settings = replace(SETTINGS, negative_vectors=0)
-    (alone,) = KIND.export(initial_pair(lent, settings), lent, settings, 5, "")
+    (alone,) = as_embeddings(initial_pair(lent, settings), lent, settings, 5, "")
     assert alone.name == "zqx-cat" and "negative_embedding" not in alone.metadata
     assert torch.equal(alone.vectors["clip_l"], initial_vectors(lent, settings)["clip_l"])
