@@ -1,8 +1,8 @@
 """What does a recipe cost until its vectors come close to the model's own words?
 
 The cost is in image passes: pictures put through the U-Net, forward and backward, which is steps x batch x
-accumulation x passes of the U-Net a picture. It is read off where the score of the copies kept on the way
-first reaches a share of the ceiling. The same copies judge the stop rules.
+accumulation x passes of the U-Net a picture, and what finding the start took. It is read off where the score
+of the copies kept on the way first reaches a share of the ceiling. The same copies judge the stop rules.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lib_ti.bench.quality import Exam, Scores, judge_ceiling, judge_words, learned, lesson
+from lib_ti.bench.quality import Exam, Scores, judge_ceiling, judge_words, lesson, read_words
 from lib_ti.core.evaluation import Evaluations, Row, StopRule
 from lib_ti.core.loop import Progress
 from lib_ti.hosts.base import Embeddings, Host
-from lib_ti.job_run import Event, Outcome
+from lib_ti.job_run import Event, Outcome, copies_of, saved_steps, started_from
 from lib_ti.jobs import folders_under, resume, start
 from lib_ti.methods.dreamartist import DreamArtistSettings
 from lib_ti.methods.guidance import is_plain, parse_guidance
+from lib_ti.methods.kind import JobSettings
 from lib_ti.methods.registry import kind_of, read_settings
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.starts import steps_alone
 from lib_ti.tinyworld.concepts import Concept
 from lib_ti.tinyworld.judge import Judge
 
@@ -59,9 +60,10 @@ class Copy:
 class Curve:
     """A job's copies in the order of their steps, the start first, as far as they were judged."""
 
-    settings: InversionSettings
+    settings: JobSettings
     copies: Sequence[Copy]
-    evaluations: Sequence[Row]  # losses of the fixed batch, where they were taken
+    evaluations: Sequence[Row] = ()  # losses of the fixed batch, where they were taken
+    start_passes: int = 0  # what finding the start cost
 
     @property
     def passes_a_step(self) -> int:
@@ -83,7 +85,7 @@ class Curve:
         reached = self.reached_at
         # A job has at least one step: a start that is good already costs that.
         steps = self.copies[-1].step if reached is None else max(1.0, reached)
-        return steps * self.passes_a_step
+        return self.start_passes + steps * self.passes_a_step
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -115,7 +117,7 @@ class ConceptCost:
         return told | ({"stop_rules": judge_rules(self.ours)} if self.ours.evaluations else {})
 
 
-def unet_passes(settings: InversionSettings) -> int:
+def unet_passes(settings: JobSettings) -> int:
     """How often the U-Net sees a picture in a step: twice where guidance is in the loss."""
     guided = isinstance(settings, DreamArtistSettings) and not is_plain(parse_guidance(settings.guidance))
     return 2 if guided else 1
@@ -170,11 +172,9 @@ def _share(score: float, best: float) -> float:
     return score / best if best else 1.0
 
 
-def pieces(
-    host: Host, settings: InversionSettings, data: Path, stopped: Callable[[], bool]
-) -> Iterator[Outcome]:
-    """Train a job in pieces of ``copy_every`` steps; what is not asked for is not trained."""
-    folders, last, reached = folders_under(data), 0, 0
+def pieces(host: Host, settings: JobSettings, data: Path, stopped: Callable[[], bool]) -> Iterator[Outcome]:
+    """Train a job from copy to copy; what is not asked for is not trained."""
+    folders, reached, copied = folders_under(data), 0, settings.copy_every
 
     def watch(event: Event) -> None:
         nonlocal reached
@@ -182,23 +182,14 @@ def pieces(
             reached = event.step
 
     def piece_done() -> bool:
-        return stopped() or reached - last >= settings.copy_every
+        return stopped() or reached >= copied
 
     outcome = start(host, settings, folders=folders, model="builtin", report=watch, stopped=piece_done)
     yield outcome
     while outcome.status == "stopped" and not stopped():
-        last = outcome.step
+        copied += settings.copy_every
         outcome = resume(host, outcome.job, folders=folders, report=watch, stopped=piece_done)
         yield outcome
-
-
-def _start_of(outcome: Outcome, settings: InversionSettings) -> Embeddings:
-    """The vectors that the job began with, from its saved state."""
-    state = outcome.job.load_state()
-    if state is None:
-        raise ValueError(f"job {outcome.job.id} has no saved state")
-    started = {name: state.beside[name]["start"] for name in state.parameters}
-    return kind_of(settings).vectors(started, settings)
 
 
 def measure_curve(
@@ -206,27 +197,35 @@ def measure_curve(
     judge: Judge,
     exam: Exam,
     ceiling: tuple[list[bool], list[bool]],
-    settings: InversionSettings,
+    settings: JobSettings,
     data: Path,
     stopped: Callable[[], bool],
     *,
     to_the_end: bool,
 ) -> Curve:
     """Train and judge copy after copy, until ``REACH`` is reached or to the end."""
-    words, copies = kind_of(settings).words(settings), list[Copy]()
+    kind, copies = kind_of(settings), list[Copy]()
+    words = kind.words(settings)
+    alone = steps_alone(settings, len(exam.scenes)) * settings.batch_size * settings.accumulation
 
     def judged(step: int, vectors: Embeddings) -> Copy:
         return Copy(step, *judge_words(host, judge, exam, words, vectors, ceiling)[1:])
 
     evaluations: list[Row] = []
     for outcome in pieces(host, settings, data, stopped):
-        if not copies:
-            copies.append(judged(0, _start_of(outcome, settings)))
-        copies.append(judged(outcome.step, learned(outcome)))
-        evaluations = outcome.job.evaluations()
-        if not to_the_end and Curve(settings, copies, ()).reached_at is not None:
+        if stopped():
             break
-    return Curve(settings, copies, evaluations)
+        job = outcome.job
+        if not copies and (began := started_from(job, settings)):
+            copies.append(judged(0, began))
+        # A piece ends a step after its copy.
+        wanted = [s for s in saved_steps(job) if s % settings.copy_every == 0 or s == settings.steps]
+        for step in wanted[len(copies) - 1 :]:
+            copies.append(judged(step, read_words(copies_of(job, kind.products(settings), step))))
+        evaluations = job.evaluations()
+        if not to_the_end and Curve(settings, copies).reached_at is not None:
+            break
+    return Curve(settings, copies, evaluations, alone * unet_passes(settings))
 
 
 def bench_cost(
@@ -257,7 +256,7 @@ def bench_cost(
             exam = Exam(concept, pictures, images, exam_seed)
             data = Path(folder) / concept.name.replace(" ", "-")
             exam.write_pictures(data / "pictures")
-            ours = _settings(exam, data, {**settings, **evaluating, "copy_every": every})
+            ours = _settings(exam, data, {**settings, **evaluating, "copy_every": every, "stop_rule": "none"})
             ceiling = judge_ceiling(host, judge, exam)
             curves = [
                 measure_curve(host, judge, exam, ceiling, recipe, data, stopped, to_the_end=to_the_end)
@@ -273,14 +272,14 @@ def bench_cost(
     return {"status": "stopped" if stopped() else "done", **_summary(results)}
 
 
-def _webui_recipe(exam: Exam, data: Path, ours: InversionSettings, steps: int) -> InversionSettings:
+def _webui_recipe(exam: Exam, data: Path, ours: JobSettings, steps: int) -> JobSettings:
     """Judged as often as ours in image passes; words, vectors and seed are ours."""
     every = ours.copy_every * ours.batch_size * ours.accumulation
     shared = {name: getattr(ours, name) for name in ("init_text", "vectors", "seed")}
     return _settings(exam, data, {**WEBUI, **shared, "steps": steps, "copy_every": every})
 
 
-def _settings(exam: Exam, data: Path, values: Mapping[str, Any]) -> InversionSettings:
+def _settings(exam: Exam, data: Path, values: Mapping[str, Any]) -> JobSettings:
     return read_settings(lesson(exam, data / "pictures", **{"save_every": 1_000_000, **values}))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from PIL import Image
 from lib_ti.bench.world import CFG_SCALE, draw, draw_asked
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import Embeddings, Host
-from lib_ti.job_run import Event, Outcome
+from lib_ti.job_run import Event, Outcome, started_from
 from lib_ti.jobs import folders_under, start
-from lib_ti.methods.kind import Words
+from lib_ti.methods.kind import Product, Words
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.tinyworld.concepts import SPLITS, Concept, parse_concept
 from lib_ti.tinyworld.corpus import BENCH_SEED
@@ -191,19 +191,18 @@ def train_and_judge(
         host, chosen, folders=folders_under(data), model="builtin", report=report, stopped=stopped
     )
     with host.lend():
-        before, untrained = _judge(host, judge, exam, exam.plain, words, kind.start(host, chosen))
-    after, plain, edited = judge_words(host, judge, exam, words, learned(outcome))
+        began = started_from(outcome.job, chosen) or kind.start(host, chosen)
+        before, untrained = _judge(host, judge, exam, exam.plain, words, began)
+    after, plain, edited = judge_words(host, judge, exam, words, read_words(outcome.files))
     return ConceptResult(
         exam.concept, plain, edited, sum(untrained) / len(untrained), outcome, training, before, after
     )
 
 
-def learned(outcome: Outcome) -> Embeddings:
-    """The vectors of each word that a job has left in its files."""
+def read_words(files: Mapping[Product, Path]) -> Embeddings:
+    """The vectors of each word among a job's files."""
     return {
-        product.name: read_embedding(file).vectors
-        for product, file in outcome.files.items()
-        if product.is_embedding
+        product.name: read_embedding(file).vectors for product, file in files.items() if product.is_embedding
     }
 
 

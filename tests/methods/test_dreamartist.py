@@ -29,7 +29,8 @@ from lib_ti.methods.dreamartist import (
     words_of,
 )
 from lib_ti.methods.guidance import parse_guidance
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, initial_vectors
+from lib_ti.methods.starts import initial_vectors
+from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion
 
 SETTINGS = DreamArtistSettings(
     name="zqx-cat",
