@@ -116,6 +116,15 @@ def copies_of(job: Job, products: Sequence[Product], step: int) -> dict[Product,
     }
 
 
+def started_from(job: Job, settings: JobSettings) -> Embeddings | None:
+    """The vectors of each word that the job began with, from its saved state; None: there is none yet."""
+    state = job.load_state()
+    if state is None:
+        return None
+    start = {name: state.beside.get(name, {}).get("start", now) for name, now in state.parameters.items()}
+    return kind_of(settings).vectors(start, settings)
+
+
 class Run:
     """One job on one host: trains from the saved state, or from the start, to the end."""
 

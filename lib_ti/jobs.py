@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from lib_ti.job_run import (
     memory_told,
     preview_prompts,
     saved_steps,
+    started_from,
 )
 from lib_ti.methods.denoising import noise_schedule
 from lib_ti.methods.kind import JobSettings, Product
@@ -89,7 +91,9 @@ def create(host: Host, settings: JobSettings, folders: Folders) -> dict[Product,
         raise BadInput(f"{kind.title}: there is nothing to create before training; start the training.")
     check_names(host, settings)
     targets = check_targets(settings, folders)
-    write_together(dict(zip(targets.values(), kind.create(host, settings), strict=True)))
+    with host.lend() if settings.start_asks_model else nullcontext():
+        made = kind.create(host, settings)
+    write_together(dict(zip(targets.values(), made, strict=True)))
     return targets
 
 
@@ -141,7 +145,29 @@ def start(
         )
         for sentence in said:
             report(Message(sentence))
-        return Run(host, settings, samples, job, targets, report, vectors).execute(stopped)
+        return _begin(host, settings, samples, job, targets, report, vectors, stopped)
+
+
+def _begin(
+    host: Host,
+    settings: JobSettings,
+    samples: TrainingSet,
+    job: Job,
+    targets: Mapping[Product, Path],
+    report: Callable[[Event], None],
+    vectors: Embeddings,
+    stopped: Callable[[], bool],
+) -> Outcome:
+    """Train a job that has no saved state; stopped before its start was found it has none, and begins anew
+    when it is resumed."""
+
+    def say(sentence: str) -> None:
+        report(Message(sentence))
+
+    start = kind_of(settings).refine(host, settings, samples, vectors, say, stopped)
+    if start is None:
+        return Outcome("stopped", job, 0, {}, None, 0.0, 0, [])
+    return Run(host, settings, samples, job, targets, report, start).execute(stopped)
 
 
 def resume(
@@ -166,8 +192,11 @@ def resume(
     with host.lend(), memory_told():
         samples, _ = _samples(host, settings, source, folders)
         report(Message(f"resuming job {job.id}"))
-        vectors = _start_vectors(host, settings, targets)
-        return Run(host, settings, samples, job, targets, report, vectors).execute(stopped)
+        kept = started_from(job, settings)
+        if kept is None:
+            vectors = _start_vectors(host, settings, targets)
+            return _begin(host, settings, samples, job, targets, report, vectors, stopped)
+        return Run(host, settings, samples, job, targets, report, kept).execute(stopped)
 
 
 def publish(job: Job, step: int, folders: Folders) -> dict[Product, Path]:

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -121,7 +121,9 @@ class Workshop:
     def create(self, values: Mapping[str, Any]) -> Mapping[Product, Path]:
         """Untrained embeddings, ready to be called or trained, one for each word. Raises BadInput."""
         settings = _settings(values)
-        files = jobs.create(self.place.look(), settings, self.place.folders())
+        asks = settings.start_asks_model
+        with self.place.turn(settings.clip_skip) if asks else nullcontext(self.place.look()) as host:
+            files = jobs.create(host, settings, self.place.folders())
         self._announce(files, None, "not trained yet")
         return files
 

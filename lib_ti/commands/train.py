@@ -107,7 +107,7 @@ def conclude(outcome: Outcome) -> dict[str, Any]:
     drawn = plot_losses(outcome.job.losses(), plot)
     result = {**outcome.as_json(), "loss_plot": str(plot) if drawn else None}
     outcome.job.write_result(result)
-    files = " and ".join(map(str, outcome.files.values()))
+    files = " and ".join(map(str, outcome.files.values())) or "nothing"
     if outcome.status == "done":
         told = f"done: {files} after {outcome.step} steps"
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,17 @@ class TrainingSet:
     def steps_of_epoch(self) -> int:
         """How many steps show every picture."""
         return -(-self._epoch_length // self._step_length)
+
+    @property
+    def pictures(self) -> list[int]:
+        """The rows of the pictures that are learned from, each once."""
+        return list(dict.fromkeys(self._own))
+
+    def only(self, row: int) -> TrainingSet:
+        """The same, with one picture for every place of every step."""
+        alone = copy(self)
+        alone._own, alone._regular, alone._epoch_length = [row], [], 1
+        return alone
 
     def rows(self, step: int) -> list[int]:
         """The pictures of a step: every epoch is a permutation, a step may straddle two."""

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,7 @@ from lib_ti.hosts.base import Condition, Embeddings, Host, Prediction
 from lib_ti.methods import textual_inversion
 from lib_ti.methods.guidance import is_plain, parse_guidance
 from lib_ti.methods.kind import Kind, Words, Writer
+from lib_ti.methods.starts import from_pictures, initial_vectors
 from lib_ti.methods.textual_inversion import TextualInversion, VectorSettings, as_embedding, writer_of
 
 NEGATIVE_SUFFIX = "-neg"
@@ -126,23 +128,39 @@ class DreamArtistSettings(VectorSettings):
 def initial_pair(host: Host, settings: DreamArtistSettings) -> Embeddings:
     """The start of both; noise on the negative one keeps the two from beginning alike. Raises BadInput."""
     words = settings.words
-    start = {words.positive: textual_inversion.initial_vectors(host, settings)}
+    start = {words.positive: initial_vectors(host, settings)}
     if words.negative:
         start[words.negative] = _initial_negative(host, settings)
     return start
 
 
 def _initial_negative(host: Host, settings: DreamArtistSettings) -> dict[str, torch.Tensor]:
-    if settings.init == "text" and not host.tokenize(settings.negative_init_text):
+    """Of an existing pair the second file, which lies beside the first, as it is."""
+    weights = _partner(settings.weights)
+    if not weights and settings.asks_text and not host.tokenize(settings.negative_init_text):
         raise BadInput("negative-init-text is empty; give a word such as *, or choose --init zero or random.")
-    like = replace(settings, vectors=settings.negative_vectors, init_text=settings.negative_init_text)
-    start = textual_inversion.initial_vectors(host, like)
+    like = replace(
+        settings,
+        vectors=settings.negative_vectors,
+        init_text=settings.negative_init_text,
+        weights=weights,
+    )
+    start = initial_vectors(host, like)
+    if weights:
+        return start
     for encoder, vectors in start.items():
         generator = generator_at(settings.seed, 0, vectors.shape[1], _NOISE)
         noise = torch.randn(vectors.shape, generator=generator)
         spread = float(host.token_vectors(encoder).std())
         start[encoder] = vectors + (_NEGATIVE_NOISE * spread * noise).to(vectors.device)
     return start
+
+
+def _partner(weights: str) -> str:
+    """The file of the negative embedding beside that of its positive one; "" where there is none."""
+    file = Path(weights)
+    partner = file.with_name(f"{file.stem}{NEGATIVE_SUFFIX}{file.suffix}") if weights else None
+    return str(partner) if partner and partner.is_file() else ""
 
 
 def negative_lines(lines: Sequence[str], filewords: bool) -> tuple[str, ...]:
@@ -332,7 +350,7 @@ def as_embeddings(
     ]
 
 
-KIND = Kind(
+KIND: Kind = Kind(
     name="dreamartist",
     title="DreamArtist",
     settings=DreamArtistSettings,
@@ -341,6 +359,7 @@ KIND = Kind(
     make=DreamArtist,
     preflight=preflight,
     vectors=vectors_of,
+    refine=lambda *given: from_pictures(KIND, *given),
     create=lambda host, settings: [
         writer_of(embedding)
         for embedding in as_embeddings(initial_pair(host, settings), host, settings, 0, "")

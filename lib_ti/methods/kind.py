@@ -50,6 +50,11 @@ class JobSettings(TrainSettings):
         """What [name] stands for."""
         return self.name
 
+    @property
+    def start_asks_model(self) -> bool:
+        """Whether the start takes the model itself, and not its vocabulary alone."""
+        return False
+
 
 @dataclass(frozen=True)
 class Words:
@@ -122,6 +127,10 @@ class Kind:
     preflight: Callable[[Host, Any, Sequence[str], Sequence[str]], list[str]]
     # Those of the loop's parameters that are vectors, which come before all others, by word.
     vectors: Callable[[Mapping[str, torch.Tensor], Any], Embeddings]
+    # A better start, from the one given and the pictures; says how far it is, asks whether to stop (None).
+    refine: Callable[
+        [Host, Any, TrainingSet, Embeddings, Callable[[str], None], Callable[[], bool]], Embeddings | None
+    ] = lambda host, settings, samples, start, say, stopped: start
     # What a job makes beside an embedding for each of its words.
     others: Callable[[Any], tuple[Product, ...]] = lambda settings: ()
     # A writer for each product, untrained; None: there is nothing worth having.

@@ -14,7 +14,6 @@ import torch
 from lib_ti.core.errors import BadInput
 from lib_ti.core.optimizers import KNOWN, known_as
 from lib_ti.core.picture_settings import PRIVATE
-from lib_ti.core.randomness import generator_at
 from lib_ti.core.schedule import learning_rate_of
 from lib_ti.core.settings import option
 from lib_ti.data.samples import Batch, TrainingSet
@@ -23,8 +22,7 @@ from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, safe_name, write_sa
 from lib_ti.hosts.base import Embeddings, Host
 from lib_ti.methods.denoising import denoising_losses, noise_schedule
 from lib_ti.methods.kind import JobSettings, Kind, Words, Writer
-
-_INIT = 0  # the place of the random numbers of a random start; steps count from 1
+from lib_ti.methods.starts import from_pictures, initial_vectors
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,36 @@ class VectorSettings(JobSettings):
     )
     init: str = option(
         "text",
-        "Where the vectors start.",
+        "Where the vectors start: text is the init text, cross what the text encoder makes of it, images the "
+        "mean of what each picture teaches alone.",
         group="embedding",
-        choices=("text", "zero", "random"),
+        choices=("text", "cross", "images", "zero", "random"),
         label="Start from",
     )
+    init_steps: int = option(
+        20,
+        "Steps in which each picture teaches alone, for a start from images.",
+        group="embedding",
+        low=1,
+        high=10_000,
+        unit="steps",
+        label="Steps of the start",
+    )
+    weights: str = option(
+        "",
+        "File of an existing embedding, of as many vectors, to go on from; it goes before any other start.",
+        group="embedding",
+        label="Start from file",
+    )
+
+    @property
+    def asks_text(self) -> bool:
+        """Whether the start is made of words."""
+        return self.init not in ("zero", "random") and not self.weights
+
+    @property
+    def start_asks_model(self) -> bool:
+        return self.init == "cross" and not self.weights
 
     @property
     def words(self) -> Words:
@@ -102,28 +125,11 @@ def initial_words(host: Host, settings: VectorSettings) -> Embeddings:
             f"{len(words)} ({', '.join(words)})."
         )
     return {
-        word: initial_vectors(host, replace(settings, init_text=text, seed=(settings.seed + i) % 2**32))
+        word: initial_vectors(
+            host, replace(settings, name=word, init_text=text, seed=(settings.seed + i) % 2**32)
+        )
         for i, (word, text) in enumerate(zip(words, texts, strict=True))
     }
-
-
-def initial_vectors(host: Host, settings: VectorSettings) -> dict[str, torch.Tensor]:
-    """The start, per text encoder: (n, d), float32. Raises BadInput for an empty init text."""
-    ids = host.tokenize(settings.init_text)
-    if settings.init == "text" and not ids:
-        raise BadInput('init-text is empty; give a word such as "dog", or choose --init zero or random.')
-    start = {}
-    for encoder, width in host.info.text_encoders.items():
-        vocabulary = host.token_vectors(encoder)
-        if settings.init == "text":
-            rows = [ids[i % len(ids)] for i in range(settings.vectors)]
-            start[encoder] = vocabulary[rows].clone()
-        elif settings.init == "zero":
-            start[encoder] = torch.zeros(settings.vectors, width)
-        else:
-            noise = torch.randn(settings.vectors, width, generator=generator_at(settings.seed, _INIT, width))
-            start[encoder] = vocabulary.mean(0).cpu() + noise * vocabulary.std(0).cpu()
-    return start
 
 
 def check_name(host: Host, name: str) -> None:
@@ -301,7 +307,7 @@ def writer_of(embedding: Embedding) -> Writer:
     return partial(write_safetensors, embedding)
 
 
-KIND = Kind(
+KIND: Kind = Kind(
     name="ti",
     title="Textual inversion",
     settings=InversionSettings,
@@ -312,6 +318,7 @@ KIND = Kind(
         host, settings, all_prompts(lines, settings.trigger, captions)
     ),
     vectors=vectors_of,
+    refine=lambda *given: from_pictures(KIND, *given),
     create=lambda host, settings: [
         writer_of(embedding) for embedding in as_embeddings(initial_words(host, settings), host, settings, 0)
     ],

@@ -28,12 +28,8 @@ from lib_ti.methods.dreamartist import (
     vectors_of,
 )
 from lib_ti.methods.guidance import parse_guidance
-from lib_ti.methods.textual_inversion import (
-    InversionSettings,
-    TextualInversion,
-    VectorSettings,
-    initial_vectors,
-)
+from lib_ti.methods.starts import initial_vectors
+from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, VectorSettings
 
 SETTINGS = DreamArtistSettings(
     name="zqx-cat",
