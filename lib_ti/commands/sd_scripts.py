@@ -91,7 +91,7 @@ def translate(
             told.append(f"{_shown(option, value)}: {entry.told}")
     if "--buckets" in ours:
         del ours["--no-buckets"]
-    name = safe_name(given.get("output_name", given["token_string"]))
+    name = safe_name(given.get("output_name", safe_name(given["token_string"])))
     suffix = given.get("save_model_as", "pt").lower()
     return Translation(ours, told, Path(ours["--data"]) / f"{name}.{suffix}")
 
