@@ -30,7 +30,7 @@ from lib_ti.job_run import (
     Run,
     copies_of,
     memory_told,
-    preview_prompt,
+    preview_prompts,
     saved_steps,
     started_from,
 )
@@ -75,6 +75,7 @@ def _samples(
         source,
         settings,
         settings.trigger,
+        kind_of(settings).words(settings).others,
         native=host.info.native_size,
         grain=host.info.pixels_per_latent,
         timesteps=len(host.info.alphas_cumprod),
@@ -121,7 +122,7 @@ def start(
         # The prompts are checked before the pictures are encoded.
         vectors = _start_vectors(host, settings, targets)
         host.set_embeddings(vectors)
-        said = kind.preflight(host, settings, source.lines, source.captions)
+        said = kind.preflight(host, settings, *_prompt_parts(settings, source))
         said += _preview_warning(host, settings, source)
         for product, target in targets.items():
             if product.is_embedding and target.exists() and not settings.overwrite:
@@ -284,14 +285,32 @@ def _start_vectors(host: Host, settings: JobSettings, targets: Mapping[Product, 
     return created if len(created) == len(words) else {**kind.start(host, settings), **created}
 
 
+def _prompt_parts(settings: JobSettings, source: Source) -> tuple[Sequence[str], Sequence[str]]:
+    """Template lines and captions. With several words [name] is not the same in all prompts, so that each
+    prompt is a caption of its own."""
+    others = kind_of(settings).words(settings).others
+    if not others:
+        return source.lines, source.captions
+    return ["[filewords]"], source.prompts(settings.trigger, others)
+
+
 def _count(vectors: Mapping[str, torch.Tensor]) -> int:
     return len(next(iter(vectors.values())))
 
 
 def _preview_warning(host: Host, settings: JobSettings, source: Source) -> list[str]:
-    """What to say of previews that will not show the new word."""
-    word = kind_of(settings).words(settings).positive
-    prompt = preview_prompt(settings, source.lines, source.captions)
-    if not word or not settings.preview_every or host.count_triggers(prompt).get(word):
+    """What to say of previews that will not show what is learned."""
+    if not settings.preview_every:
         return []
-    return [f"warning: {word!r} is not in the preview prompt {prompt!r}; put [name] into it"]
+    words = kind_of(settings).words(settings)
+    if words.for_negative and settings.preview_cfg == 1:
+        unheard = ", ".join(words.for_negative)
+        return [f"warning: at preview-cfg 1 the negative prompt, and {unheard} in it, has no say"]
+    names = source.names(settings.trigger, words.others)
+    prompts = preview_prompts(settings, source.lines, source.captions, names)
+    shown = {word for prompt in prompts for word, count in host.count_triggers(prompt).items() if count}
+    return [
+        f"warning: {word!r} is not in the preview prompt {prompts[0]!r}; put [name] into it"
+        for word in words.for_prompt
+        if word not in shown
+    ]

@@ -23,8 +23,9 @@ from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, read_embeddings
 from lib_ti.hosts.base import Host, Place
 from lib_ti.job_run import Event, Message, Outcome, saved_steps, told_files
-from lib_ti.methods.kind import ROLES, JobSettings, Product
+from lib_ti.methods.kind import ROLES, JobSettings, Product, Words
 from lib_ti.methods.registry import kind_of, read_settings
+from lib_ti.methods.trained_words import find_words, list_words
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Status:
     negative_embedding: str | None = None
     network: str | None = None
     bundle: str | None = None
+    other_embeddings: list[str] = field(default_factory=list)  # of a job of several words
     evaluations: list[tuple[int, float]] = field(default_factory=list)  # step, loss of the fixed batch
     previews: dict[int, list[str]] = field(default_factory=dict)  # step -> files in the job's samples
     saved_steps: list[int] = field(default_factory=list)
@@ -211,8 +213,12 @@ class Workshop:
 
     def _announce(self, files: Mapping[Product, Path], preview: Path | None, description: str) -> None:
         for product, file in files.items():
-            size = f"{read_embedding(file).count} vectors, " if product.is_embedding else ""
-            self.place.published(file, preview, size + description)
+            told = description
+            if product.role == "negative_embedding":
+                told = f"for the negative prompt, {told}"
+            if product.is_embedding:
+                told = f"{read_embedding(file).count} vectors, {told}"
+            self.place.published(file, preview, told)
             self.published += 1
 
     def _conclude(self, run: Run, state: State) -> None:
@@ -257,6 +263,7 @@ class Workshop:
         found = self._find(job)
         settings, losses, result = found.settings()["settings"], found.losses(), found.result() or {}
         files: dict[str, Any] = {role: result.get(role) for role in ROLES}
+        files["other_embeddings"] = result.get("other_embeddings", [])
         return Status(
             job=job,
             status=result.get("status", "broken off"),
@@ -305,6 +312,14 @@ class Workshop:
             {"file": path.relative_to(folder).as_posix(), **told} for path in files for told in _told_of(path)
         ]
 
+    def words(self) -> list[str]:
+        """The words that lie in the embeddings folder, a pair by the one for the prompt."""
+        return list_words(self.place.folders().embeddings)
+
+    def find_words(self, word: str) -> Words:
+        """Which prompts that word and its partner are for. Raises BadInput where there is none."""
+        return find_words(self.place.folders().embeddings, word)
+
     def templates(self) -> list[str]:
         return sorted(list_templates(self.place.folders().templates))
 
@@ -317,7 +332,10 @@ def _told_of(file: Path) -> list[dict[str, Any]]:
         found = read_embeddings(file)
     except BadInput as error:
         return [{"error": str(error)}]
-    return [{"name": e.name, "family": e.family, "vectors": e.count, "step": e.step} for e in found]
+    return [
+        {"name": e.name, "family": e.family, "vectors": e.count, "step": e.step, "negative": e.is_negative}
+        for e in found
+    ]
 
 
 def _settings(values: Mapping[str, Any]) -> JobSettings:

@@ -62,8 +62,9 @@ def show_tokens(
     host: StandaloneHost, settings: JobSettings, source: Source, *, quiet: bool
 ) -> dict[str, Any]:
     """The prompts of the first epoch as the text encoder will get them."""
-    prompts = first_prompts(source, settings, settings.trigger)
-    words = kind_of(settings).start(host, settings)
+    kind = kind_of(settings)
+    prompts = first_prompts(source, settings, settings.trigger, others=kind.words(settings).others)
+    words = kind.start(host, settings)
     counts = {word: len(next(iter(vectors.values()))) for word, vectors in words.items()}
     table = token_table(prompts, host.tokenize, counts)
     if not quiet:

@@ -100,6 +100,34 @@ def test_a_job_shorter_than_the_watch_is_watched_too() -> None:
         run(Line(used_rows=2), 4)
 
 
+class Two(Line):
+    """A second matrix, which alone is taught from step 25 on."""
+
+    def __init__(self, other_rows: int) -> None:
+        super().__init__()
+        self.step, self.other_rows = 0, other_rows
+        self.other = torch.zeros(3, 4, dtype=torch.float64).requires_grad_()
+
+    def parameters(self) -> Mapping[str, torch.Tensor]:
+        return {"weights": self.weights, "other": self.other}
+
+    def draw(self, step: int) -> list[torch.Tensor]:
+        self.step = step
+        return super().draw(step)
+
+    def losses(self, batch: torch.Tensor) -> torch.Tensor:
+        if self.step < 25:
+            return super().losses(batch)
+        return ((batch @ self.other[: self.other_rows].T - 1) ** 2).mean(1)
+
+
+def test_what_no_batch_has_called_yet_is_waited_for() -> None:
+    loop, _ = run(Two(other_rows=3), 40)
+    assert loop.step == 40
+    with pytest.raises(JobFailed, match=r"after 30 steps vector 2, 3 of other"):
+        run(Two(other_rows=1), 40)
+
+
 def test_due_steps_are_reported_at_once() -> None:
     seen: list[int] = []
     loop = Loop(Line(), parse_learning_rate("0.1"), None)
