@@ -42,7 +42,7 @@ def initial_vectors(host: Host, settings: VectorSettings) -> Vectors:
         raise BadInput('init-text is empty; give a word such as "dog", or choose --init zero or random.')
     rows = [ids[i % len(ids)] for i in range(settings.vectors)]
     words = {name: host.token_vectors(name)[rows].clone() for name in host.info.text_encoders}
-    return _through_encoder(host, settings.name, words) if settings.init == "cross" else words
+    return _through_encoder(host, settings.trigger, words) if settings.init == "cross" else words
 
 
 def _random(host: Host, encoder: str, settings: VectorSettings) -> torch.Tensor:
