@@ -189,6 +189,7 @@ class Run:
             self.job.save_state(self.loop.good)
         if settings.copy_every and step % settings.copy_every == 0:
             self._save_copy()
+            self._forget_copies()
         ends = step == settings.steps or self.loop.evaluations.settled
         if settings.preview_every and (step % settings.preview_every == 0 or ends):
             self._preview(step, self.loop.final()[1] if ends else self.loop.result())
@@ -201,6 +202,17 @@ class Run:
     def _save_copy(self) -> Sequence[Path]:
         step = self.loop.step
         return self._save(copies_of(self.job, self.words, step), step, self.loop.result())
+
+    def _forget_copies(self) -> None:
+        """Delete all copies but the latest and the best. Later ones than now, which a job that was killed
+        has left, will be written again."""
+        last, evaluations = self.settings.keep_last, self.loop.evaluations
+        past = [step for step in saved_steps(self.job) if step <= self.loop.step]
+        best = evaluations.best_row[0] if evaluations.rows else None
+        for step in past[:-last] if last else ():
+            if step != best:
+                for path in copies_of(self.job, self.words, step):
+                    path.unlink(missing_ok=True)
 
     def _save(
         self, paths: Sequence[Path], step: int, parameters: Mapping[str, torch.Tensor]

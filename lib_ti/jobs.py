@@ -10,10 +10,11 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
+from lib_ti.core.lengths import in_steps
 from lib_ti.core.loop import check_learning
 from lib_ti.core.settings import as_dict
 from lib_ti.data.samples import TrainingSet
-from lib_ti.data.source import Source, find_source, make_samples
+from lib_ti.data.source import Source, find_source, make_samples, steps_of_epoch
 from lib_ti.data.templates import OUR_TEMPLATES, find_template, read_template
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name
 from lib_ti.formats.together import write_together
@@ -43,6 +44,15 @@ def read_source(settings: InversionSettings, folders: Folders) -> Source:
     """Pictures, captions and template of a job. Raises BadInput."""
     lines = read_template(find_template(settings.template, folders.templates))
     return find_source(settings, lines, _kept(folders))
+
+
+def settle(settings: InversionSettings, folders: Folders) -> tuple[InversionSettings, Source]:
+    """The settings with every length in steps, and the source that settles how long an epoch is.
+
+    Raises BadInput.
+    """
+    source = read_source(settings, folders)
+    return in_steps(settings, steps_of_epoch(source, settings)), source
 
 
 def _kept(folders: Folders) -> Path:
@@ -100,9 +110,9 @@ def start(
         kind = kind_of(settings)
         check_names(host, settings)
         check_sampler(settings, host.sampler_names())
+        settings, source = settle(settings, folders)
         rate = check_learning(settings, host.info.device)
         noise_schedule(host, settings)
-        source = read_source(settings, folders)
         targets = check_targets(settings, folders)
         # The prompts are checked before the pictures are encoded.
         vectors = _start_vectors(host, settings, targets)
@@ -124,9 +134,8 @@ def start(
                 "settings": as_dict(settings),
             }
         )
-        said.append(
-            f"job {job.id}: {len(source.pictures)} pictures, {settings.steps} steps, rate {rate.at(1):g}"
-        )
+        length = f"{settings.steps} steps ({samples.steps_of_epoch} to an epoch)"
+        said.append(f"job {job.id}: {len(source.pictures)} pictures, {length}, rate {rate.at(1):g}")
         for sentence in said:
             report(Message(sentence))
         return Run(host, settings, samples, job, targets, report, vectors).execute(stopped)

@@ -126,10 +126,10 @@ class Workshop:
         only the model can tell is said by the job's status."""
         settings = _settings(values)
         folders = self.place.folders()
-        check_learning(settings)
         jobs.check_sampler(settings, self.place.sampler_names())
         jobs.check_targets(settings, folders)
-        jobs.read_source(settings, folders)
+        settings, _ = jobs.settle(settings, folders)
+        check_learning(settings)
         with self._lock:
             self._refuse_names_in_use(settings)
             run = Run(Job.reserve(folders.jobs, settings.name), settings)

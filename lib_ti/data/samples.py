@@ -75,7 +75,7 @@ class TrainingSet:
     @property
     def steps_of_epoch(self) -> int:
         """How many steps show every picture."""
-        return -(-self._epoch_length // self._step_length)
+        return steps_to_show(len(self._own), bool(self._regular), self.settings)
 
     def rows(self, step: int) -> list[int]:
         """The pictures of a step: every epoch is a permutation, a step may straddle two."""
@@ -155,6 +155,13 @@ class TrainingSet:
             line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]
         caption = vary_caption(self._captions[row], subset.captions, generator)
         return fill(line, name=self.trigger, filewords=caption)
+
+
+def steps_to_show(pictures: int, regularised: bool, settings: TrainSettings) -> int:
+    """The steps of an epoch: of so many pictures, repeats counted, each once, and as many regularisation
+    pictures where there are any."""
+    shown = pictures * (2 if regularised else 1)
+    return -(-shown // (settings.batch_size * settings.accumulation))
 
 
 def _alike(keys: Sequence[Hashable]) -> Iterable[list[int]]:

@@ -17,7 +17,7 @@ from lib_ti.data.dataset import Picture, read_pictures, subsets_of
 from lib_ti.data.known_files import Facts, KnownFiles
 from lib_ti.data.latent_store import Encode, LatentStore
 from lib_ti.data.latents import LatentCache, cache_latents
-from lib_ti.data.samples import TrainingSet
+from lib_ti.data.samples import TrainingSet, steps_to_show
 from lib_ti.data.sd_scripts_config import read_dataset_config
 from lib_ti.data.views import Framed, frame
 
@@ -58,6 +58,13 @@ def first_prompts(source: Source, settings: TrainSettings, trigger: str, limit: 
         if len(prompts) >= limit:
             break
     return list(prompts)[:limit]
+
+
+def steps_of_epoch(source: Source, settings: TrainSettings) -> int:
+    """How many steps show every picture of the source once."""
+    repeats = [(picture.subset.repeats, picture.subset.regularisation) for picture in source.pictures]
+    own = sum(count for count, regular in repeats if not regular)
+    return steps_to_show(own, any(regular for _, regular in repeats), _with_batch_size(settings, source))
 
 
 def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> Source:
@@ -111,11 +118,14 @@ def make_samples(
 def _training_set(
     source: Source, cache: LatentCache, settings: TrainSettings, trigger: str, timesteps: int = 1000
 ) -> TrainingSet:
-    if source.batch_size:
-        settings = replace(settings, batch_size=source.batch_size)
+    settings = _with_batch_size(settings, source)
     captions = [picture.caption for picture in source.pictures]
     subsets = [picture.subset for picture in source.pictures]
     return TrainingSet(cache, captions, source.lines, trigger, settings, timesteps, subsets)
+
+
+def _with_batch_size(settings: TrainSettings, source: Source) -> TrainSettings:
+    return replace(settings, batch_size=source.batch_size) if source.batch_size else settings
 
 
 def _said(source: Source, framed: Sequence[Framed], masked: int) -> list[str]:
