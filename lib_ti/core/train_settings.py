@@ -76,6 +76,13 @@ class LearningSettings:
         group="learning",
         basic=True,
     )
+    staircase: bool = option(
+        False,
+        "Start each stage of the learning rate from the vectors that did best so far, by evaluate-every, and "
+        "end with the best. The optimizer starts anew with each.",
+        group="learning",
+        label="Each stage from the best",
+    )
     decay: str = option(
         "constant",
         "How the learning rate falls over the job, on top of its stages.",
