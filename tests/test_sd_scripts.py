@@ -239,7 +239,6 @@ def test_options_become_ours(options: str, expected: dict[str, str]) -> None:
     [
         ("--optimizer_type=SGDNesterov", "SGDNesterov is not to be had here: use torch.optim.SGD"),
         ("--lr_scheduler=inverse_sqrt", "inverse_sqrt is not to be had here: use constant, linear"),
-        ("--weights=old.pt", "--weights=old.pt is not to be had here: leave it out and start"),
         ("--save_model_as=ckpt", "--save_model_as=ckpt is not to be had here"),
         ("--adaptive_noise_scale=0.1", "--adaptive_noise_scale=0.1 is not to be had here"),
         ("--network_dim=4", "--network_dim is not to be had here"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from PIL import Image
 from lib_ti.bench.world import CFG_SCALE, draw, draw_asked
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import Embeddings, Host
-from lib_ti.job_run import Event, Outcome
+from lib_ti.job_run import Event, Outcome, started_from
 from lib_ti.jobs import folders_under, start
-from lib_ti.methods.kind import Words
+from lib_ti.methods.kind import Product, Words
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.tinyworld.concepts import SPLITS, Concept, parse_concept
 from lib_ti.tinyworld.corpus import BENCH_SEED
@@ -191,27 +191,43 @@ def train_and_judge(
         host, chosen, folders=folders_under(data), model="builtin", report=report, stopped=stopped
     )
     with host.lend():
-        before, untrained = _judge(host, judge, exam, exam.plain, words, kind.start(host, chosen))
-    learned = {
-        word: read_embedding(file).vectors for word, file in zip(words.all, outcome.files, strict=True)
-    }
-    after, plain, edited = judge_words(host, judge, exam, words, learned)
+        began = started_from(outcome.job, chosen) or kind.start(host, chosen)
+        before, untrained = _judge(host, judge, exam, exam.plain, words, began)
+    after, plain, edited = judge_words(host, judge, exam, words, read_words(outcome.files))
     return ConceptResult(
         exam.concept, plain, edited, sum(untrained) / len(untrained), outcome, training, before, after
     )
 
 
+def read_words(files: Mapping[Product, Path]) -> Embeddings:
+    """The vectors of each word among a job's files."""
+    return {
+        product.name: read_embedding(file).vectors for product, file in files.items() if product.is_embedding
+    }
+
+
 def judge_words(
-    host: Host, judge: Judge, exam: Exam, words: Words, vectors: Embeddings
+    host: Host,
+    judge: Judge,
+    exam: Exam,
+    words: Words,
+    vectors: Embeddings,
+    ceiling: tuple[list[bool], list[bool]] | None = None,
 ) -> tuple[list[Image.Image], Scores, Scores]:
-    """The pictures of the plain prompts, and how they and the edited ones compare to the ceiling."""
+    """The pictures of the plain prompts, and how they and the edited ones compare to the ceiling, which is
+    judged too where it is not given."""
     with host.lend():
         after, plain = _judge(host, judge, exam, exam.plain, words, vectors)
         _, edited = _judge(host, judge, exam, exam.edited, words, vectors)
-        plain_ceiling, edited_ceiling = (
-            _judge_own(host, judge, trial, exam.seed) for trial in (exam.plain, exam.edited)
-        )
+    plain_ceiling, edited_ceiling = ceiling or judge_ceiling(host, judge, exam)
     return after, Scores(plain, plain_ceiling), Scores(edited, edited_ceiling)
+
+
+def judge_ceiling(host: Host, judge: Judge, exam: Exam) -> tuple[list[bool], list[bool]]:
+    """Which pictures of the plain prompts and of the edited ones are right in the model's own words."""
+    with host.lend():
+        plain, edited = (_judge_own(host, judge, trial, exam.seed) for trial in (exam.plain, exam.edited))
+    return plain, edited
 
 
 def _judge(

@@ -103,7 +103,7 @@ _EMBEDDING: Mapping[str, Entry] = {
     "token_string": becomes("--name"),
     "init_word": Entry(lambda word: {"--init": "text", "--init-text": word}),
     "num_vectors_per_token": becomes("--vectors"),
-    "weights": missing("leave it out and start from --init_word"),
+    "weights": becomes("--weights"),
 }
 _PICTURES: Mapping[str, Entry] = {
     "dataset_config": becomes("--dataset-config"),

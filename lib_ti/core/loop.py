@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -14,7 +14,15 @@ from lib_ti.core.ema import decay_at, update
 from lib_ti.core.errors import BadInput, JobFailed
 from lib_ti.core.evaluation import Evaluations
 from lib_ti.core.job import TrainState
-from lib_ti.core.optimizers import WHOLE, averages, make_optimizer, restore_state, result_of, state_of
+from lib_ti.core.optimizers import (
+    WHOLE,
+    averages,
+    make_optimizer,
+    restore_state,
+    result_of,
+    set_rate,
+    state_of,
+)
 from lib_ti.core.precision import Precision
 from lib_ti.core.schedule import LearningRate, Stages, learning_rate_of, parse_stages
 from lib_ti.core.train_settings import LearningSettings
@@ -56,31 +64,46 @@ class Progress:
 
 
 class _GradientWatch:
-    """Has every row of every parameter had a finite, non-zero gradient?"""
+    """Has every vector, and any of the other parameters, had a finite, non-zero gradient?"""
 
-    def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, parameters: Mapping[str, torch.Tensor], vectors: Collection[str]) -> None:
         self.satisfied = False
         self.parameters = parameters
         self.seen = {
-            name: torch.zeros(len(p), dtype=torch.bool, device=p.device) for name, p in parameters.items()
+            name: torch.zeros(len(parameters[name]), dtype=torch.bool, device=parameters[name].device)
+            for name in vectors
         }
+        self.reached: set[str] = set()  # by any gradient: a word may be in none of the first prompts
+        self.others = [p for name, p in parameters.items() if name not in self.seen]
+        self.seen_elsewhere = not self.others
 
     def look(self) -> None:
-        for name, parameter in self.parameters.items():
-            if parameter.grad is not None:
-                size = parameter.grad.flatten(1).abs().amax(1)
-                self.seen[name] |= (size > 0) & torch.isfinite(size)
+        for name, seen in self.seen.items():
+            gradient = self.parameters[name].grad
+            if gradient is not None:
+                self.reached.add(name)
+                size = gradient.flatten(1).abs().amax(1)
+                seen |= (size > 0) & torch.isfinite(size)
+        if not self.seen_elsewhere:
+            sizes = [p.grad.abs().amax() for p in self.others if p.grad is not None]
+            self.seen_elsewhere = any(bool((size > 0) & torch.isfinite(size)) for size in sizes)
 
     def require(self, step: int) -> None:
+        if not self.seen_elsewhere:
+            raise JobFailed(
+                f"after {step} steps no finite, non-zero gradient has reached what is trained, so it cannot "
+                "learn: the model or its precision blocks it. Try full precision, or another attention or "
+                "checkpointing setting."
+            )
         for name, seen in self.seen.items():
-            if not bool(seen.all()):
+            if not bool(seen.all()) and (name in self.reached or not self.reached):
                 missing = [str(i + 1) for i in (~seen).nonzero().flatten().tolist()]
                 raise JobFailed(
                     f"after {step} steps vector {', '.join(missing)} of {name} has had no finite, non-zero "
                     "gradient, so it cannot learn: the model or its precision blocks it. "
                     "Try full precision, or another attention or checkpointing setting."
                 )
-        self.satisfied = True
+        self.satisfied = self.reached >= self.seen.keys()
 
 
 def check_learning(settings: LearningSettings, device: torch.device | None = None) -> LearningRate:
@@ -127,13 +150,21 @@ class Loop:
         state: TrainState | None,
         settings: LearningSettings | None = None,
         evaluation: Sequence[Any] = (),
+        *,
+        vectors: Collection[str] | None = None,
+        shares: Mapping[str, float] | None = None,
+        after_step: Callable[[], None] = lambda: None,
     ) -> None:
         """``settings``: of everything but the rate; their defaults if none. ``evaluation``: micro-batches
-        of the fixed batch, where one is wanted. Raises BadInput."""
+        of the fixed batch, where one is wanted. ``vectors``: the parameters whose every row is a vector that
+        must learn, and is reported on; None: all. ``shares``: see make_optimizer. ``after_step``: called when
+        the optimizer has changed the parameters. Raises BadInput."""
         self.settings = settings or LearningSettings()
         self.method = method
         self.rate = rate
         self.evaluation = evaluation
+        self.shares = shares
+        self.after_step = after_step
         self.clip_at = _clip_stages(self.settings)
         staircase = self.settings.staircase and evaluation
         self.stage_ends = rate.stages.ends(self.settings.steps) if staircase else frozenset()
@@ -141,18 +172,22 @@ class Loop:
         self.step = 0
         self.optimizer = self._make_optimizer()
         self.precision = Precision(self.settings.precision, next(iter(self.parameters.values())).device)
-        self.start = self._copies()
+        self.vectors = [name for name in self.parameters if vectors is None or name in vectors]
+        self.start = {name: copy for name, copy in self._copies().items() if name in self.vectors}
         self.average = self._copies() if self.settings.ema else {}
         # Of every vector the sum of its gradients' norms: the report at the end wants their mean.
-        self.gradients = {name: torch.zeros(len(p), device=p.device) for name, p in self.parameters.items()}
+        self.gradients = {
+            name: torch.zeros(len(rows), device=rows.device) for name, rows in self.start.items()
+        }
         self.evaluations = Evaluations.of(self.settings)
         if state is not None:
             self.restore(state)
         self.good = self.snapshot()
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.settings
         return make_optimizer(
-            self.settings.optimizer, self.settings.optimizer_args, self.parameters, self.rate.at(1)
+            settings.optimizer, settings.optimizer_args, self.parameters, self.rate.at(1), self.shares
         )
 
     def snapshot(self) -> TrainState:
@@ -230,8 +265,7 @@ class Loop:
     def take_step(self) -> torch.Tensor:
         """One optimizer step; returns the mean loss, on the device."""
         self.step += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate.at(self.step)
+        set_rate(self.optimizer, self.rate.at(self.step))
         batches = self.method.draw(self.step)
         count = sum(len(batch) for batch in batches)
         total: torch.Tensor | None = None
@@ -253,16 +287,18 @@ class Loop:
         if all(p.grad is None for p in self.parameters.values()):
             return
         self.precision.unscale(self.optimizer)
-        for name, p in self.parameters.items():
-            if p.grad is not None:
+        for name, total in self.gradients.items():
+            gradient = self.parameters[name].grad
+            if gradient is not None:
                 # Overflown gradients take no step either.
-                self.gradients[name] += p.grad.flatten(1).norm(dim=1).nan_to_num(0, 0)
+                total += gradient.flatten(1).norm(dim=1).nan_to_num(0, 0)
         if self.settings.clip == "value":
             torch.nn.utils.clip_grad_value_(self.parameters.values(), self.clip_at.at(self.step))
         elif self.settings.clip == "norm":
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_at.at(self.step))
         self.precision.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
+        self.after_step()
         if self.average:
             update(self.average, self.parameters, decay_at(self.settings.ema, self.step))
 
@@ -294,7 +330,7 @@ class Loop:
         Raises JobFailed at a loss that is not finite (after going back to ``good``), or when a
         vector gets no gradient.
         """
-        watch = _GradientWatch(self.parameters)
+        watch = _GradientWatch(self.parameters, self.vectors)
         pending: list[tuple[int, torch.Tensor]] = []
         first, busy, started = self.step, 0.0, time.monotonic()
         while True:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from lib_ti.core.settings import option
 
 PRIVATE = frozenset(
-    {"images", "reg_images", "dataset_config"}
-)  # folders of the user's: no file that is shared names them
+    {"images", "reg_images", "dataset_config", "weights"}
+)  # places on the user's disk: no file that is shared names them
 
 
 @dataclass(frozen=True)

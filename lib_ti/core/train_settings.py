@@ -70,7 +70,7 @@ class LearningSettings:
         high=1,
     )
     learning_rate: str = option(
-        "0.01:300, 0.002",
+        "0.01:0.5, 0.002",
         "A rate, or stages as rate:last step, e.g. 0.005:100, 1e-3:1000, 1e-4. An end with a point is a "
         "share of all steps: 0.1:0.2, 0.01:0.5, 0.001.",
         group="learning",

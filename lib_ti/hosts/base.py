@@ -124,6 +124,7 @@ class Folders:
 
     jobs: Path
     embeddings: Path
+    networks: Path
     templates: tuple[Path, ...]
 
 
@@ -144,5 +145,5 @@ class Place(Protocol):
     def sampler_names(self) -> Sequence[str]:
         """As the host's, without waiting for a model."""
 
-    def published(self, embedding: Path, preview: Path | None, description: str) -> None:
-        """The file is new, or changed: from the next prompt on the program uses it."""
+    def published(self, file: Path, preview: Path | None, description: str) -> None:
+        """The embedding or network is new, or changed: from the next prompt on the program uses it."""

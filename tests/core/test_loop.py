@@ -101,6 +101,34 @@ def test_a_job_shorter_than_the_watch_is_watched_too() -> None:
         run(Line(used_rows=2), 4)
 
 
+class Two(Line):
+    """A second matrix, which alone is taught from step 25 on."""
+
+    def __init__(self, other_rows: int) -> None:
+        super().__init__()
+        self.step, self.other_rows = 0, other_rows
+        self.other = torch.zeros(3, 4, dtype=torch.float64).requires_grad_()
+
+    def parameters(self) -> Mapping[str, torch.Tensor]:
+        return {"weights": self.weights, "other": self.other}
+
+    def draw(self, step: int) -> list[torch.Tensor]:
+        self.step = step
+        return super().draw(step)
+
+    def losses(self, batch: torch.Tensor) -> torch.Tensor:
+        if self.step < 25:
+            return super().losses(batch)
+        return ((batch @ self.other[: self.other_rows].T - 1) ** 2).mean(1)
+
+
+def test_what_no_batch_has_called_yet_is_waited_for() -> None:
+    loop, _ = run(Two(other_rows=3), 40)
+    assert loop.step == 40
+    with pytest.raises(JobFailed, match=r"after 30 steps vector 2, 3 of other"):
+        run(Two(other_rows=1), 40)
+
+
 def test_due_steps_are_reported_at_once() -> None:
     seen: list[int] = []
     loop = Loop(Line(), parse_learning_rate("0.1"), None)
@@ -331,3 +359,41 @@ def test_two_averages_are_one_too_many() -> None:
     pytest.importorskip("schedulefree")
     with pytest.raises(BadInput, match="keeps an average of its own"):
         check_learning(LearningSettings(optimizer="AdamWScheduleFree", ema=0.9))
+
+
+class Pair(Line):
+    """With a matrix beside the vectors, of which a row is never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = torch.ones(2, 4, dtype=torch.float64).requires_grad_()
+
+    def parameters(self) -> Mapping[str, torch.Tensor]:
+        return {"weights": self.weights, "matrix": self.matrix}
+
+    def losses(self, batch: torch.Tensor) -> torch.Tensor:
+        return super().losses(batch * self.matrix[0])
+
+
+def test_only_vectors_must_have_every_row_taught(tmp_path: Path) -> None:
+    def train(vectors: list[str] | None) -> Loop:
+        loop = Loop(Pair(), parse_learning_rate("0.1"), None, vectors=vectors)
+        loop.run(20, due=lambda step: False, on_progress=lambda p: None, stopped=lambda: False)
+        return loop
+
+    with pytest.raises(JobFailed, match="vector 2 of matrix"):
+        train(None)
+    loop = train(["weights"])
+    assert [*loop.start] == [*loop.gradients] == ["weights"]
+    resumed = Loop(Pair(), parse_learning_rate("0.1"), loop.snapshot(), vectors=["weights"])
+    assert torch.equal(resumed.start["weights"], loop.start["weights"])
+
+
+def test_something_that_no_gradient_reaches_cannot_learn() -> None:
+    class Deaf(Line):
+        def losses(self, batch: torch.Tensor) -> torch.Tensor:
+            return super().losses(batch * 0)
+
+    loop = Loop(Deaf(), parse_learning_rate("0.1"), None, vectors=[])
+    with pytest.raises(JobFailed, match="no finite, non-zero gradient has reached what is trained"):
+        loop.run(20, due=lambda step: False, on_progress=lambda p: None, stopped=lambda: False)

@@ -105,6 +105,30 @@ def test_a_size_without_a_bucket_is_refused_before_anything_is_written(
     assert not (tmp_path / "kept").exists()
 
 
+def test_each_folder_may_call_a_word_of_its_own(tmp_path: Path) -> None:
+    for folder, colour in (("10_zqx", 10), ("5_zqy dog", 20), ("1_other", 30)):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.new("RGB", (64, 64), (colour, 0, 0)).save(tmp_path / "set" / folder / "picture.png")
+    settings = TrainSettings(images=str(tmp_path / "set"))
+    source = find_source(settings, ["a [name]", "[filewords], [name2]"], tmp_path / "kept")
+    assert source.captions == ["zqx", "other", "zqy dog"]
+    assert source.names("zqx", ["zqy"]) == ["zqx", "zqx", "zqy"]
+    prompts = ["a zqx", "zqx, zqy", "other, zqy", "a zqy", "zqy dog, zqy"]
+    assert source.prompts("zqx", ["zqy"]) == prompts
+    assert set(first_prompts(source, settings, "zqx", others=["zqy"])) == set(prompts)
+
+
+def test_captions_in_sd_scripts_tokens_are_read_as_the_word_and_that_is_said_once(
+    tmp_path: Path, settings: TrainSettings
+) -> None:
+    (tmp_path / "own" / "red.txt").write_text("zqx zqx1 zqx2, red")
+    source = find_source(settings, ["[filewords]", "[name] [name]1"], tmp_path / "kept")
+    samples, said, _ = make(source, settings, tmp_path / "kept")
+    assert {"zqx, red", "zqx"} <= {prompt for step in range(1, 20) for prompt in samples.prompts(step)}
+    assert said[-1] == "zqx zqx1 ... is read as the one word zqx (2 times)"
+    assert len([told for told in said if "one word" in told]) == 1
+
+
 @pytest.mark.parametrize("regularised", [False, True])
 def test_an_epoch_is_known_before_a_picture_is_read(
     tmp_path: Path, settings: TrainSettings, regularised: bool

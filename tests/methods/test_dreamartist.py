@@ -18,7 +18,6 @@ from lib_ti.data.samples import Batch, LatentCache, TrainingSet
 from lib_ti.formats.embedding import read_embedding, write_safetensors
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.methods.dreamartist import (
-    KIND,
     DreamArtist,
     DreamArtistSettings,
     as_embeddings,
@@ -27,10 +26,10 @@ from lib_ti.methods.dreamartist import (
     negative_lines,
     preflight,
     vectors_of,
-    words_of,
 )
 from lib_ti.methods.guidance import parse_guidance
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, initial_vectors
+from lib_ti.methods.starts import initial_vectors
+from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, VectorSettings
 
 SETTINGS = DreamArtistSettings(
     name="zqx-cat",
@@ -42,7 +41,7 @@ SETTINGS = DreamArtistSettings(
 )
 LINES = ["a photo of [name], [filewords]", "[filewords] and a [name]"]
 CAPTIONS = ["red, large", "blue, small", "green, [name] on white", "white, left"]
-PLAIN = {name: getattr(SETTINGS, name) for name in InversionSettings.__dataclass_fields__}
+PLAIN = {name: getattr(SETTINGS, name) for name in VectorSettings.__dataclass_fields__}
 
 
 @pytest.fixture
@@ -134,7 +133,7 @@ class TestGuidance:
     def test_a_scale_of_one_is_plain_inversion_bit_for_bit(self, lent: StandaloneHost) -> None:
         settings = replace(SETTINGS, guidance="1", accumulation=2)
         method = make(lent, settings)
-        assert words_of(settings).all == ("zqx-cat",)
+        assert settings.words.all == ("zqx-cat",)
         plain_settings = InversionSettings(**{**PLAIN, "accumulation": 2})
         plain = TextualInversion(lent, plain_settings, samples(plain_settings))
         losses = train(method)
@@ -148,7 +147,7 @@ class TestGuidance:
     ) -> None:
         settings = replace(SETTINGS, negative_vectors=0)
         method = make(lent, settings)
-        assert words_of(settings).all == ("zqx-cat",) and method.parameters().keys() == {"clip_l"}
+        assert settings.words.all == ("zqx-cat",) and method.parameters().keys() == {"clip_l"}
         batch = method.draw(1)[0]
         expected = guided_by_hand(lent, batch, [("", prompt) for prompt in batch.prompts[3:]], [3.0] * 3)
         torch.testing.assert_close(method.losses(batch), expected, rtol=1e-4, atol=1e-5)
@@ -278,6 +277,6 @@ def test_files_say_which_is_which(lent: StandaloneHost, tmp_path: Path) -> None:
 
 def test_one_embedding_alone_is_a_file_as_any(lent: StandaloneHost) -> None:
     settings = replace(SETTINGS, negative_vectors=0)
-    (alone,) = KIND.export(initial_pair(lent, settings), lent, settings, 5, "")
+    (alone,) = as_embeddings(initial_pair(lent, settings), lent, settings, 5, "")
     assert alone.name == "zqx-cat" and "negative_embedding" not in alone.metadata
     assert torch.equal(alone.vectors["clip_l"], initial_vectors(lent, settings)["clip_l"])
