@@ -53,7 +53,15 @@ class Evaluation:
     best_step: int
 
 
-Event = Message | Progress | Preview | Evaluation
+@dataclass(frozen=True)
+class Drawn:
+    """So many regularisation pictures are there, of ``count``; the job has not begun yet."""
+
+    there: int
+    count: int
+
+
+Event = Message | Progress | Preview | Evaluation | Drawn
 
 
 @dataclass(frozen=True)

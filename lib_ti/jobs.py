@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from lib_ti.formats.safetensors_file import read_tensors
 from lib_ti.formats.together import write_together
 from lib_ti.hosts.base import Embeddings, Folders, Host
 from lib_ti.job_run import (
+    Drawn,
     Event,
     Message,
     Outcome,
     Run,
     copies_of,
     memory_told,
+    picture_size,
     preview_prompts,
     saved_steps,
     started_from,
@@ -39,6 +42,7 @@ from lib_ti.methods.denoising import noise_schedule
 from lib_ti.methods.kind import JobSettings, Product
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.textual_inversion import check_name
+from lib_ti.regularisation import draw_pictures, drawn_prompt
 
 NETWORK_SUFFIXES = frozenset({".safetensors", ".pt", ".ckpt"})  # of files in a WebUI's folder of networks
 
@@ -58,18 +62,21 @@ def read_source(settings: JobSettings, folders: Folders) -> Source:
 
 
 def settle(settings: JobSettings, folders: Folders) -> tuple[JobSettings, Source]:
-    """The settings with every length in steps, and the source that settles how long an epoch is.
+    """The settings with every length in steps, and the source that settles how long an epoch is, without
+    regularisation pictures that are yet to be drawn.
 
     Raises BadInput.
     """
-    source = read_source(settings, folders)
+    if settings.make_reg:
+        drawn_prompt(settings)
+    source = read_source(replace(settings, reg_images="") if settings.make_reg else settings, folders)
     return in_steps(settings, steps_of_epoch(source, settings)), source
 
 
-def _kept(folders: Folders) -> Path:
-    """Where encoded pictures lie from job to job: beside the jobs, in a dot folder."""
+def _kept(folders: Folders, what: str = "latents") -> Path:
+    """Where encoded pictures, and others, lie from job to job: beside the jobs, in a dot folder."""
     beside = folders.jobs.parent
-    return (beside if beside.name == ".ti-studio" else beside / ".ti-studio") / "latents"
+    return (beside if beside.name == ".ti-studio" else beside / ".ti-studio") / what
 
 
 def _samples(
@@ -138,6 +145,9 @@ def start(
             if product.is_embedding and target.exists() and not settings.overwrite:
                 count = _count(vectors[product.name])
                 said.append(f"the start is {target.name}, {count} vectors not trained yet")
+        if settings.make_reg:
+            settings = _with_pictures_drawn(host, settings, folders, report, stopped)
+            source = read_source(settings, folders)
         samples, sizes_told = _samples(host, settings, source, folders)
         said += sizes_told
         job = job or Job.reserve(folders.jobs, settings.name)
@@ -177,6 +187,25 @@ def _begin(
     if start is None:
         return Outcome("stopped", job, 0, {}, None, 0.0, 0, [])
     return Run(host, settings, samples, job, targets, report, start).execute(stopped)
+
+
+def _with_pictures_drawn(
+    host: Host,
+    settings: JobSettings,
+    folders: Folders,
+    report: Callable[[Event], None],
+    stopped: Callable[[], bool],
+) -> JobSettings:
+    """The settings of the job whose regularisation pictures are there. Raises Interrupted."""
+    folder = draw_pictures(
+        host,
+        settings,
+        picture_size(host, settings),
+        _kept(folders, "regularisation"),
+        lambda there: report(Drawn(there, settings.make_reg)),
+        stopped,
+    )
+    return replace(settings, reg_images=str(folder.resolve()))
 
 
 def resume(

@@ -82,10 +82,11 @@ def first_prompts(
 
 
 def steps_of_epoch(source: Source, settings: TrainSettings) -> int:
-    """How many steps show every picture of the source once."""
+    """How many steps show every picture of the source once, and those that are yet to be drawn."""
     repeats = [(picture.subset.repeats, picture.subset.regularisation) for picture in source.pictures]
     own = sum(count for count, regular in repeats if not regular)
-    return steps_to_show(own, any(regular for _, regular in repeats), _with_batch_size(settings, source))
+    regularised = bool(settings.make_reg) or any(regular for _, regular in repeats)
+    return steps_to_show(own, regularised, _with_batch_size(settings, source))
 
 
 def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> Source:
@@ -95,8 +96,8 @@ def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> 
     """
     if not settings.dataset_config:
         subsets, batch_size, text = subsets_of(settings), None, ""
-    elif settings.images or settings.reg_images:
-        raise BadInput("dataset-config names the pictures; leave out images and reg-images.")
+    elif settings.images or settings.reg_images or settings.make_reg:
+        raise BadInput("dataset-config names the pictures; leave out images, reg-images and make-reg.")
     else:
         config = read_dataset_config(settings)
         subsets, batch_size, text = config.subsets, config.batch_size, config.text
@@ -165,7 +166,7 @@ def _said(source: Source, framed: Sequence[Framed], masked: int) -> list[str]:
     if regular:
         said.append(
             f"regularisation pictures: {regular}, in turn with the others ({len(framed) - regular}); their "
-            "captions are their prompts, and one without the new word teaches an embedding nothing"
+            "captions are their prompts, and one without the new word teaches that word nothing"
         )
     return said
 
