@@ -45,6 +45,8 @@ class Batch:
 class TrainingSet:
     """Pictures, captions and template lines; ``draw`` makes the batches of a step."""
 
+    regular_line = "[filewords]"  # of regularisation pictures
+
     def __init__(
         self,
         cache: LatentCache,
@@ -165,7 +167,7 @@ class TrainingSet:
         return [self._prompt(row, generator) for row in rows]
 
     def _prompt(self, row: int, generator: torch.Generator) -> str:
-        subset, line = self.subsets[row], "[filewords]"
+        subset, line = self.subsets[row], self.regular_line
         if not subset.regularisation:
             line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]
         caption = vary_caption(self._captions[row], subset.captions, generator)
