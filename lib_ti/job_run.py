@@ -53,7 +53,15 @@ class Evaluation:
     best_step: int
 
 
-Event = Message | Progress | Preview | Evaluation
+@dataclass(frozen=True)
+class Drawn:
+    """So many regularisation pictures are there, of ``count``; the job has not begun yet."""
+
+    there: int
+    count: int
+
+
+Event = Message | Progress | Preview | Evaluation | Drawn
 
 
 @dataclass(frozen=True)
@@ -222,6 +230,7 @@ class Run:
             self.job.save_state(self.loop.good)
         if settings.copy_every and step % settings.copy_every == 0:
             self._save_copy()
+            self._forget_copies()
         ends = step == settings.steps or self.loop.evaluations.settled
         if settings.preview_every and (step % settings.preview_every == 0 or ends):
             self._preview(step, self.loop.final()[1] if ends else self.loop.result())
@@ -234,6 +243,17 @@ class Run:
     def _save_copy(self) -> Mapping[Product, Path]:
         step = self.loop.step
         return self._save(copies_of(self.job, list(self.targets), step), step, self.loop.result())
+
+    def _forget_copies(self) -> None:
+        """Delete all copies but the latest and the best. Later ones than now, which a job that was killed
+        has left, will be written again."""
+        last, evaluations = self.settings.keep_last, self.loop.evaluations
+        past = [step for step in saved_steps(self.job) if step <= self.loop.step]
+        best = evaluations.best_row[0] if evaluations.rows else None
+        for step in past[:-last] if last else ():
+            if step != best:
+                for path in copies_of(self.job, list(self.targets), step).values():
+                    path.unlink(missing_ok=True)
 
     def _save(
         self, files: Mapping[Product, Path], step: int, parameters: Mapping[str, torch.Tensor]

@@ -45,6 +45,8 @@ class Batch:
 class TrainingSet:
     """Pictures, captions and template lines; ``draw`` makes the batches of a step."""
 
+    regular_line = "[filewords]"  # of regularisation pictures
+
     def __init__(
         self,
         cache: LatentCache,
@@ -79,7 +81,7 @@ class TrainingSet:
     @property
     def steps_of_epoch(self) -> int:
         """How many steps show every picture."""
-        return -(-self._epoch_length // self._step_length)
+        return steps_to_show(len(self._own), bool(self._regular), self.settings)
 
     @property
     def pictures(self) -> list[int]:
@@ -165,7 +167,7 @@ class TrainingSet:
         return [self._prompt(row, generator) for row in rows]
 
     def _prompt(self, row: int, generator: torch.Generator) -> str:
-        subset, line = self.subsets[row], "[filewords]"
+        subset, line = self.subsets[row], self.regular_line
         if not subset.regularisation:
             line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]
         caption = vary_caption(self._captions[row], subset.captions, generator)
@@ -178,6 +180,13 @@ class TrainingSet:
 
     def _name(self, subset: Subset) -> str:
         return name_for(subset, self.trigger, self.others)
+
+
+def steps_to_show(pictures: int, regularised: bool, settings: TrainSettings) -> int:
+    """The steps of an epoch: of so many pictures, repeats counted, each once, and as many regularisation
+    pictures where there are any."""
+    shown = pictures * (2 if regularised else 1)
+    return -(-shown // (settings.batch_size * settings.accumulation))
 
 
 def _alike(keys: Sequence[Hashable]) -> Iterable[list[int]]:

@@ -176,11 +176,6 @@ def preflight(
 ) -> list[str]:
     """What should be said before the start; the host already knows the words. Raises BadInput where one of
     them occurs in no prompt."""
-    if settings.reg_images:
-        raise BadInput(
-            "reg-images: DreamArtist has no regularisation pictures, since they have no negative prompt; "
-            "leave them out, or train with textual inversion."
-        )
     words = settings.words
     said = textual_inversion.preflight(host, settings, all_prompts(lines, words.positive, captions))
     if words.negative:
@@ -224,6 +219,8 @@ class _PairedSamples:
         self.twin = copy(samples)
         self.twin.lines = negative_lines(samples.lines, settings.negative_filewords)
         self.twin.trigger = self.negative
+        # Beside prompts of other things the negative word stands alone, and should do them no harm.
+        self.twin.regular_line = "[name]"
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.samples, name)
