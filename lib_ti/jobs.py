@@ -18,6 +18,7 @@ from lib_ti.data.templates import OUR_TEMPLATES, find_template, read_template
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name
 from lib_ti.formats.together import write_together
 from lib_ti.hosts.base import Embeddings, Folders, Host
+from lib_ti.job_memory import economy_of
 from lib_ti.job_run import (
     Event,
     Message,
@@ -102,6 +103,7 @@ def start(
         check_sampler(settings, host.sampler_names())
         rate = check_learning(settings, host.info.device)
         noise_schedule(host, settings)
+        host.economise(economy_of(settings))
         source = read_source(settings, folders)
         targets = check_targets(settings, folders)
         # The prompts are checked before the pictures are encoded.
@@ -152,6 +154,7 @@ def resume(
         raise BadInput(f"pictures, captions or template of job {job.id} have changed since; start a new job.")
     targets = check_targets(settings, folders, job)
     with host.lend(), memory_told():
+        host.economise(economy_of(settings))
         samples, _ = _samples(host, settings, source, folders)
         report(Message(f"resuming job {job.id}"))
         vectors = _start_vectors(host, settings, targets)
