@@ -208,6 +208,9 @@ class _PairBatch(Batch):
     def __len__(self) -> int:
         return len(self.latents)
 
+    def prompts_of(self, sample: int) -> Sequence[str]:
+        return [self.prompts[sample], self.prompts[len(self) + sample]]
+
 
 class _PairedSamples:
     """The training set, of which every sample has two prompts."""
@@ -299,6 +302,7 @@ class DreamArtist(TextualInversion):
         losses = super().losses(batch)
         if self.pair.reconstruction:
             losses = losses + self.pair.reconstruction * self._reconstruction_error(batch)
+        self.asked.last = None  # it would keep the step's activations in memory
         return losses
 
     def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> list[Writer]:
