@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lib_ti.core.errors import BadInput
-from lib_ti.networks.blocks import block_count, block_weights, read_ranks
+from lib_ti.networks.block_numbers import block_count, block_weights, read_ranks
 
 # sin(pi/2 * i / 11), as sd-scripts gives them.
 SINE = [0, 0.1423, 0.2817, 0.4154, 0.5406, 0.6549, 0.7557, 0.8413, 0.9096, 0.9595, 0.9898, 1]
