@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from lib_ti.formats.embedding import Family
+from lib_ti.networks.layers import Parts
 
 Prediction = Literal["eps", "v"]
 
@@ -97,6 +98,9 @@ class Host(Protocol):
     def economise(self, economy: Economy) -> None:
         """How the model runs from now to the end of the loan, or to the next call. Raises BadInput for
         what is not installed."""
+
+    def parts(self) -> Parts:
+        """The living U-Net and text encoders, whose layers a network changes; in the program's own layout."""
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text``, without start and end marks."""
