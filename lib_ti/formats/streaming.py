@@ -91,7 +91,9 @@ def _open_safetensors(path: Path) -> TensorFile:
     header.pop("__metadata__", None)
     entries = dict(sorted(header.items(), key=lambda item: item[1]["data_offsets"]))
     if odd := {entry["dtype"] for entry in entries.values()} - DTYPES.keys():
-        raise BadInput(f"{path.name} has tensors of the type {min(odd)}; expected one of {', '.join(DTYPES)}.")
+        raise BadInput(
+            f"{path.name} has tensors of the type {min(odd)}; expected one of {', '.join(DTYPES)}."
+        )
     plan = {name: meta(entry["shape"], DTYPES[entry["dtype"]]) for name, entry in entries.items()}
 
     def read(name: str) -> torch.Tensor:
