@@ -91,7 +91,7 @@ def write_torch_pickle(content: object, path: Path, later: Iterable[torch.Tensor
             for storage in pickler.storages:
                 elements = next(others).reshape(-1) if storage.is_meta else storage
                 file.write(struct.pack("<q", elements.numel()))
-                file.write(memoryview(elements.view(torch.uint8).numpy()))
+                file.write(elements.view(torch.uint8).numpy().data)
 
     write_atomically(path, write)
 

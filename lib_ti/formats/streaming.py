@@ -177,4 +177,4 @@ def _checked(tensor: torch.Tensor, expected: torch.Tensor, name: str) -> torch.T
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
