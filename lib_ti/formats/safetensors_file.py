@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_ti.core.errors import BadInput
-from lib_ti.formats.streaming import stream_safetensors
+from lib_ti.formats.streaming import bytes_of, header, in_order, stream_safetensors
 
 _MAX_HEADER = 16 << 20  # bytes; the format allows 100 MB
 
@@ -33,3 +33,14 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 def write_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path) -> None:
     """All at once, in the order of their names."""
     stream_safetensors(path, dict(sorted(tensors.items())), tensors.__getitem__, metadata)
+
+
+def serialized(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> tuple[bytes, list[memoryview]]:
+    """The bytes of the file that ``write_tensors`` writes: its head, and those of each tensor after it."""
+    plan = dict(sorted(tensors.items()))
+    names = in_order(plan)
+    return header(names, plan, metadata), [
+        bytes_of(tensors[name].detach().cpu().contiguous()) for name in names
+    ]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -81,15 +81,15 @@ def open_tensors(path: Path) -> TensorFile:
 
 def _open_safetensors(path: Path) -> TensorFile:
     try:
-        with safe_open(path, framework="pt") as content:  # checks every offset against the file
-            metadata = content.metadata() or {}
+        with safe_open(path, framework="pt") as checked:  # checks every offset against the file
+            metadata = checked.metadata() or {}
     except SafetensorError as error:
         raise BadInput(f"{path.name} is not a whole safetensors file: {error}.") from error
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(size))
-    header.pop("__metadata__", None)
-    entries = dict(sorted(header.items(), key=lambda item: item[1]["data_offsets"]))
+        content: dict[str, Any] = json.loads(file.read(size))
+    content.pop("__metadata__", None)
+    entries = dict(sorted(content.items(), key=lambda item: item[1]["data_offsets"]))
     if odd := {entry["dtype"] for entry in entries.values()} - DTYPES.keys():
         raise BadInput(
             f"{path.name} has tensors of the type {min(odd)}; expected one of {', '.join(DTYPES)}."
@@ -101,7 +101,7 @@ def _open_safetensors(path: Path) -> TensorFile:
         tensor = torch.empty_like(plan[name], device="cpu")
         with path.open("rb") as file:
             file.seek(8 + size + entries[name]["data_offsets"][0])
-            if file.readinto(_bytes(tensor)) != tensor.nbytes:
+            if file.readinto(bytes_of(tensor)) != tensor.nbytes:
                 raise BadInput(f"{path.name} became shorter while it was read.")
         return tensor
 
@@ -138,35 +138,40 @@ def stream_safetensors(path: Path, plan: Plan, read: Read, metadata: Mapping[str
 
 
 def _write_safetensors(path: Path, plan: Plan, read: Read, metadata: Mapping[str, str]) -> None:
-    # Wide types first, as the library does, so that every tensor is aligned.
-    names = sorted(plan, key=lambda name: -plan[name].element_size())
+    names = in_order(plan)
     wanted = HASH in metadata
     with path.open("wb") as file:
-        _write_header(file, names, plan, {**metadata, HASH: "0x" + "0" * 64} if wanted else metadata)
+        file.write(header(names, plan, {**metadata, HASH: "0x" + "0" * 64} if wanted else metadata))
         sha256 = hashlib.sha256()
         for name in names:
-            data = _bytes(_checked(read(name), plan[name], name))
+            data = bytes_of(_checked(read(name), plan[name], name))
             file.write(data)
             if wanted:
                 sha256.update(data)
-        if wanted:  # the header keeps its length
+        if wanted:  # it keeps its length
             file.seek(0)
-            _write_header(file, names, plan, {**metadata, HASH: f"0x{sha256.hexdigest()}"})
+            file.write(header(names, plan, {**metadata, HASH: f"0x{sha256.hexdigest()}"}))
 
 
-def _write_header(file: IO[bytes], names: list[str], plan: Plan, metadata: Mapping[str, str]) -> None:
+def in_order(plan: Plan) -> list[str]:
+    """Wide types first, as the library does, so that every tensor is aligned."""
+    return sorted(plan, key=lambda name: -plan[name].element_size())
+
+
+def header(names: Sequence[str], plan: Plan, metadata: Mapping[str, str]) -> bytes:
+    """What stands before the tensors, which follow in the order of ``names``."""
     # The library writes metadata in an order that changes from run to run; here it is sorted.
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    content: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     end = 0
     for name in names:
         tensor = plan[name]
         start, end = end, end + tensor.numel() * tensor.element_size()
         dtype, shape = _NAMES[tensor.dtype], list(tensor.shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+        content[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     # Half a surrogate pair, from a pickle or a file name, has no UTF-8.
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
     text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _checked(tensor: torch.Tensor, expected: torch.Tensor, name: str) -> torch.Tensor:
@@ -175,6 +180,6 @@ def _checked(tensor: torch.Tensor, expected: torch.Tensor, name: str) -> torch.T
     return tensor.detach().cpu().contiguous()
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
+def bytes_of(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data
