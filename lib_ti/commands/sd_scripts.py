@@ -1,5 +1,6 @@
 """``ti-studio sd-scripts``: the command lines of sd-scripts' textual inversion, run as they stand.
 
+Those of its tools for networks are in sd_scripts_tools.
 The table of sd_scripts_options translates them into options of ``ti-studio train``.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 
 from lib_ti.commands import train
 from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS, Ours
+from lib_ti.commands.sd_scripts_tools import TOOLS, find_tool, run_tool
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import read_embedding, safe_name, write_pt, write_safetensors
@@ -34,21 +36,22 @@ class Translation:
 
 
 def add_to(commands: Any) -> None:
-    parser = commands.add_parser(
-        "sd-scripts", help="run a command line of sd-scripts' textual inversion as it stands"
-    )
+    parser = commands.add_parser("sd-scripts", help="run a command line of sd-scripts as it stands")
     shared_options(parser, run, model=False)
     parser.add_argument("--device", default="", help="cpu, cuda, mps (default: the best there is)")
     parser.add_argument(
         "line",
         nargs=argparse.REMAINDER,
         metavar="SCRIPT ...",
-        help=f"{' or '.join(SCRIPTS)} with its options; 'accelerate launch ...' before it is skipped",
+        help=f"{', '.join((*SCRIPTS, *TOOLS))}, with its options; "
+        "'accelerate launch ...' before it is skipped",
     )
     parser.set_defaults(parser_class=type(parser))
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    if tool := find_tool(args.line):
+        return run_tool(tool, args, stopped)
     translation = translate(args.line, args.data, args.parser_class)
     for sentence in translation.told:
         print(sentence, file=sys.stderr)
@@ -77,7 +80,7 @@ def translate(
             f"expected {' or '.join(SCRIPTS)} with its options, got {shlex.join(line) or 'nothing'}."
         )
     if (name := Path(line[script]).name) not in SCRIPTS:
-        raise BadInput(f"{name} cannot be run here; expected {' or '.join(SCRIPTS)}.")
+        raise BadInput(f"{name} cannot be run here; expected one of {', '.join((*SCRIPTS, *TOOLS))}.")
     given = _parse(line[script + 1 :], parser_class)
     _check_presence(given)
     ours: dict[str, str] = {"--data": str(folder), **DEFAULTS}

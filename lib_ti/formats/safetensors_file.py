@@ -35,12 +35,9 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, st
     stream_safetensors(path, dict(sorted(tensors.items())), tensors.__getitem__, metadata)
 
 
-def serialized(
-    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
-) -> tuple[bytes, list[memoryview]]:
+def serialized(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[bytes]]:
     """The bytes of the file that ``write_tensors`` writes: its head, and those of each tensor after it."""
     plan = dict(sorted(tensors.items()))
     names = in_order(plan)
-    return header(names, plan, metadata), [
-        bytes_of(tensors[name].detach().cpu().contiguous()) for name in names
-    ]
+    data = [bytes(bytes_of(tensors[name].detach().cpu().contiguous())) for name in names]
+    return header(names, plan, metadata), data
