@@ -18,6 +18,7 @@ from lib_ti.networks.prompt_blocks import Blocks, parse_blocks
 
 WORD = "net"
 HIRES = ("both", "only", "no")
+_NAMED_AT_MOST = 12
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,12 @@ def format_tag(call: NetworkCall) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a word that is not known: the one that was probably meant, or all."""
+    """The end of a sentence about a word that is not known: the one that was probably meant, or some."""
     choices = sorted(known)
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f"; perhaps {close[0]!r} is meant" if close else f"; choose one of {', '.join(choices)}"
+    if close := difflib.get_close_matches(word, choices, n=1, cutoff=0.5):
+        return f"; perhaps {close[0]!r} is meant"
+    more = f" and {len(choices) - _NAMED_AT_MOST} more" if len(choices) > _NAMED_AT_MOST else ""
+    return f"; choose one of {', '.join(choices[:_NAMED_AT_MOST])}{more}"
 
 
 def _weights(tag: str, numbers: Sequence[float]) -> dict[str, float]:
