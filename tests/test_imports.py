@@ -19,7 +19,7 @@ BELOW_HOSTS = {"core", *MIDDLE, "methods"}
 # What each package, or module beside the packages, may import of ours apart from itself.
 MAY_IMPORT = {
     "core": set(),
-    "networks": {"core"},
+    "networks": {"core", "formats"},
     "data": {"core"},
     "formats": {"core"},
     "methods": {"core", *MIDDLE},
