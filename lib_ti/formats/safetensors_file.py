@@ -46,25 +46,31 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path) -> None:
     """The library writes metadata in an order that changes from run to run; here it is sorted."""
+    head, data = serialized(tensors, metadata)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(head)
+            file.writelines(data)
+
+    write_atomically(path, write)
+
+
+def serialized(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[bytes]]:
+    """The bytes of a file: its head, and those of each tensor after it."""
     # Wide types first, as the library does, so that every tensor is aligned.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    data = {name: _bytes(tensors[name]) for name in names}
+    data = [_bytes(tensors[name]) for name in names]
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     end = 0
-    for name in names:
-        start, end = end, end + len(data[name])
+    for name, content in zip(names, data, strict=True):
+        start, end = end, end + len(content)
         dtype, shape = _DTYPE_NAMES[tensors[name].dtype], list(tensors[name].shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     # Half a surrogate pair, from a pickle or a file name, has no UTF-8.
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
     text += b" " * (-len(text) % 8)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            file.writelines(data.values())
-
-    write_atomically(path, write)
+    return len(text).to_bytes(8, "little") + text, data
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from lib_ti.formats.embedding import Family
+from lib_ti.networks.layers import Parts
 
 Prediction = Literal["eps", "v"]
 
@@ -84,6 +85,9 @@ class Host(Protocol):
     def lend(self) -> AbstractContextManager[None]:
         """Freeze the model and switch off what would spoil training; on exit, also after an error,
         everything is exactly as before."""
+
+    def parts(self) -> Parts:
+        """The living U-Net and text encoders, whose layers a network changes; in the program's own layout."""
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text``, without start and end marks."""

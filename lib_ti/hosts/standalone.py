@@ -18,6 +18,8 @@ from lib_ti.core.errors import BadInput
 from lib_ti.hosts.base import Condition, Embeddings, LatentDistribution, ModelInfo, SampleRequest
 from lib_ti.hosts.checkpoints import Components, load_components
 from lib_ti.hosts.clip_text import ClipText
+from lib_ti.networks.layers import Parts
+from lib_ti.networks.names import PARTS
 
 _PIXELS_AT_ONCE = 1024 * 1024  # pictures of a request are drawn in groups of so many pixels
 _ENCODERS = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
@@ -90,6 +92,10 @@ class StandaloneHost:
             self._embeddings = {}
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+    def parts(self) -> Parts:
+        models = self._unet, *(text.model for text in self._texts.values())
+        return dict(zip(PARTS[self.info.family], models, strict=True))
 
     def tokenize(self, text: str) -> list[int]:
         first, *_ = self._texts.values()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from lib_ti.core.errors import BadInput
 
 Node = TypeVar("Node")
+Tensors = dict[str, torch.Tensor]
 
 
 def answer(
@@ -39,6 +40,10 @@ def answer(
         # Its stride and padding, and its padding mode, which programs change to make pictures tile.
         return module._conv_forward(x, weight, bias)  # type: ignore[operator]
     return F.linear(x, weight, bias)
+
+
+def _weight(module: nn.Module) -> torch.Tensor:
+    return cast(torch.Tensor, module.weight)
 
 
 def _as(x: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
@@ -64,6 +69,16 @@ def moved(node: Node, device: torch.device, dtype: torch.dtype | None = None) ->
     return replace(node, **changes)  # type: ignore[type-var]
 
 
+def is_trained(node: Any) -> bool:
+    """Whether a tensor of an update asks for gradient."""
+    values = (getattr(node, item.name) for item in fields(node))
+    return any(
+        value.requires_grad if isinstance(value, torch.Tensor) else is_trained(value)
+        for value in values
+        if isinstance(value, torch.Tensor | Update | Product)
+    )
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Update:
     """A change of one layer. ``bias``: what is added to the layer's bias, (m,)."""
@@ -75,11 +90,6 @@ class Update:
         """None where the algorithm has no such number."""
         return None
 
-    @property
-    def is_linear(self) -> bool:
-        """Whether ``delta`` is the same for every weight of a shape."""
-        return True
-
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether a weight of that shape can be changed so; nothing is computed."""
         raise NotImplementedError
@@ -90,7 +100,15 @@ class Update:
 
     def forward(self, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
         """What is added to the answer of ``module`` to ``x``."""
-        return answer(x, module, self.delta(module.get_parameter("weight")), self.bias)
+        return answer(x, module, self.delta(_weight(module)), self.bias)
+
+    def tensors(self) -> Tensors:
+        """What ``read_update`` makes this update of; contiguous."""
+        found = self._tensors() | ({} if self.bias is None else {"diff_b": self.bias})
+        return {key: tensor.detach().contiguous() for key, tensor in found.items()}
+
+    def _tensors(self) -> Tensors:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -139,7 +157,7 @@ class LowRank(Update):
         return product.reshape(weight.shape) * self.scale
 
     def forward(self, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
-        weight = module.get_parameter("weight")
+        weight = _weight(module)
         down, up = _as(x, self.down), _as(x, self.up)
         bias = None if self.bias is None else _as(x, self.bias)
         if weight.ndim == 2:
@@ -149,6 +167,11 @@ class LowRank(Update):
         else:
             hidden = answer(F.conv2d(x, down), module, self.mid)
         return F.conv2d(hidden * self.scale, up.reshape(*up.shape[:2], 1, 1), bias)
+
+    def _tensors(self) -> Tensors:
+        mid = {} if self.mid is None else {"lora_mid.weight": self.mid}
+        factors = {"lora_down.weight": self.down, "lora_up.weight": self.up}
+        return factors | mid | {"alpha": torch.tensor(self.scale * self.rank)}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -194,6 +217,12 @@ class Product:
             return self.a.float() @ self.b.float()
         return torch.einsum("rs...,rp,sq->pq...", self.core.float(), self.a.float(), self.b.float())
 
+    def tensors(self, name: str, core: str) -> Tensors:
+        if self.b is None:
+            return {name: self.a}
+        factors = {f"{name}_a": self.a, f"{name}_b": self.b}
+        return factors if self.core is None else {**factors, core: self.core}
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LoHa(Update):
@@ -219,6 +248,10 @@ class LoHa(Update):
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
         return (self.first.value() * self.second.value()).reshape(weight.shape) * self.scale
+
+    def _tensors(self) -> Tensors:
+        factors = self.first.tensors("hada_w1", "hada_t1") | self.second.tensors("hada_w2", "hada_t2")
+        return factors | {"alpha": torch.tensor(self.scale * (self.rank or 1))}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -255,6 +288,10 @@ class LoKr(Update):
         product = torch.kron(first.reshape(*first.shape, *(1 for _ in kernel)), second)
         return product.reshape(weight.shape) * self.scale
 
+    def _tensors(self) -> Tensors:
+        factors = self.first.tensors("lokr_w1", "lokr_t1") | self.second.tensors("lokr_w2", "lokr_t2")
+        return factors | {"alpha": torch.tensor(self.scale * (self.rank or 1))}
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class IA3(Update):
@@ -263,10 +300,6 @@ class IA3(Update):
     factor: torch.Tensor  # n or m numbers
     on_input: bool
 
-    @property
-    def is_linear(self) -> bool:
-        return False
-
     def fits(self, shape: Sequence[int]) -> bool:
         return len(shape) > 1 and self.factor.numel() == shape[1 if self.on_input else 0]
 
@@ -274,6 +307,9 @@ class IA3(Update):
         shape = [1] * weight.ndim
         shape[1 if self.on_input else 0] = -1
         return weight.float() * self.factor.float().reshape(shape)
+
+    def _tensors(self) -> Tensors:
+        return {"weight": self.factor, "on_input": torch.tensor(self.on_input)}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -287,6 +323,9 @@ class Full(Update):
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
         return self.diff.float().reshape(weight.shape)
+
+    def _tensors(self) -> Tensors:
+        return {"diff": self.diff}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -304,10 +343,6 @@ class DoRA(Update):
     def rank(self) -> int | None:
         return self.direction.rank
 
-    @property
-    def is_linear(self) -> bool:
-        return False
-
     def _axis(self, shape: Sequence[int]) -> int:
         return 0 if self.magnitude.shape[0] == shape[0] == self.magnitude.numel() else 1
 
@@ -323,6 +358,9 @@ class DoRA(Update):
         magnitude = self.magnitude.float().reshape(length.shape)
         return changed * (magnitude / length.clamp(min=torch.finfo(torch.float32).tiny)) - original
 
+    def _tensors(self) -> Tensors:
+        return self.direction.tensors() | {"dora_scale": self.magnitude}
+
 
 def truncated(update: Update, rank: int) -> Update:
     """The first ``rank`` rows of a DyLoRA; what has no such rows is left as it is."""
@@ -331,9 +369,6 @@ def truncated(update: Update, rank: int) -> Update:
     if isinstance(update, DoRA):
         return replace(update, direction=truncated(update.direction, rank))
     return update
-
-
-Tensors = dict[str, torch.Tensor]
 
 
 def read_update(tensors: Mapping[str, torch.Tensor]) -> Update:
@@ -346,9 +381,10 @@ def read_update(tensors: Mapping[str, torch.Tensor]) -> Update:
     for key, tensor in left.items():
         if key != "on_input" and not tensor.is_floating_point():
             raise BadInput(f"{key} is of type {tensor.dtype}; expected floating point numbers.")
-    alpha, magnitude = _number(left, "alpha"), left.pop("dora_scale", None)
+    alpha, magnitude = _number(left, "alpha"), _optional(left, "dora_scale")
     scale, scalar = _number(left, "scale"), _number(left, "scalar")
-    bias = left.pop("diff_b", left.pop("b_norm", None))
+    bias = next((left.pop(key) for key in ("diff_b", "b_norm") if key in left), None)
+    up_bias = _optional(left, "lora_up.bias")  # PEFT's: inside what is scaled
     for keys, read in _READERS:
         if all(key in left for key in keys):
             update = read(left)
@@ -358,12 +394,19 @@ def read_update(tensors: Mapping[str, torch.Tensor]) -> Update:
         raise BadInput(f"{known}: of no algorithm we know (LoRA, LoHa, LoKr, IA3, full, norm, DoRA).")
     if left:
         raise BadInput(f"{', '.join(sorted(left))}: not understood beside {type(update).__name__}.")
-    update = replace(_scaled(update, alpha, scale, scalar), bias=bias)
+    update = _scaled(update, alpha, scale, scalar)
+    if up_bias is not None and isinstance(update, LowRank):
+        bias = up_bias * update.scale
+    update = replace(update, bias=bias)
     return update if magnitude is None else DoRA(direction=update, magnitude=magnitude, bias=bias)
 
 
+def _optional(left: Tensors, key: str) -> torch.Tensor | None:
+    return left.pop(key) if key in left else None
+
+
 def _number(left: Tensors, key: str) -> float | None:
-    tensor = left.pop(key, None)
+    tensor = _optional(left, key)
     if tensor is None:
         return None
     if tensor.numel() != 1 or not math.isfinite(tensor.item()):
@@ -385,7 +428,7 @@ def _scaled(update: Update, alpha: float | None, scale: float | None, scalar: fl
 def _read_low_rank(left: Tensors) -> Update:
     down, up = left.pop("lora_down.weight"), left.pop("lora_up.weight")
     _check_ndim(down, up)
-    return LowRank(down=down, up=up, mid=left.pop("lora_mid.weight", None))
+    return LowRank(down=down, up=up, mid=_optional(left, "lora_mid.weight"))
 
 
 def _read_loha(left: Tensors) -> Update:
@@ -399,14 +442,14 @@ def _read_lokr(left: Tensors) -> Update:
 
 def _product(left: Tensors, name: str, core: str) -> Product:
     if name in left:
-        a = left.pop(name)
-        _check_ndim(a)
-        return Product(a=a)
-    a, b = left.pop(f"{name}_a", None), left.pop(f"{name}_b", None)
+        whole = left.pop(name)
+        _check_ndim(whole)
+        return Product(a=whole)
+    a, b = _optional(left, f"{name}_a"), _optional(left, f"{name}_b")
     if a is None or b is None:
         raise BadInput(f"{name}_a and {name}_b belong together; one of them is missing.")
     _check_ndim(a, b)
-    return Product(a=a, b=b, core=left.pop(core, None))
+    return Product(a=a, b=b, core=_optional(left, core))
 
 
 def _check_ndim(*tensors: torch.Tensor) -> None:
