@@ -218,6 +218,11 @@ def test_captions_are_the_prompts_where_no_template_is_asked_for() -> None:
         ("--reg_data_dir=reg", {"--reg-images": "reg"}),
         ("--ip_noise_gamma=0.1", {"--input-perturbation": "0.1"}),
         ("--zero_terminal_snr", {"--zero-terminal-snr": ""}),
+        ("--max_train_epochs=10 --save_every_n_epochs=2 --save_last_n_epochs=3 --sample_every_n_epochs=1",
+         {"--epochs": "10", "--copy-every-epochs": "2", "--keep-last": "3", "--preview-every-epochs": "1"}),
+        # At step 400 the copy of step 100 goes: 200, 300 and 400 stay.
+        ("--save_every_n_steps=100 --save_last_n_steps=200", {"--copy-every": "100", "--keep-last": "3"}),
+        ("--save_every_n_steps=100 --save_last_n_steps=99", {"--keep-last": "1"}),
         ("--shuffle_caption --keep_tokens=1", {"--shuffle-tags": "", "--keep-tags": "1"}),
     ],
 )  # fmt: skip
@@ -245,6 +250,8 @@ def test_options_become_ours(options: str, expected: dict[str, str]) -> None:
         ("--output_name=x --token_string=a,b", "'a,b' cannot be a name"),
         ("--dataset_config=x.toml", "--train_data_dir beside --dataset_config is not to be had"),
         ("--min_snr_gamma=5 --debiased_estimation_loss", "beside --min_snr_gamma is not to be had here"),
+        ("--save_every_n_steps=9 --save_every_n_epochs=1", "beside --save_every_n_epochs is not to be had"),
+        ("--save_last_n_steps=200", "--save_last_n_steps is missing --save_every_n_steps"),
         ("--train_data_dir=", "--dataset_config is missing, or --train_data_dir"),
     ],
 )  # fmt: skip
@@ -263,8 +270,8 @@ def test_what_has_to_stand_in_the_data_set_file(option: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (["train_network.py"], "train_network.py cannot be run here"),
-        (["rm", "x.py"], "expected train_textual_inversion.py"),
+        (["train_db.py"], "train_db.py cannot be run here"),
+        (["rm", "x.py"], "expected train_textual_inversion.py, "),
         ([], "got nothing"),
         (["train_textual_inversion.py", "--token_string=x"], "--pretrained_model_name_or_path is missing"),
     ],

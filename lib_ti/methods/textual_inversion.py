@@ -82,6 +82,10 @@ class VectorSettings(JobSettings):
         """What is taught. Raises BadInput where the settings contradict each other."""
         return Words(self.name)
 
+    @property
+    def class_words(self) -> str:
+        return "" if self.init_text == "*" else self.init_text
+
 
 @dataclass(frozen=True)
 class InversionSettings(VectorSettings):
@@ -107,6 +111,11 @@ class InversionSettings(VectorSettings):
     @property
     def trigger(self) -> str:
         return _split(self.name)[0]
+
+    @property
+    def class_words(self) -> str:
+        kinds = super().class_words
+        return _split(kinds)[0] if "," in self.name else kinds
 
 
 def _split(text: str) -> list[str]:
@@ -261,7 +270,7 @@ def vectors_of(parameters: Mapping[str, torch.Tensor], settings: VectorSettings)
 def as_embedding(
     vectors: Mapping[str, torch.Tensor],
     host: Host,
-    settings: VectorSettings,
+    settings: JobSettings,
     step: int,
     job: str = "",
     *,
