@@ -144,6 +144,7 @@ def test_the_documented_lines_train(
 def test_a_line_trains_and_leaves_the_file_that_sd_scripts_would(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (data / "a red thing 0.caption").write_text("mychar mychar1, 1girl", encoding="utf-8")
     line = ["train_textual_inversion.py", "--pretrained_model_name_or_path", "builtin"]
     line += ["--train_data_dir", "data"]
     line += ["--token_string", "mychar", "--init_word", "star", "--num_vectors_per_token", "2"]
@@ -168,6 +169,7 @@ def test_a_line_trains_and_leaves_the_file_that_sd_scripts_would(
     settings = json.loads((job / "settings.json").read_text())["settings"]
     assert (settings["template"], settings["weighting"], settings["width"]) == ("style", "none", 64)
     assert "the same as: ti-studio train --data out" in err
+    assert err.count("mychar mychar1 ... is read as the one word mychar (1 times)") == 1
 
     assert main(["sd-scripts", "--json", *line, "--save_model_as=safetensors"]) == 0  # again, as it stands
     assert Path("out/char v1.safetensors").is_file()
@@ -247,6 +249,7 @@ def test_options_become_ours(options: str, expected: dict[str, str]) -> None:
         ("--resolution=big", "--resolution=big: expected a number of pixels"),
         ("--max_grad_norm=big", "--max_grad_norm=big: expected a number"),
         ("--output_name=../x", "cannot be a name"),
+        ("--output_name=x --token_string=a,b", "'a,b' cannot be a name"),
         ("--dataset_config=x.toml", "--train_data_dir beside --dataset_config is not to be had"),
         ("--min_snr_gamma=5 --debiased_estimation_loss", "beside --min_snr_gamma is not to be had here"),
         ("--save_every_n_steps=9 --save_every_n_epochs=1", "beside --save_every_n_epochs is not to be had"),
@@ -269,8 +272,8 @@ def test_what_has_to_stand_in_the_data_set_file(option: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (["train_network.py"], "train_network.py cannot be run here"),
-        (["rm", "x.py"], "expected train_textual_inversion.py"),
+        (["train_db.py"], "train_db.py cannot be run here"),
+        (["rm", "x.py"], "expected train_textual_inversion.py, "),
         ([], "got nothing"),
         (["train_textual_inversion.py", "--token_string=x"], "--pretrained_model_name_or_path is missing"),
     ],

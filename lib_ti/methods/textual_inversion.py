@@ -134,7 +134,9 @@ def initial_words(host: Host, settings: VectorSettings) -> Embeddings:
             f"{len(words)} ({', '.join(words)})."
         )
     return {
-        word: initial_vectors(host, replace(settings, init_text=text, seed=(settings.seed + i) % 2**32))
+        word: initial_vectors(
+            host, replace(settings, name=word, init_text=text, seed=(settings.seed + i) % 2**32)
+        )
         for i, (word, text) in enumerate(zip(words, texts, strict=True))
     }
 
@@ -268,7 +270,7 @@ def vectors_of(parameters: Mapping[str, torch.Tensor], settings: VectorSettings)
 def as_embedding(
     vectors: Mapping[str, torch.Tensor],
     host: Host,
-    settings: VectorSettings,
+    settings: JobSettings,
     step: int,
     job: str = "",
     *,
