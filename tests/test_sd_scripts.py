@@ -223,6 +223,8 @@ def test_captions_are_the_prompts_where_no_template_is_asked_for() -> None:
         # At step 400 the copy of step 100 goes: 200, 300 and 400 stay.
         ("--save_every_n_steps=100 --save_last_n_steps=200", {"--copy-every": "100", "--keep-last": "3"}),
         ("--save_every_n_steps=100 --save_last_n_steps=99", {"--keep-last": "1"}),
+        ("--resize_interpolation=area --caption_dropout_every_n_epochs=4",
+         {"--resize": "box", "--drop-captions-every": "4"}),
         ("--shuffle_caption --keep_tokens=1", {"--shuffle-tags": "", "--keep-tags": "1"}),
     ],
 )  # fmt: skip
