@@ -11,7 +11,7 @@ from lib_ti.networks.attach import family_of, parts_of
 from lib_ti.networks.files import Network, tensors_of, write_network
 from lib_ti.networks.layers import find_layers, trained_layers
 from tests.hosts.tiny import new_sd2, new_sdxl
-from tests.networks.samples import random_network, random_updates
+from tests.networks.random_networks import random_network, random_updates
 
 
 @pytest.fixture(scope="module")
