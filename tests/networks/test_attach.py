@@ -7,10 +7,9 @@ from torch import nn
 from lib_ti.core.errors import BadInput
 from lib_ti.networks import attach
 from lib_ti.networks.algebra import IA3, Full, LowRank
-from lib_ti.networks.attach import family_of, parts_of
 from lib_ti.networks.files import Network, tensors_of, write_network
 from lib_ti.networks.layers import find_layers, trained_layers
-from tests.hosts.tiny import new_sd2, new_sdxl
+from tests.hosts.tiny import new_sd2
 from tests.networks.random_networks import random_network, random_updates
 
 
@@ -241,17 +240,6 @@ def test_fused_attention_is_changed_for_a_call_alone(grad):
         one.remove()
         two.remove()
         assert torch.equal(block(x), plain)
-
-
-def test_the_family_and_the_parts_are_seen():
-    unet, _, te = new_sd2()
-    assert family_of({"unet": unet}) == "sd2"
-    assert parts_of(unet).keys() == {"unet"} and parts_of(te).keys() == {"te"}
-    assert family_of({"te": open_clip()}) == "sd2"
-    xl, _, first, second = new_sdxl()
-    assert family_of({"unet": xl}) == family_of({"te1": first, "te2": second}) == "sdxl"
-    with pytest.raises(TypeError, match="neither a pipeline"):
-        parts_of(object())
 
 
 def test_half_weights_come_back_to_the_byte():
