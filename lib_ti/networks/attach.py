@@ -22,10 +22,11 @@ from torch.utils.hooks import RemovableHandle
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Full, LowRank, Update, is_trained, moved
-from lib_ti.networks.blocks import BlockWeights, block_weights
+from lib_ti.networks.blocks import block_weights
 from lib_ti.networks.files import Network, read_network
 from lib_ti.networks.layers import Layer, Parts, family_of, find_layers, parts_of
 from lib_ti.networks.names import Part
+from lib_ti.networks.prompt_blocks import BlockWeights
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class _Change:
             self._device = device
         return self._ready
 
+    @torch.inference_mode(False)  # what is made here may serve a training later
     def _prepared(self, device: torch.device) -> Update:
         if is_trained(self.update):
             return self.update
@@ -329,7 +331,7 @@ def attach(
     network: str | Path | Network,
     multiplier: float | Mapping[Part, Multiplier] = 1.0,
     *,
-    blocks: Sequence[float] | None = None,
+    blocks: Sequence[float] | str | None = None,
     rank: int | None = None,
     merged: bool = False,
     family: Family | None = None,

@@ -166,6 +166,30 @@ def test_norms_and_the_first_layers_too(host, layers, unchanged):
         torch.testing.assert_close(answer(host), added, atol=2e-4, rtol=1e-3)
 
 
+def test_in_mixed_precision(host, layers, unchanged):
+    """Where autocast chooses the types, as a WebUI lets it."""
+    updates = random_updates(trained_layers(layers, conv=True))
+    norms = [layer for layer in layers.values() if layer.kind == "norm"]
+    updates |= {layer.name: Full(diff=torch.full_like(layer.weight, 0.02)) for layer in norms}
+    with attach(host, Network("all", None, updates)):
+        exact = answer(host)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = answer(host)
+    assert 0 < (rounded - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_what_was_prepared_while_drawing_serves_a_training(host, layers):
+    base = random_network(trained_layers(layers, conv=False))
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with host.lend(), attach(host, base):
+        with torch.inference_mode():
+            host.predict_noise(latents, torch.tensor([500]), host.encode_prompts(["a red circle"]))
+        latents.requires_grad_()
+        condition = host.encode_prompts(["a red circle"])
+        host.predict_noise(latents, torch.tensor([500]), condition).square().mean().backward()
+    assert latents.grad.abs().sum() > 0
+
+
 def test_gradient_passes_through_and_reaches_live_factors(host, layers):
     updates = random_updates(trained_layers(layers, conv=True), seed=3)
     live = {
