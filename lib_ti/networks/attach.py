@@ -22,11 +22,10 @@ from torch.utils.hooks import RemovableHandle
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Full, LowRank, Update, is_trained, moved
-from lib_ti.networks.blocks import block_weights
+from lib_ti.networks.blocks import BlockWeights, block_weights
 from lib_ti.networks.files import Network, read_network
 from lib_ti.networks.layers import Layer, Parts, family_of, find_layers, parts_of
 from lib_ti.networks.names import Part
-from lib_ti.networks.prompt_blocks import BlockWeights
 
 log = logging.getLogger(__name__)
 
@@ -331,7 +330,7 @@ def attach(
     network: str | Path | Network,
     multiplier: float | Mapping[Part, Multiplier] = 1.0,
     *,
-    blocks: Sequence[float] | str | None = None,
+    blocks: Sequence[float] | None = None,
     rank: int | None = None,
     merged: bool = False,
     family: Family | None = None,

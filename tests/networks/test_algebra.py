@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lib_ti.core.errors import BadInput
-from lib_ti.networks.algebra import LowRank, Update, moved, read_update, truncated
+from lib_ti.networks.algebra import LowRank, Update, moved, truncated
+from lib_ti.networks.reading import read_update
 
 M, N, R = 12, 8, 3
 
