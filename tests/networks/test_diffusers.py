@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.hosts.tokenizer import build_clip_tokenizer
 from lib_ti.networks import attach, read_network
 from lib_ti.networks.algebra import LowRank
 from lib_ti.networks.files import network_metadata, tensors_of, write_network
-from lib_ti.networks.layers import find_layers, trained_layers
+from lib_ti.networks.layers import find_layers, parts_of, trained_layers
+from tests.hosts.tiny import new_sd2, new_sdxl
 from tests.networks.random_networks import random_updates
 
 
@@ -38,7 +40,7 @@ def pipeline() -> StableDiffusionPipeline:
     return made
 
 
-def draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
+def draw(pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline) -> np.ndarray:
     """(1, h, w, 3), 0..1."""
     generator = torch.Generator().manual_seed(1)
     options = {"num_inference_steps": 4, "guidance_scale": 5.0, "height": 64, "width": 64}
@@ -67,6 +69,38 @@ def test_diffusers_draws_the_same_picture_with_our_file(pipeline, conv, tmp_path
     pipeline.set_adapters(pipeline.get_active_adapters(), 0.5)
     np.testing.assert_allclose(draw(pipeline), halved, atol=1e-3)
     assert np.abs(ours - plain).max() > 0.02 and np.abs(ours - halved).max() > 0.01
+
+
+def new_pipeline(family: str) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """Tiny, with random weights."""
+    tokenizer = build_clip_tokenizer()
+    shared = {"tokenizer": tokenizer, "scheduler": DDIMScheduler(clip_sample=False, steps_offset=1)}
+    if family == "sd2":
+        unet, vae, text_encoder = new_sd2()
+        optional = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        made = StableDiffusionPipeline(vae=vae, unet=unet, text_encoder=text_encoder, **shared, **optional)
+    else:
+        unet, vae, first, second = new_sdxl()
+        encoders = {"text_encoder": first, "text_encoder_2": second, "tokenizer_2": tokenizer}
+        made = StableDiffusionXLPipeline(vae=vae, unet=unet, **encoders, **shared, add_watermarker=False)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_diffusers_finds_every_layer_of_another_family(family, tmp_path):
+    pipeline = new_pipeline(family)
+    layers = trained_layers(find_layers(parts_of(pipeline), family), conv=True)
+    path = tmp_path / "x.safetensors"
+    metadata = network_metadata(family, dim=4, alpha=2.0, title="x")
+    write_network(path, tensors_of(random_updates(layers)), metadata)
+    plain = draw(pipeline)
+    with attach(pipeline, path) as attached:
+        assert attached.report.startswith(f"applied {len(layers)} of {len(layers)} modules")
+        ours = draw(pipeline)
+    pipeline.load_lora_weights(tmp_path, weight_name=path.name)
+    np.testing.assert_allclose(draw(pipeline), ours, atol=1e-3)
+    assert np.abs(ours - plain).max() > 0.02
 
 
 @pytest.mark.parametrize("options", [{}, {"use_dora": True}], ids=["LoRA", "DoRA"])
