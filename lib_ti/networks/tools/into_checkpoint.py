@@ -78,6 +78,11 @@ class CheckpointMerge:
         }
 
     def _plan(self, term: Term) -> Applied:
+        if term.network.family not in (None, self.checkpoint.family):
+            raise BadInput(
+                f"{term.network.name} was made for {term.network.family}, "
+                f"{self.checkpoint.file.path.name} is {self.checkpoint.family}."
+            )
         applied = Applied(term.network.name, len(term.network.updates))
         for name, update in term.network.updates.items():
             layer = self.checkpoint.layers.get(name)
