@@ -128,6 +128,10 @@ def merge(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         raise BadInput(f"ratios: got {len(ratios)} for {len(args.files)} files; expected one for each.")
     if args.into is not None and (args.rank is not None or args.conv_rank is not None or args.shuffle):
         raise BadInput("--rank, --conv-rank and --shuffle are of a new network; leave them out with --into.")
+    if args.rank is None and (args.conv_rank is not None or args.clamp != 1):
+        raise BadInput("--conv-rank and --clamp belong to --rank; give that, too, or leave them out.")
+    if args.rank is not None and args.shuffle:
+        raise BadInput("--shuffle is for a sum without --rank; with it the rows are mixed already.")
     _check_ranks(args, least=0)
     _check_clamp(args)
     _check_free(args, [args.to])
