@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,26 @@ import torch
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
 from lib_ti.core.job import Job
+from lib_ti.core.lengths import in_steps
 from lib_ti.core.loop import check_learning
 from lib_ti.core.settings import as_dict
 from lib_ti.data.samples import TrainingSet
-from lib_ti.data.source import Source, find_source, make_samples
+from lib_ti.data.source import Source, find_source, make_samples, steps_of_epoch
 from lib_ti.data.templates import OUR_TEMPLATES, find_template, read_template
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name
 from lib_ti.formats.safetensors_file import read_tensors
 from lib_ti.formats.together import write_together
 from lib_ti.hosts.base import Embeddings, Folders, Host
+from lib_ti.job_memory import economy_of
 from lib_ti.job_run import (
+    Drawn,
     Event,
     Message,
     Outcome,
     Run,
     copies_of,
     memory_told,
+    picture_size,
     preview_prompts,
     saved_steps,
     started_from,
@@ -38,6 +43,7 @@ from lib_ti.methods.denoising import noise_schedule
 from lib_ti.methods.kind import JobSettings, Product
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.textual_inversion import check_name
+from lib_ti.regularisation import draw_pictures, drawn_prompt
 
 NETWORK_SUFFIXES = frozenset({".safetensors", ".pt", ".ckpt"})  # of files in a WebUI's folder of networks
 
@@ -56,10 +62,22 @@ def read_source(settings: JobSettings, folders: Folders) -> Source:
     return find_source(settings, lines, _kept(folders))
 
 
-def _kept(folders: Folders) -> Path:
-    """Where encoded pictures lie from job to job: beside the jobs, in a dot folder."""
+def settle(settings: JobSettings, folders: Folders) -> tuple[JobSettings, Source]:
+    """The settings with every length in steps, and the source that settles how long an epoch is, without
+    regularisation pictures that are yet to be drawn.
+
+    Raises BadInput.
+    """
+    if settings.make_reg:
+        drawn_prompt(settings)
+    source = read_source(replace(settings, reg_images="") if settings.make_reg else settings, folders)
+    return in_steps(settings, steps_of_epoch(source, settings)), source
+
+
+def _kept(folders: Folders, what: str = "latents") -> Path:
+    """Where encoded pictures, and others, lie from job to job: beside the jobs, in a dot folder."""
     beside = folders.jobs.parent
-    return (beside if beside.name == ".ti-studio" else beside / ".ti-studio") / "latents"
+    return (beside if beside.name == ".ti-studio" else beside / ".ti-studio") / what
 
 
 def _samples(
@@ -115,9 +133,10 @@ def start(
         kind = kind_of(settings)
         check_names(host, settings)
         check_sampler(settings, host.sampler_names())
+        settings, source = settle(settings, folders)
         rate = check_learning(settings, host.info.device)
         noise_schedule(host, settings)
-        source = read_source(settings, folders)
+        host.economise(economy_of(settings))
         targets = check_targets(settings, folders)
         # The prompts are checked before the pictures are encoded.
         vectors = _start_vectors(host, settings, targets)
@@ -128,6 +147,9 @@ def start(
             if product.is_embedding and target.exists() and not settings.overwrite:
                 count = _count(vectors[product.name])
                 said.append(f"the start is {target.name}, {count} vectors not trained yet")
+        if settings.make_reg:
+            settings = _with_pictures_drawn(host, settings, folders, report, stopped)
+            source = read_source(settings, folders)
         samples, sizes_told = _samples(host, settings, source, folders)
         said += sizes_told
         job = job or Job.reserve(folders.jobs, settings.name)
@@ -140,9 +162,8 @@ def start(
                 "settings": as_dict(settings),
             }
         )
-        said.append(
-            f"job {job.id}: {len(source.pictures)} pictures, {settings.steps} steps, rate {rate.at(1):g}"
-        )
+        length = f"{settings.steps} steps ({samples.steps_of_epoch} to an epoch)"
+        said.append(f"job {job.id}: {len(source.pictures)} pictures, {length}, rate {rate.at(1):g}")
         for sentence in said:
             report(Message(sentence))
         return _begin(host, settings, samples, job, targets, report, vectors, stopped)
@@ -170,6 +191,25 @@ def _begin(
     return Run(host, settings, samples, job, targets, report, start).execute(stopped)
 
 
+def _with_pictures_drawn(
+    host: Host,
+    settings: JobSettings,
+    folders: Folders,
+    report: Callable[[Event], None],
+    stopped: Callable[[], bool],
+) -> JobSettings:
+    """The settings of the job whose regularisation pictures are there. Raises Interrupted."""
+    folder = draw_pictures(
+        host,
+        settings,
+        picture_size(host, settings),
+        _kept(folders, "regularisation"),
+        lambda there: report(Drawn(there, settings.make_reg)),
+        stopped,
+    )
+    return replace(settings, reg_images=str(folder.resolve()))
+
+
 def resume(
     host: Host,
     job: Job,
@@ -190,6 +230,7 @@ def resume(
         raise BadInput(f"pictures, captions or template of job {job.id} have changed since; start a new job.")
     targets = check_targets(settings, folders, job)
     with host.lend(), memory_told():
+        host.economise(economy_of(settings))
         samples, _ = _samples(host, settings, source, folders)
         report(Message(f"resuming job {job.id}"))
         kept = started_from(job, settings)

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lib_ti import jobs
-from lib_ti.core.errors import BadInput, StudioError
+from lib_ti.core.errors import BadInput, Interrupted, StudioError
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress, check_learning
 from lib_ti.core.settings import as_dict
 from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, read_embeddings
 from lib_ti.hosts.base import Host, Place
-from lib_ti.job_run import Event, Message, Outcome, saved_steps, told_files
+from lib_ti.job_run import Drawn, Event, Message, Outcome, saved_steps, told_files
 from lib_ti.methods.kind import ROLES, JobSettings, Product, Words
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.trained_words import find_words, list_words
@@ -74,6 +74,7 @@ class Run:
         self.progress: Progress | None = None
         self.losses = job.losses()
         self.messages: list[str] = []
+        self.drawn = ""  # how many regularisation pictures there are
         self.error: str | None = None
         self.files: Mapping[Product, Path] = {}  # where prompts find them
         self.outcome: Outcome | None = None
@@ -82,6 +83,9 @@ class Run:
         self.thread: threading.Thread | None = None
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Drawn):
+            self.drawn = f"regularisation pictures: {event.there} of {event.count} are drawn"
+            return
         self.state = "training"  # nothing is reported before everything is prepared
         if isinstance(event, Progress):
             self.progress = event
@@ -102,7 +106,7 @@ class Run:
             loss=_mean_loss(self.losses),
             seconds_per_step=progress.seconds_per_step if progress else None,
             seconds_left=left if self.state == "training" else None,
-            messages=list(self.messages),
+            messages=[*filter(None, [self.drawn]), *self.messages],
             error=self.error,
             **told_files(self.files),
             **_kept_in(self.job),
@@ -132,10 +136,10 @@ class Workshop:
         only the model can tell is said by the job's status."""
         settings = _settings(values)
         folders = self.place.folders()
-        check_learning(settings)
         jobs.check_sampler(settings, self.place.sampler_names())
         jobs.check_targets(settings, folders)
-        jobs.read_source(settings, folders)
+        settings, _ = jobs.settle(settings, folders)
+        check_learning(settings)
         with self._lock:
             self._refuse_names_in_use(settings)
             run = Run(Job.reserve(folders.jobs, settings.name), settings)
@@ -176,6 +180,9 @@ class Workshop:
             saved = saved_steps(run.job)
             if run.publish and saved and not run.files:
                 run.files = self.publish(run.job.id, saved[-1])
+        except Interrupted as error:
+            run.messages.append(str(error))
+            state = "stopped"
         except StudioError as error:
             run.error, state = str(error), "failed"
         except Exception as error:  # a bug or the machine's; it must not look like success

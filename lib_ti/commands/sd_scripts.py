@@ -1,6 +1,7 @@
 """``ti-studio sd-scripts``: the command lines of sd-scripts' training, run as they stand.
 
 The tables of sd_scripts_options and sd_scripts_network translate them into options of ``ti-studio train``.
+Those of its tools for networks are in sd_scripts_tools.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 
 from lib_ti.commands import train
 from lib_ti.commands.sd_scripts_network import NETWORK_DEFAULTS, NETWORK_OPTIONS, network_ours
-from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS, Entry, Ours
+from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS, Entry, Ours, kept_copies
+from lib_ti.commands.sd_scripts_tools import TOOLS, find_tool, run_tool
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
@@ -72,19 +74,22 @@ class Translation:
 
 
 def add_to(commands: Any) -> None:
-    parser = commands.add_parser("sd-scripts", help="run a command line of sd-scripts' training as it stands")
+    parser = commands.add_parser("sd-scripts", help="run a command line of sd-scripts as it stands")
     shared_options(parser, run, model=False)
     parser.add_argument("--device", default="", help="cpu, cuda, mps (default: the best there is)")
     parser.add_argument(
         "line",
         nargs=argparse.REMAINDER,
         metavar="SCRIPT ...",
-        help=f"{_NAMES} with its options; 'accelerate launch ...' before it is skipped",
+        help=f"{', '.join((*SCRIPTS, *TOOLS))}, with its options; "
+        "'accelerate launch ...' before it is skipped",
     )
     parser.set_defaults(parser_class=type(parser))
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    if tool := find_tool(args.line):
+        return run_tool(tool, args, stopped)
     translation = translate(args.line, args.data, args.parser_class)
     for sentence in translation.told:
         print(sentence, file=sys.stderr)
@@ -115,7 +120,7 @@ def translate(
     if place is None or (place > 0 and not re.match(r"accelerate|python", Path(line[0]).name)):
         raise BadInput(f"expected {_NAMES} with its options, got {shlex.join(line) or 'nothing'}.")
     if (name := Path(line[place]).name) not in SCRIPTS:
-        raise BadInput(f"{name} cannot be run here; expected {_NAMES}.")
+        raise BadInput(f"{name} cannot be run here; expected one of {', '.join((*SCRIPTS, *TOOLS))}.")
     script = SCRIPTS[name]
     given = _parse(line[place + 1 :], script, parser_class)
     _check_presence(given, script)
@@ -128,6 +133,7 @@ def translate(
         ours |= entry.ours(value)
         if entry.told:
             told.append(f"{_shown(option, value)}: {entry.told}")
+    ours |= kept_copies(given)
     ours |= script.together(given, ours)
     if "--buckets" in ours:
         del ours["--no-buckets"]

@@ -38,7 +38,8 @@ class Method(Protocol):
         """Named leaf tensors, float32, the only ones that require gradient."""
 
     def draw(self, step: int) -> Sequence[Any]:
-        """The micro-batches of optimizer step ``step`` (from 1), from seed and step alone."""
+        """The micro-batches of optimizer step ``step`` (from 1), from seed and step alone. A ``split()`` of
+        one gives its samples, each as a micro-batch."""
 
     def losses(self, batch: Any) -> torch.Tensor:
         """Loss of each sample of a micro-batch, (b,), with gradient."""
@@ -117,9 +118,23 @@ def check_learning(settings: LearningSettings, device: torch.device | None = Non
     _clip_stages(settings)
     Evaluations.of(settings)
     made = make_optimizer(settings.optimizer, settings.optimizer_args, {"": torch.zeros(1, 1)}, rate.at(1))
+    if settings.staircase:
+        _check_staircase(settings, rate)
     if settings.ema and averages(made):
         raise BadInput(f"ema: {settings.optimizer} keeps an average of its own; leave one of the two out.")
     return rate
+
+
+def _check_staircase(settings: LearningSettings, rate: LearningRate) -> None:
+    if not settings.evaluate_every:
+        raise BadInput(
+            "staircase: which vectors were best is told by evaluations alone; set evaluate-every, such as 25."
+        )
+    if not rate.stages.ends(settings.steps):
+        raise BadInput(
+            f"staircase: learning-rate {settings.learning_rate!r} has one stage in {settings.steps} steps; "
+            "expected several, such as 0.02:0.3, 0.01:0.7, 0.002."
+        )
 
 
 def _clip_stages(settings: LearningSettings) -> Stages:
@@ -149,13 +164,15 @@ class Loop:
         self.method = method
         self.rate = rate
         self.evaluation = evaluation
+        self.shares = shares
         self.after_step = after_step
         self.clip_at = _clip_stages(self.settings)
+        staircase = self.settings.staircase and evaluation
+        self.stage_ends = rate.stages.ends(self.settings.steps) if staircase else frozenset()
         self.parameters = dict(method.parameters())
         self.step = 0
-        self.optimizer = make_optimizer(
-            self.settings.optimizer, self.settings.optimizer_args, self.parameters, rate.at(1), shares
-        )
+        self.one_by_one = False  # a micro-batch for every sample, whatever the method draws: less memory
+        self.optimizer = self._make_optimizer()
         self.precision = Precision(self.settings.precision, next(iter(self.parameters.values())).device)
         self.vectors = [name for name in self.parameters if vectors is None or name in vectors]
         self.start = {name: copy for name, copy in self._copies().items() if name in self.vectors}
@@ -169,22 +186,34 @@ class Loop:
             self.restore(state)
         self.good = self.snapshot()
 
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        return make_optimizer(
+            settings.optimizer, settings.optimizer_args, self.parameters, self.rate.at(1), self.shares
+        )
+
     def snapshot(self) -> TrainState:
         """A copy of everything the next step, or the end, depends on."""
         beside: dict[str, dict[str, Any]] = {name: {} for name in self.parameters}
         for kind, values in self._kept().items():
             for name, value in values.items():
                 beside[name][kind] = value.clone()
-        beside[WHOLE] = {"evaluations": list(self.evaluations.rows), "precision": self.precision.state()}
+        beside[WHOLE] = {
+            "evaluations": list(self.evaluations.rows),
+            "precision": self.precision.state(),
+            "one_by_one": self.one_by_one,
+        }
         return TrainState(self.step, self._copies(), state_of(self.optimizer, self.parameters), beside)
 
     def restore(self, state: TrainState) -> None:
-        """Go back, or on, to ``state``."""
+        """Go back, or on, to ``state``. Once samples are taken one by one they stay so."""
         self.step = state.step
+        self.optimizer.zero_grad(set_to_none=True)  # an error may have left a part of a step's
         self._set(state.parameters)
         restore_state(self.optimizer, self.parameters, state.optimizer)
         whole = state.beside.get(WHOLE, {})
         self.precision.restore(whole.get("precision", {}))
+        self.one_by_one = self.one_by_one or bool(whole.get("one_by_one"))
         self.evaluations.rows = [(step, loss) for step, loss in whole.get("evaluations", [])]
         self.evaluations.best = {}
         for kind, values in self._kept().items():
@@ -208,9 +237,10 @@ class Loop:
         return result_of(self.optimizer, self.parameters)
 
     def final(self) -> tuple[int, dict[str, torch.Tensor]]:
-        """What the job ends with if it ends now, and the step it is of: with a stop rule the best that was
-        evaluated, else the result."""
-        if self.settings.stop_rule == "none" or not self.evaluations.rows:
+        """What the job ends with if it ends now, and the step it is of: with a stop rule or a staircase the
+        best that was evaluated, else the result."""
+        by_best = self.settings.staircase or self.settings.stop_rule != "none"
+        if not by_best or not self.evaluations.rows:
             return self.step, self.result()
         return self.evaluations.best_row[0], dict(self.evaluations.best)
 
@@ -232,11 +262,19 @@ class Loop:
         for name, parameter in self.parameters.items():
             parameter.copy_(values[name])
 
+    def _start_stage(self) -> None:
+        """Go to the best vectors so far. What the optimizer knows of the gradient it gathered elsewhere, so
+        it starts anew, and so does the average."""
+        self._set(self.evaluations.best)
+        self.optimizer = self._make_optimizer()
+        for name, value in self.average.items():
+            value.copy_(self.parameters[name].detach())
+
     def take_step(self) -> torch.Tensor:
         """One optimizer step; returns the mean loss, on the device."""
         self.step += 1
         set_rate(self.optimizer, self.rate.at(self.step))
-        batches = self.method.draw(self.step)
+        batches = self.micro_batches(self.method.draw(self.step))
         count = sum(len(batch) for batch in batches)
         total: torch.Tensor | None = None
         for batch in batches:
@@ -251,6 +289,10 @@ class Loop:
         if total is None:
             raise ValueError("a step needs at least one micro-batch")
         return total
+
+    def micro_batches(self, batches: Sequence[Any]) -> Sequence[Any]:
+        """As they go through the model."""
+        return [single for batch in batches for single in batch.split()] if self.one_by_one else batches
 
     def apply_gradients(self) -> None:
         """Clip, step the optimizer and the average; nothing at all where nothing was taught."""
@@ -274,12 +316,12 @@ class Loop:
 
     def _evaluate(self, steps: int) -> float | None:
         """The loss of the fixed batch with what training has arrived at, where it is due."""
-        every = self.settings.evaluate_every
-        if not self.evaluation or not every or (self.step % every and self.step < steps):
+        if not self._evaluates(self.step, steps):
             return None
         result = self.result()
         with self.showing(result), torch.no_grad(), self.precision.computing():
-            losses = torch.cat([self.method.losses(batch) for batch in self.evaluation])
+            batches = self.micro_batches(self.evaluation)
+            losses = torch.cat([self.method.losses(batch) for batch in batches])
         loss = float(losses.mean())
         self.evaluations.add(self.step, loss, result)
         return loss
@@ -306,7 +348,8 @@ class Loop:
         first, busy, started = self.step, 0.0, time.monotonic()
         while True:
             stopping = self.step >= steps or stopped()
-            if pending and (stopping or self._looks(self.step) or due(self.step)):
+            looks = self.step % CHECK_EVERY == 0 or self._evaluates(self.step, steps)
+            if pending and (stopping or looks or due(self.step)):
                 rows = self._checked(pending)
                 busy += time.monotonic() - started
                 if not watch.satisfied and self.step - first >= min(GRADIENT_STEPS, steps - first):
@@ -321,14 +364,16 @@ class Loop:
                 return "stopped"
             if not pending:
                 started = time.monotonic()
+            if self.step in self.stage_ends:
+                self._start_stage()  # only now: what is saved at a stage's end is where the stage has led
             pending.append((self.step + 1, self.take_step()))
             if not watch.satisfied:
                 watch.look()
             self.apply_gradients()
 
-    def _looks(self, step: int) -> bool:
+    def _evaluates(self, step: int, steps: int) -> bool:
         every = self.settings.evaluate_every if self.evaluation else 0
-        return step % CHECK_EVERY == 0 or bool(every and step % every == 0)
+        return bool(every) and (step % every == 0 or step in self.stage_ends or step >= steps)
 
     def _checked(self, pending: Sequence[tuple[int, torch.Tensor]]) -> list[tuple[int, float, float]]:
         """Losses as numbers, if they and the parameters are finite."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -41,9 +41,43 @@ class Batch:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def prompts_of(self, sample: int) -> Sequence[str]:
+        return [self.prompts[sample]]
+
+    def split(self) -> list[Batch]:
+        """Its samples, each as a batch of one."""
+        return [
+            replace(
+                self,
+                prompts=self.prompts_of(i),
+                **{
+                    told.name: value[i : i + 1]
+                    for told in fields(self)
+                    if torch.is_tensor(value := getattr(self, told.name))
+                },
+            )
+            for i in range(len(self))
+        ]
+
+    def resized(self, side: int) -> Batch:
+        """As many samples, prompts and timesteps, with latents of ``side`` by ``side`` that show nothing."""
+
+        def blank(tensor: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(*tensor.shape[:2], side, side, dtype=tensor.dtype)
+
+        return replace(
+            self,
+            latents=blank(self.latents),
+            noise=blank(self.noise),
+            input_noise=blank(self.input_noise),
+            mask=None if self.mask is None else blank(self.mask),
+        )
+
 
 class TrainingSet:
     """Pictures, captions and template lines; ``draw`` makes the batches of a step."""
+
+    regular_line = "[filewords]"  # of regularisation pictures
 
     def __init__(
         self,
@@ -79,7 +113,7 @@ class TrainingSet:
     @property
     def steps_of_epoch(self) -> int:
         """How many steps show every picture."""
-        return -(-self._epoch_length // self._step_length)
+        return steps_to_show(len(self._own), bool(self._regular), self.settings)
 
     @property
     def pictures(self) -> list[int]:
@@ -165,7 +199,7 @@ class TrainingSet:
         return [self._prompt(row, generator) for row in rows]
 
     def _prompt(self, row: int, generator: torch.Generator) -> str:
-        subset, line = self.subsets[row], "[filewords]"
+        subset, line = self.subsets[row], self.regular_line
         if not subset.regularisation:
             line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]
         caption = vary_caption(self._captions[row], subset.captions, generator)
@@ -178,6 +212,13 @@ class TrainingSet:
 
     def _name(self, subset: Subset) -> str:
         return name_for(subset, self.trigger, self.others)
+
+
+def steps_to_show(pictures: int, regularised: bool, settings: TrainSettings) -> int:
+    """The steps of an epoch: of so many pictures, repeats counted, each once, and as many regularisation
+    pictures where there are any."""
+    shown = pictures * (2 if regularised else 1)
+    return -(-shown // (settings.batch_size * settings.accumulation))
 
 
 def _alike(keys: Sequence[Hashable]) -> Iterable[list[int]]:

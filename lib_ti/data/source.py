@@ -17,7 +17,7 @@ from lib_ti.data.dataset import Picture, name_for, read_pictures, subsets_of
 from lib_ti.data.known_files import Facts, KnownFiles
 from lib_ti.data.latent_store import Encode, LatentStore
 from lib_ti.data.latents import LatentCache, cache_latents
-from lib_ti.data.samples import TrainingSet
+from lib_ti.data.samples import TrainingSet, steps_to_show
 from lib_ti.data.sd_scripts_config import read_dataset_config
 from lib_ti.data.templates import MAX_PROMPTS, as_one_word, fill
 from lib_ti.data.views import Framed, frame
@@ -81,6 +81,14 @@ def first_prompts(
     return list(prompts)[:limit]
 
 
+def steps_of_epoch(source: Source, settings: TrainSettings) -> int:
+    """How many steps show every picture of the source once, and those that are yet to be drawn."""
+    repeats = [(picture.subset.repeats, picture.subset.regularisation) for picture in source.pictures]
+    own = sum(count for count, regular in repeats if not regular)
+    regularised = bool(settings.make_reg) or any(regular for _, regular in repeats)
+    return steps_to_show(own, regularised, _with_batch_size(settings, source))
+
+
 def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> Source:
     """The source that the settings name. ``kept``: the folder of what is remembered of earlier jobs.
 
@@ -88,8 +96,8 @@ def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> 
     """
     if not settings.dataset_config:
         subsets, batch_size, text = subsets_of(settings), None, ""
-    elif settings.images or settings.reg_images:
-        raise BadInput("dataset-config names the pictures; leave out images and reg-images.")
+    elif settings.images or settings.reg_images or settings.make_reg:
+        raise BadInput("dataset-config names the pictures; leave out images, reg-images and make-reg.")
     else:
         config = read_dataset_config(settings)
         subsets, batch_size, text = config.subsets, config.batch_size, config.text
@@ -140,11 +148,14 @@ def _training_set(
     others: Sequence[str],
     timesteps: int = 1000,
 ) -> TrainingSet:
-    if source.batch_size:
-        settings = replace(settings, batch_size=source.batch_size)
+    settings = _with_batch_size(settings, source)
     captions = [picture.caption for picture in source.pictures]
     subsets = [picture.subset for picture in source.pictures]
     return TrainingSet(cache, captions, source.lines, trigger, settings, timesteps, subsets, others)
+
+
+def _with_batch_size(settings: TrainSettings, source: Source) -> TrainSettings:
+    return replace(settings, batch_size=source.batch_size) if source.batch_size else settings
 
 
 def _said(source: Source, framed: Sequence[Framed], masked: int) -> list[str]:
@@ -155,7 +166,7 @@ def _said(source: Source, framed: Sequence[Framed], masked: int) -> list[str]:
     if regular:
         said.append(
             f"regularisation pictures: {regular}, in turn with the others ({len(framed) - regular}); their "
-            "captions are their prompts, and one without the new word teaches an embedding nothing"
+            "captions are their prompts, and one without the new word teaches that word nothing"
         )
     return said
 

@@ -64,8 +64,9 @@ def fill(line: str, *, name: str, filewords: str, others: Sequence[str] = ()) ->
     prompt = line.replace("[filewords]", filewords).replace("[name]", name)
     for number, other in enumerate(others, 2):
         prompt = prompt.replace(f"[name{number}]", other)
-    for word in {name, *others}:
-        prompt = as_one_word(prompt, word)
+    for word in (name, *others):
+        if f"{word}1" not in others:  # a word itself
+            prompt = as_one_word(prompt, word)
     return prompt
 
 

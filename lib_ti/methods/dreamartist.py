@@ -170,11 +170,6 @@ def preflight(
 ) -> list[str]:
     """What should be said before the start; the host already knows the words. Raises BadInput where one of
     them occurs in no prompt."""
-    if settings.reg_images:
-        raise BadInput(
-            "reg-images: DreamArtist has no regularisation pictures, since they have no negative prompt; "
-            "leave them out, or train with textual inversion."
-        )
     words = settings.words
     said = textual_inversion.preflight(host, settings, all_prompts(lines, words.positive, captions))
     if words.negative:
@@ -207,6 +202,9 @@ class _PairBatch(Batch):
     def __len__(self) -> int:
         return len(self.latents)
 
+    def prompts_of(self, sample: int) -> Sequence[str]:
+        return [self.prompts[sample], self.prompts[len(self) + sample]]
+
 
 class _PairedSamples:
     """The training set, of which every sample has two prompts."""
@@ -218,6 +216,8 @@ class _PairedSamples:
         self.twin = copy(samples)
         self.twin.lines = negative_lines(samples.lines, settings.negative_filewords)
         self.twin.trigger = self.negative
+        # Beside prompts of other things the negative word stands alone, and should do them no harm.
+        self.twin.regular_line = "[name]"
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.samples, name)
@@ -296,6 +296,7 @@ class DreamArtist(TextualInversion):
         losses = super().losses(batch)
         if self.pair.reconstruction:
             losses = losses + self.pair.reconstruction * self._reconstruction_error(batch)
+        self.asked.last = None  # it would keep the step's activations in memory
         return losses
 
     def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> list[Writer]:

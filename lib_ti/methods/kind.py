@@ -51,6 +51,11 @@ class JobSettings(TrainSettings):
         return self.name
 
     @property
+    def class_words(self) -> str:
+        """What kind of thing is taught; "" where that is not said."""
+        return ""
+
+    @property
     def start_asks_model(self) -> bool:
         """Whether the start takes the model itself, and not its vocabulary alone."""
         return False

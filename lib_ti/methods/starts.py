@@ -132,7 +132,17 @@ def from_pictures(
         if ended == "stopped":
             return None
         found.append(kind.vectors(loop.result(), alone))
-    return {word: at_usual_length(host, _mean([one[word] for one in found])) for word in start}
+    return {word: at_usual_length(host, _mean(_taught(word, found, start))) for word in start}
+
+
+def _taught(word: str, found: Sequence[Embeddings], start: Embeddings) -> list[Mapping[str, torch.Tensor]]:
+    """What the pictures whose prompts have the word made of it."""
+    moved = [
+        one[word]
+        for one in found
+        if any(not torch.equal(rows, start[word][encoder].to(rows)) for encoder, rows in one[word].items())
+    ]
+    return moved or [start[word]]
 
 
 def _mean(found: Sequence[Mapping[str, torch.Tensor]]) -> Vectors:

@@ -82,6 +82,10 @@ class VectorSettings(JobSettings):
         """What is taught. Raises BadInput where the settings contradict each other."""
         return Words(self.name)
 
+    @property
+    def class_words(self) -> str:
+        return "" if self.init_text == "*" else self.init_text
+
 
 @dataclass(frozen=True)
 class InversionSettings(VectorSettings):
@@ -108,6 +112,11 @@ class InversionSettings(VectorSettings):
     def trigger(self) -> str:
         return _split(self.name)[0]
 
+    @property
+    def class_words(self) -> str:
+        kinds = super().class_words
+        return _split(kinds)[0] if "," in self.name else kinds
+
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
@@ -125,7 +134,9 @@ def initial_words(host: Host, settings: VectorSettings) -> Embeddings:
             f"{len(words)} ({', '.join(words)})."
         )
     return {
-        word: initial_vectors(host, replace(settings, init_text=text, seed=(settings.seed + i) % 2**32))
+        word: initial_vectors(
+            host, replace(settings, name=word, init_text=text, seed=(settings.seed + i) % 2**32)
+        )
         for i, (word, text) in enumerate(zip(words, texts, strict=True))
     }
 

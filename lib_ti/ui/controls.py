@@ -23,6 +23,7 @@ GROUPS = {
     "pictures": "The pictures",
     "length": "How long",
     "learning": "How it learns",
+    "memory": "What it needs in memory",
     "saving": "What is saved",
     "previews": "Previews",
 }

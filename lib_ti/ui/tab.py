@@ -114,7 +114,7 @@ class Tab:
 
     def _build_words(self, with_txt2img: bool) -> None:
         """Every word there is, also of earlier jobs and of other people, to be written into a prompt."""
-        with gr.Row(visible=with_txt2img):
+        with gr.Column(visible=with_txt2img):
             common = {"label": "Word to write into a prompt", "elem_id": "ti_studio_word"}
             self.word = dropdown(self.workshop.words, {**common, "value": None, "interactive": True})
             self.word.do_not_save_to_config = True

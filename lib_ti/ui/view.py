@@ -85,7 +85,7 @@ def _bar(status: Status) -> str:
 
 def words_html(words: Words) -> str:
     """Where to write them, and buttons with which the page's script does it."""
-    return f"<p>{_use(words)}.</p>{_buttons(words)}"
+    return f'<div class="ti-studio-status"><p>{_use(words)}.</p>{_buttons(words)}</div>'
 
 
 def _result(status: Status) -> str:

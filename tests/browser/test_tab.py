@@ -206,10 +206,11 @@ def test_a_pair_of_ones_own_is_written_into_both_prompts_and_generated_with(page
     prompt_box(page, "txt2img_neg_prompt").fill("blurry")
     for word in ("zqx-own", "zqx-bad"):
         back_to_studio(page)
-        page.click("#ti_studio_word_again")
+        with page.expect_response("**/run/predict*", timeout=PATIENCE):
+            page.click("#ti_studio_word_again")
         page.click("#ti_studio_word input")
         page.locator("#ti_studio_word").get_by_role("button", name=word, exact=True).click()
-        said = page.locator("#ti_studio_word_said")
+        said = page.locator("#ti_studio_word_said .ti-studio-status")
         expect(said).to_contain_text(f"Write {word} in the", timeout=PATIENCE)
         said.get_by_role("button", name="into txt2img").click()
     page.fill("#txt2img_width input[type=number]", "64")

@@ -11,7 +11,7 @@ from PIL import Image
 from lib_ti.core.errors import BadInput
 from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.samples import TrainingSet
-from lib_ti.data.source import Source, find_source, first_prompts, make_samples
+from lib_ti.data.source import Source, find_source, first_prompts, make_samples, steps_of_epoch
 
 LINES = ["[name], [filewords]"]
 
@@ -127,3 +127,20 @@ def test_captions_in_sd_scripts_tokens_are_read_as_the_word_and_that_is_said_onc
     assert {"zqx, red", "zqx"} <= {prompt for step in range(1, 20) for prompt in samples.prompts(step)}
     assert said[-1] == "zqx zqx1 ... is read as the one word zqx (2 times)"
     assert len([told for told in said if "one word" in told]) == 1
+
+
+@pytest.mark.parametrize("regularised", [False, True])
+def test_an_epoch_is_known_before_a_picture_is_read(
+    tmp_path: Path, settings: TrainSettings, regularised: bool
+) -> None:
+    """Two pictures three times, five at a step; and as many regularisation pictures."""
+    (tmp_path / "own").rename(tmp_path / "3_star")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "3_star").rename(tmp_path / "own" / "3_star")
+    settings = replace(settings, batch_size=5, accumulation=1)
+    settings = settings if regularised else replace(settings, reg_images="")
+    source = find_source(settings, LINES, tmp_path / "kept")
+    assert steps_of_epoch(source, settings) == (3 if regularised else 2)
+    assert make(source, settings, tmp_path / "kept")[0].steps_of_epoch == steps_of_epoch(source, settings)
+    # The data set file's batch size goes before the settings'.
+    assert steps_of_epoch(replace(source, batch_size=2), settings) == (6 if regularised else 3)

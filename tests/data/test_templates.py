@@ -137,6 +137,10 @@ def test_a_word_in_the_tokens_of_sd_scripts_is_the_word(written: str, read: str)
     assert fill(written, name="other", filewords="", others=("mychar",)) == read
 
 
+def test_a_word_that_is_called_like_a_token_is_a_word() -> None:
+    assert fill("[name] [name2]", name="cat", filewords="", others=("cat1",)) == "cat cat1"
+
+
 def test_no_word_has_no_tokens() -> None:
     assert as_one_word("10 11 12", "") == "10 11 12"
 

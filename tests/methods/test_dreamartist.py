@@ -14,6 +14,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.loop import Loop, Progress
 from lib_ti.core.objective import q_sample, target_of
 from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.data.dataset import Subset
 from lib_ti.data.samples import Batch, LatentCache, TrainingSet
 from lib_ti.formats.embedding import read_embedding, write_safetensors
 from lib_ti.hosts.standalone import StandaloneHost
@@ -280,3 +281,33 @@ def test_one_embedding_alone_is_a_file_as_any(lent: StandaloneHost) -> None:
     (alone,) = as_embeddings(initial_pair(lent, settings), lent, settings, 5, "")
     assert alone.name == "zqx-cat" and "negative_embedding" not in alone.metadata
     assert torch.equal(alone.vectors["clip_l"], initial_vectors(lent, settings)["clip_l"])
+
+
+def test_a_regularisation_picture_teaches_the_negative_word_and_the_other_where_it_is_called(
+    lent: StandaloneHost,
+) -> None:
+    """Beside any prompt the negative word should leave the model's own pictures as they are."""
+    generator = torch.Generator().manual_seed(3)
+    cache = LatentCache(torch.randn(3, 1, 4, 8, 8, generator=generator), torch.zeros(3, 1, 4, 8, 8))
+    subsets = [Subset(Path()), *[Subset(Path(), regularisation=True)] * 2]
+    settings = replace(SETTINGS, batch_size=2, latents="mean")
+    captions = ["red", "a star", "a [name]"]
+    gradients: dict[str, list[bool]] = {}
+    for row in (1, 2):
+        told = TrainingSet(
+            LatentCache(cache.mean[[0, row]], cache.std[[0, row]]),
+            [captions[0], captions[row]],
+            LINES,
+            settings.name,
+            settings,
+            subsets=[subsets[0], subsets[row]],
+        )
+        method = DreamArtist(lent, settings, told, initial_pair(lent, settings))
+        (batch,) = method.draw(1)
+        place = next(i for i, latents in enumerate(batch.latents) if torch.equal(latents, cache.mean[row][0]))
+        negative, positive = batch.prompts[place], batch.prompts[2 + place]
+        assert negative == "zqx-cat-neg"
+        loss = method.losses(batch)[place]
+        reached = torch.autograd.grad(loss, list(method.parameters().values()), allow_unused=True)
+        gradients[positive] = [g is not None and bool(g.abs().max() > 0) for g in reached]
+    assert gradients == {"a star": [False, True], "a zqx-cat": [True, True]}

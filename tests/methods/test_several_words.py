@@ -16,14 +16,16 @@ from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.data.dataset import Subset
 from lib_ti.data.latents import LatentCache
 from lib_ti.data.samples import TrainingSet
+from lib_ti.hosts.base import Embeddings
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.methods.kind import Product, Words
 from lib_ti.methods.registry import kind_of, read_settings
+from lib_ti.methods.starts import from_pictures, initial_vectors
 from lib_ti.methods.textual_inversion import (
+    KIND,
     InversionSettings,
     TextualInversion,
     as_embeddings,
-    initial_vectors,
     initial_words,
     parameters_of,
     preflight,
@@ -174,6 +176,21 @@ def test_two_words_in_turn_learn_what_each_learns_alone(lent: StandaloneHost) ->
     torch.testing.assert_close(
         method.vectors["zqx dog clip_l"], other.vectors["clip_l"], rtol=1e-5, atol=1e-7
     )
+
+
+def test_a_start_from_pictures_is_of_each_word_from_its_own(lent: StandaloneHost) -> None:
+    settings = replace(SETTINGS, init="images", init_steps=2)
+    samples = method_of(lent, ["a [name]"], ["zqx-cat", "zqx dog"]).samples
+
+    def found(samples: TrainingSet) -> Embeddings:
+        start = initial_words(lent, settings)
+        made = from_pictures(KIND, lent, settings, samples, start, lambda told: None, lambda: False)
+        assert made is not None
+        return made
+
+    both = found(samples)
+    for row, word in enumerate(SETTINGS.words.all):
+        assert torch.equal(both[word]["clip_l"], found(samples.only(row))[word]["clip_l"])
 
 
 def test_each_word_is_exported_by_its_name(lent: StandaloneHost) -> None:

@@ -128,7 +128,8 @@ def test_words_that_are_ready_can_be_written_into_the_programs_pages(
 def test_all_of_several_words_are_written() -> None:
     several = status("done", embedding="/e/a.pt", other_embeddings=["/e/b.pt", "/e/c.pt"])
     html = status_html(several, [], 0)
-    assert "Write a, b, c in a prompt. They lie in /e/a.pt and /e/b.pt and /e/c.pt" in text_of(html)
+    assert "Write <b>a</b>, <b>b</b>, <b>c</b> in a prompt. They lie in" in html
+    assert "/e/a.pt and /e/b.pt and /e/c.pt" in text_of(html)
     assert buttons_of(html)[0] == ("txt2img", "a, b, c", "")
 
 
