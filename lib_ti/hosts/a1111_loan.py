@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib_ti.hosts.a1111_networks import end_drawing
+
 _MISSING = object()
 
 
@@ -158,6 +160,7 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
 def neutral(model: Any) -> Iterator[None]:
     """The checkpoint as it is: without hypernetworks, LoRAs, another U-Net, token merging and tiling."""
     with ExitStack() as undo:
+        undo.enter_context(_no_prompt_networks())
         undo.enter_context(_no_hypernetworks())
         undo.enter_context(_no_loras(model))
         undo.enter_context(_own_unet())
@@ -213,6 +216,15 @@ def _no_hypernetworks() -> Iterator[None]:
         yield
     finally:
         active[:] = before
+
+
+@contextmanager
+def _no_prompt_networks() -> Iterator[None]:
+    end_drawing()  # of a generation that was broken off
+    try:
+        yield
+    finally:
+        end_drawing()  # of a preview
 
 
 @contextmanager
