@@ -27,7 +27,7 @@ def read_slots(enabled: bool, values: Sequence[Any], sweep: Mapping[str, Any]) -
     if sweep:
         first = replace(slots.pop(1, NetworkCall(NOTHING)), **sweep)
         if first.name != NOTHING:
-            slots[1] = first
+            slots = {1: first, **slots}
     return slots
 
 
