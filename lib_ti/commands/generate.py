@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     for name, low, high in (("count", 1, 1000), ("steps", 1, 1000), ("cfg", 1, 50), ("seed", 0, 2**32 - 1)):
         if not low <= getattr(args, name) <= high:
             raise BadInput(f"{name}: got {getattr(args, name)}, expected {low} to {high}.")
-    folders = NetworkFolders([*args.networks, args.data / "loras"])
+    folders = NetworkFolders([*args.networks, folders_under(args.data).networks])
     prompt, called = _take_called(args.prompt, folders, negative=False)
     negative, called_there = _take_called(args.negative, folders, negative=True)
     called += called_there

@@ -7,7 +7,6 @@ leaves everything as training needs it.
 from __future__ import annotations
 
 import random
-import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from lib_ti.hosts.a1111_networks import end_drawing
+from lib_ti.hosts.a1111_networks import builtin_networks, end_drawing
+from lib_ti.hosts.loan import moved
 
 _MISSING = object()
 
@@ -134,17 +134,6 @@ def _reorder(weights: Iterable[nn.Parameter], order: torch.memory_format) -> Non
 
 
 @contextmanager
-def moved(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """``module`` on ``device``, then back where it was."""
-    before = next(module.parameters()).device
-    module.to(device)
-    try:
-        yield
-    finally:
-        module.to(before)
-
-
-@contextmanager
 def random_state_kept(device: torch.device) -> Iterator[None]:
     """The WebUI seeds the global generators for every picture."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the host's own
@@ -229,8 +218,8 @@ def _no_prompt_networks() -> Iterator[None]:
 
 @contextmanager
 def _no_loras(model: nn.Module) -> Iterator[None]:
-    networks: Any = sys.modules.get("networks")
-    if not hasattr(networks, "loaded_networks"):  # the built-in extension is off, or it is another module
+    networks = builtin_networks()
+    if networks is None:
         yield
         return
     before, merged = list(networks.loaded_networks), _merged_layers(model)

@@ -158,12 +158,18 @@ class _Drawing:
             _Drawing.hanging = None
 
 
+def builtin_networks() -> Any:
+    """The module of the built-in Lora extension; None where that is switched off."""
+    networks = sys.modules.get("networks")
+    return networks if hasattr(networks, "loaded_networks") else None  # it may be somebody else's module
+
+
 def _refresh(module: nn.Module) -> None:
     """As the built-in extension begins every call of a layer: by writing its LoRAs into the weights."""
     from modules import shared
 
-    networks: Any = sys.modules.get("networks")
-    if not hasattr(networks, "network_apply_weights"):  # it is off, or this is another module
+    networks = builtin_networks()
+    if networks is None:
         return
     if getattr(shared.opts, "lora_functional", False):
         networks.network_restore_weights_from_backup(module)

@@ -63,6 +63,15 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Economy:
+    """How a lent model runs: what it does without to need less memory. The answers stay the same."""
+
+    checkpointing: bool = False  # blocks are computed again in the backward pass
+    attention: str = "model"  # as the host has it; or "sdpa", "sliced", "xformers"
+    vae_away: bool = False  # the VAE is on the device while it works, and not between
+
+
+@dataclass(frozen=True)
 class SampleRequest:
     """One batch of pictures to draw; picture i takes seed ``seeds[i]``, whatever the batch is."""
 
@@ -85,6 +94,10 @@ class Host(Protocol):
     def lend(self) -> AbstractContextManager[None]:
         """Freeze the model and switch off what would spoil training; on exit, also after an error,
         everything is exactly as before."""
+
+    def economise(self, economy: Economy) -> None:
+        """How the model runs from now to the end of the loan, or to the next call. Raises BadInput for
+        what is not installed."""
 
     def parts(self) -> Parts:
         """The living U-Net and text encoders, whose layers a network changes; in the program's own layout."""
@@ -128,6 +141,7 @@ class Folders:
 
     jobs: Path
     embeddings: Path
+    networks: Path
     templates: tuple[Path, ...]
 
 
@@ -148,5 +162,5 @@ class Place(Protocol):
     def sampler_names(self) -> Sequence[str]:
         """As the host's, without waiting for a model."""
 
-    def published(self, embedding: Path, preview: Path | None, description: str) -> None:
-        """The file is new, or changed: from the next prompt on the program uses it."""
+    def published(self, file: Path, preview: Path | None, description: str) -> None:
+        """The embedding or network is new, or changed: from the next prompt on the program uses it."""

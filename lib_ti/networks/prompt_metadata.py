@@ -28,6 +28,8 @@ def save_metadata_text(path: Path, text: str) -> dict[str, str]:
 
     Raises BadInput where ``text`` is no JSON object; nothing is written then.
     """
+    if path.suffix.lower() != ".safetensors":
+        raise BadInput(f"{path.name} is no safetensors file, so it has no metadata; nothing was saved.")
     before = metadata_of(path)
     try:
         given = json.loads(text)
