@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +27,8 @@ from lib_ti.formats.together import write_together
 from lib_ti.hosts.base import Embeddings, Host, SampleRequest
 from lib_ti.job_memory import MEMORY_REMEDY, Memory, out_of_memory
 from lib_ti.methods.gauge import VectorReport, measure, told
-from lib_ti.methods.kind import Words
+from lib_ti.methods.kind import ROLES, JobSettings, Product
 from lib_ti.methods.registry import kind_of
-from lib_ti.methods.textual_inversion import InversionSettings
 
 
 @dataclass(frozen=True)
@@ -55,27 +55,34 @@ class Evaluation:
     best_step: int
 
 
-Event = Message | Progress | Preview | Evaluation
+@dataclass(frozen=True)
+class Drawn:
+    """So many regularisation pictures are there, of ``count``; the job has not begun yet."""
+
+    there: int
+    count: int
+
+
+Event = Message | Progress | Preview | Evaluation | Drawn
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. ``files``: one for each word, in the embeddings folder when done, else copies in the
-    job's."""
+    """How a job ended. ``files``: where prompts find them when done, else copies in the job's folder."""
 
     status: Literal["done", "stopped"]
     job: Job
     step: int
-    files: Sequence[Path]
+    files: Mapping[Product, Path]
     loss: float | None  # mean of the last 50 steps
     seconds: float
-    kept_step: int  # the one that the embedding is of
+    kept_step: int  # the one that the files are of
     vectors: Sequence[VectorReport]
 
     @property
     def embedding(self) -> Path:
         """The file of the word for the prompt."""
-        return self.files[0]
+        return next(file for product, file in self.files.items() if product.role == "embedding")
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -90,25 +97,42 @@ class Outcome:
         }
 
 
-def told_files(files: Sequence[Path]) -> dict[str, str | None]:
-    """The files of a job's words, for people and programs."""
-    positive, negative = [*map(str, files), None, None][:2]
-    return {"embedding": positive, "negative_embedding": negative}
+def told_files(files: Mapping[Product, Path]) -> dict[str, Any]:
+    """A job's files by what they are for, for people and programs; those of further words apart."""
+    first: dict[str, Any] = {}
+    others = []
+    for product, file in files.items():
+        if first.setdefault(product.role, str(file)) != str(file):
+            others.append(str(file))
+    return {**dict.fromkeys(ROLES), **first, "other_embeddings": others}
 
 
-def picture_size(host: Host, settings: InversionSettings) -> tuple[int, int]:
+def picture_size(host: Host, settings: JobSettings) -> tuple[int, int]:
     """Width and height in pixels."""
     return settings.width or host.info.native_size, settings.height or host.info.native_size
 
 
 def saved_steps(job: Job) -> list[int]:
     """The steps of which the job's folder has a copy."""
-    return sorted({int(path.stem.rpartition("-")[2]) for path in job.copies.glob("*.safetensors")})
+    return sorted({int(path.stem.rpartition("-")[2]) for path in job.copies.rglob("*.safetensors")})
 
 
-def copies_of(job: Job, words: Words, step: int) -> list[Path]:
-    """A file for each word, in the job's folder."""
-    return [job.copies / f"{word}-{step:06d}.safetensors" for word in words.all]
+def copies_of(job: Job, products: Sequence[Product], step: int) -> dict[Product, Path]:
+    """The files of a step in the job's folder; an embedding may have the name of a network."""
+    networks = job.copies / "networks"
+    return {
+        product: (job.copies if product.is_embedding else networks) / f"{product.name}-{step:06d}.safetensors"
+        for product in products
+    }
+
+
+def started_from(job: Job, settings: JobSettings) -> Embeddings | None:
+    """The vectors of each word that the job began with, from its saved state; None: there is none yet."""
+    state = job.load_state()
+    if state is None:
+        return None
+    start = {name: state.beside.get(name, {}).get("start", now) for name, now in state.parameters.items()}
+    return kind_of(settings).vectors(start, settings)
 
 
 class Run:
@@ -117,29 +141,43 @@ class Run:
     def __init__(
         self,
         host: Host,
-        settings: InversionSettings,
+        settings: JobSettings,
         samples: TrainingSet,
         job: Job,
-        targets: Sequence[Path],
+        targets: Mapping[Product, Path],
         report: Callable[[Event], None],
         start: Embeddings,
     ) -> None:
         self.host, self.settings, self.samples = host, settings, samples
         self.job, self.targets, self.report = job, targets, report
         self.kind = kind_of(settings)
-        self.words = self.kind.words(settings)
         self.started = time.monotonic()
         self.recent: deque[float] = deque(maxlen=50)
         self.method = self.kind.make(host, settings, samples, start)
         evaluation: Sequence[Batch] = ()
         if settings.evaluate_every:
             evaluation = evaluation_batches(self.method.draw, settings, samples.timesteps)
-        self.loop = Loop(self.method, learning_rate_of(settings), job.load_state(), settings, evaluation)
+        parameters = self.method.parameters()
+        words = self.kind.vectors(parameters, settings)
+        self.loop = Loop(
+            self.method,
+            learning_rate_of(settings),
+            job.load_state(),
+            settings,
+            evaluation,
+            vectors=list(parameters)[: sum(map(len, words.values()))],
+            shares=self.method.shares(),
+            after_step=self.method.after_step,
+        )
         job.forget_losses_after(self.loop.step)
         self.memory = Memory(host, settings, self.loop, lambda sentence: report(Message(sentence)))
 
     def execute(self, stopped: Callable[[], bool]) -> Outcome:
         """Whatever ends it early, what is good so far has been saved. Raises JobFailed."""
+        with self.method.attached():
+            return self._execute(stopped)
+
+    def _execute(self, stopped: Callable[[], bool]) -> Outcome:
         try:
             self.memory.fit()
             while (status := self._train(stopped)) is None:
@@ -176,8 +214,11 @@ class Run:
     def _report(self, kept: int, parameters: Mapping[str, torch.Tensor]) -> list[VectorReport]:
         """Measure what came of the vectors, which are those of step ``kept``, and say it."""
         loop = self.loop
+        if not loop.vectors:
+            return []
         means = {name: total / max(1, loop.step) for name, total in loop.gradients.items()}
-        reports = measure(self.host, self._by_parameter(parameters), self._by_parameter(loop.start), means)
+        result = {name: parameters[name] for name in loop.vectors}
+        reports = measure(self.host, self._by_parameter(result), self._by_parameter(loop.start), means)
         said = told(reports)
         if kept != loop.step:
             loss = loop.evaluations.best_row[1]
@@ -187,7 +228,7 @@ class Run:
         return reports
 
     def _by_parameter(self, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The vectors that the parameters stand for, by the parameters' names."""
+        """The vectors that these parameters stand for, by the parameters' names."""
         words = self.kind.vectors(parameters, self.settings)
         return dict(zip(parameters, (v for word in words.values() for v in word.values()), strict=True))
 
@@ -208,27 +249,38 @@ class Run:
             self.job.save_state(self.loop.good)
         if settings.copy_every and step % settings.copy_every == 0:
             self._save_copy()
+            self._forget_copies()
         ends = step == settings.steps or self.loop.evaluations.settled
         if settings.preview_every and (step % settings.preview_every == 0 or ends):
             self._preview(step, self.loop.final()[1] if ends else self.loop.result())
 
-    def _leave(self) -> Sequence[Path]:
+    def _leave(self) -> Mapping[Product, Path]:
         """Save what is good so far, so that the job can be resumed."""
         self.job.save_state(self.loop.snapshot())
         return self._save_copy()
 
-    def _save_copy(self) -> Sequence[Path]:
+    def _save_copy(self) -> Mapping[Product, Path]:
         step = self.loop.step
-        return self._save(copies_of(self.job, self.words, step), step, self.loop.result())
+        return self._save(copies_of(self.job, list(self.targets), step), step, self.loop.result())
+
+    def _forget_copies(self) -> None:
+        """Delete all copies but the latest and the best. Later ones than now, which a job that was killed
+        has left, will be written again."""
+        last, evaluations = self.settings.keep_last, self.loop.evaluations
+        past = [step for step in saved_steps(self.job) if step <= self.loop.step]
+        best = evaluations.best_row[0] if evaluations.rows else None
+        for step in past[:-last] if last else ():
+            if step != best:
+                for path in copies_of(self.job, list(self.targets), step).values():
+                    path.unlink(missing_ok=True)
 
     def _save(
-        self, paths: Sequence[Path], step: int, parameters: Mapping[str, torch.Tensor]
-    ) -> Sequence[Path]:
-        """The words as ``parameters`` have them, into ``paths``, together or not at all."""
-        vectors = self.kind.vectors(parameters, self.settings)
-        made = self.kind.export(vectors, self.host, self.settings, step, self.job.id)
-        write_together(dict(zip(paths, made, strict=True)))
-        return paths
+        self, files: Mapping[Product, Path], step: int, parameters: Mapping[str, torch.Tensor]
+    ) -> Mapping[Product, Path]:
+        """What ``parameters`` have learned, into ``files``, together or not at all."""
+        writers = self.method.export(parameters, step, self.job.id)
+        write_together(dict(zip(files.values(), writers, strict=True)))
+        return files
 
     def _preview(self, step: int, parameters: Mapping[str, torch.Tensor]) -> None:
         """Draw and keep pictures; no picture is worth the run, so one that fails is skipped."""
@@ -247,25 +299,47 @@ class Run:
         self.report(Preview(step, paths))
 
 
-def preview_prompt(settings: InversionSettings, lines: Sequence[str], captions: Sequence[str]) -> str:
-    return fill(settings.preview_prompt or lines[0], name=settings.name, filewords=captions[0])
-
-
-def preview_negative(settings: InversionSettings) -> str:
-    """The negative prompt of the previews; the word that is for it comes first, unless it is there."""
+def preview_prompts(
+    settings: JobSettings, lines: Sequence[str], captions: Sequence[str], names: Sequence[str]
+) -> list[str]:
+    """As it is told, or the first line of the template, without words that are for the negative prompt; one
+    for each word, as far as they differ. ``names``: what [name] is with each of the captions."""
     words = kind_of(settings).words(settings)
-    told = fill(settings.preview_negative, name=words.negative or words.positive, filewords="")
-    if words.negative in told:  # an empty one is in every text
-        return told
-    return ", ".join(filter(None, (words.negative, told)))
+    if words.for_negative and not words.for_prompt and not settings.preview_prompt:
+        bare = " ".join(fill(lines[0], name="", filewords=captions[0]).split())
+        return [bare.replace(" ,", ",").strip(" ,")]
+    line = settings.preview_prompt or lines[0]
+    if not words.others:
+        return [fill(line, name=settings.trigger, filewords=captions[0])]
+    prompts = (
+        fill(line, name=word, filewords=_caption_of(word, captions, names), others=words.others)
+        for word in (settings.trigger, *words.others)
+    )
+    return list(dict.fromkeys(prompts))
 
 
-def _preview_request(host: Host, settings: InversionSettings, samples: TrainingSet) -> SampleRequest:
+def _caption_of(word: str, captions: Sequence[str], names: Sequence[str]) -> str:
+    """The first that has the word; or of which it is the name; or of all."""
+    having = (caption for caption in captions if word in caption)
+    named = (caption for caption, name in zip(captions, names, strict=True) if name == word)
+    return next(chain(having, named, captions))
+
+
+def preview_negative(settings: JobSettings) -> str:
+    """The negative prompt of the previews; words that are for it come first, unless they are there."""
+    words = kind_of(settings).words(settings)
+    name = words.negative or settings.trigger
+    told = fill(settings.preview_negative, name=name, filewords="", others=words.others)
+    return ", ".join(filter(None, (*(word for word in words.for_negative if word not in told), told)))
+
+
+def _preview_request(host: Host, settings: JobSettings, samples: TrainingSet) -> SampleRequest:
     width, height = picture_size(host, settings)
-    prompt = preview_prompt(settings, samples.lines, samples.captions)
+    prompts = preview_prompts(settings, samples.lines, samples.captions, samples.names)
+    seeds = [settings.preview_seed + i for i in range(settings.preview_count)]
     return SampleRequest(
-        prompts=[prompt] * settings.preview_count,
-        seeds=[settings.preview_seed + i for i in range(settings.preview_count)],
+        prompts=[prompt for prompt in prompts for _ in seeds],
+        seeds=seeds * len(prompts),
         negative_prompt=preview_negative(settings),
         steps=settings.preview_steps,
         cfg_scale=settings.preview_cfg,

@@ -2,58 +2,86 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import write_atomically
 from lib_ti.core.job import Job
+from lib_ti.core.lengths import in_steps
 from lib_ti.core.loop import check_learning
 from lib_ti.core.settings import as_dict
 from lib_ti.data.samples import TrainingSet
-from lib_ti.data.source import Source, find_source, make_samples
+from lib_ti.data.source import Source, find_source, make_samples, steps_of_epoch
 from lib_ti.data.templates import OUR_TEMPLATES, find_template, read_template
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name
+from lib_ti.formats.safetensors_file import read_tensors
 from lib_ti.formats.together import write_together
 from lib_ti.hosts.base import Embeddings, Folders, Host
 from lib_ti.job_memory import economy_of
 from lib_ti.job_run import (
+    Drawn,
     Event,
     Message,
     Outcome,
     Run,
     copies_of,
     memory_told,
-    preview_prompt,
+    picture_size,
+    preview_prompts,
     saved_steps,
+    started_from,
 )
+from lib_ti.methods.denoising import noise_schedule
+from lib_ti.methods.kind import JobSettings, Product
 from lib_ti.methods.registry import kind_of, read_settings
-from lib_ti.methods.textual_inversion import InversionSettings, check_name, noise_schedule
+from lib_ti.methods.textual_inversion import check_name
+from lib_ti.regularisation import draw_pictures, drawn_prompt
+
+NETWORK_SUFFIXES = frozenset({".safetensors", ".pt", ".ckpt"})  # of files in a WebUI's folder of networks
 
 
 def folders_under(data: Path) -> Folders:
     """The folders of the command line, all in one."""
     templates = data / "textual_inversion_templates"
     # A dot folder, which WebUIs never serve over HTTP.
-    return Folders(data / ".ti-studio" / "jobs", data / "embeddings", (templates, OUR_TEMPLATES))
+    jobs = data / ".ti-studio" / "jobs"
+    return Folders(jobs, data / "embeddings", data / "loras", (templates, OUR_TEMPLATES))
 
 
-def read_source(settings: InversionSettings, folders: Folders) -> Source:
+def read_source(settings: JobSettings, folders: Folders) -> Source:
     """Pictures, captions and template of a job. Raises BadInput."""
     lines = read_template(find_template(settings.template, folders.templates))
     return find_source(settings, lines, _kept(folders))
 
 
-def _kept(folders: Folders) -> Path:
-    """Where encoded pictures lie from job to job: beside the jobs, in a dot folder."""
+def settle(settings: JobSettings, folders: Folders) -> tuple[JobSettings, Source]:
+    """The settings with every length in steps, and the source that settles how long an epoch is, without
+    regularisation pictures that are yet to be drawn.
+
+    Raises BadInput.
+    """
+    if settings.make_reg:
+        drawn_prompt(settings)
+    source = read_source(replace(settings, reg_images="") if settings.make_reg else settings, folders)
+    return in_steps(settings, steps_of_epoch(source, settings)), source
+
+
+def _kept(folders: Folders, what: str = "latents") -> Path:
+    """Where encoded pictures, and others, lie from job to job: beside the jobs, in a dot folder."""
     beside = folders.jobs.parent
-    return (beside if beside.name == ".ti-studio" else beside / ".ti-studio") / "latents"
+    return (beside if beside.name == ".ti-studio" else beside / ".ti-studio") / what
 
 
 def _samples(
-    host: Host, settings: InversionSettings, source: Source, folders: Folders
+    host: Host, settings: JobSettings, source: Source, folders: Folders
 ) -> tuple[TrainingSet, list[str]]:
     """The training set, its pictures encoded, and what is to be said of them. Raises BadInput."""
 
@@ -64,7 +92,8 @@ def _samples(
     return make_samples(
         source,
         settings,
-        settings.name,
+        settings.trigger,
+        kind_of(settings).words(settings).others,
         native=host.info.native_size,
         grain=host.info.pixels_per_latent,
         timesteps=len(host.info.alphas_cumprod),
@@ -73,19 +102,22 @@ def _samples(
     )
 
 
-def create(host: Host, settings: InversionSettings, folders: Folders) -> list[Path]:
-    """Write the embeddings of a job that has not begun: their vectors are the start. Raises BadInput."""
+def create(host: Host, settings: JobSettings, folders: Folders) -> dict[Product, Path]:
+    """Write the files of a job that has not begun: its start. Raises BadInput."""
     kind = kind_of(settings)
+    if kind.create is None:
+        raise BadInput(f"{kind.title}: there is nothing to create before training; start the training.")
     check_names(host, settings)
     targets = check_targets(settings, folders)
-    made = kind.export(kind.start(host, settings), host, settings, 0, "")
-    write_together(dict(zip(targets, made, strict=True)))
+    with host.lend() if settings.start_asks_model else nullcontext():
+        made = kind.create(host, settings)
+    write_together(dict(zip(targets.values(), made, strict=True)))
     return targets
 
 
 def start(
     host: Host,
-    settings: InversionSettings,
+    settings: JobSettings,
     *,
     folders: Folders,
     model: str,
@@ -101,19 +133,23 @@ def start(
         kind = kind_of(settings)
         check_names(host, settings)
         check_sampler(settings, host.sampler_names())
+        settings, source = settle(settings, folders)
         rate = check_learning(settings, host.info.device)
         noise_schedule(host, settings)
         host.economise(economy_of(settings))
-        source = read_source(settings, folders)
         targets = check_targets(settings, folders)
         # The prompts are checked before the pictures are encoded.
         vectors = _start_vectors(host, settings, targets)
         host.set_embeddings(vectors)
-        said = kind.preflight(host, settings, source.lines, source.captions)
+        said = kind.preflight(host, settings, *_prompt_parts(settings, source))
         said += _preview_warning(host, settings, source)
-        for word, target in zip(vectors, targets, strict=True):
-            if target.exists() and not settings.overwrite:
-                said.append(f"the start is {target.name}, {_count(vectors[word])} vectors not trained yet")
+        for product, target in targets.items():
+            if product.is_embedding and target.exists() and not settings.overwrite:
+                count = _count(vectors[product.name])
+                said.append(f"the start is {target.name}, {count} vectors not trained yet")
+        if settings.make_reg:
+            settings = _with_pictures_drawn(host, settings, folders, report, stopped)
+            source = read_source(settings, folders)
         samples, sizes_told = _samples(host, settings, source, folders)
         said += sizes_told
         job = job or Job.reserve(folders.jobs, settings.name)
@@ -126,12 +162,52 @@ def start(
                 "settings": as_dict(settings),
             }
         )
-        said.append(
-            f"job {job.id}: {len(source.pictures)} pictures, {settings.steps} steps, rate {rate.at(1):g}"
-        )
+        length = f"{settings.steps} steps ({samples.steps_of_epoch} to an epoch)"
+        said.append(f"job {job.id}: {len(source.pictures)} pictures, {length}, rate {rate.at(1):g}")
         for sentence in said:
             report(Message(sentence))
-        return Run(host, settings, samples, job, targets, report, vectors).execute(stopped)
+        return _begin(host, settings, samples, job, targets, report, vectors, stopped)
+
+
+def _begin(
+    host: Host,
+    settings: JobSettings,
+    samples: TrainingSet,
+    job: Job,
+    targets: Mapping[Product, Path],
+    report: Callable[[Event], None],
+    vectors: Embeddings,
+    stopped: Callable[[], bool],
+) -> Outcome:
+    """Train a job that has no saved state; stopped before its start was found it has none, and begins anew
+    when it is resumed."""
+
+    def say(sentence: str) -> None:
+        report(Message(sentence))
+
+    start = kind_of(settings).refine(host, settings, samples, vectors, say, stopped)
+    if start is None:
+        return Outcome("stopped", job, 0, {}, None, 0.0, 0, [])
+    return Run(host, settings, samples, job, targets, report, start).execute(stopped)
+
+
+def _with_pictures_drawn(
+    host: Host,
+    settings: JobSettings,
+    folders: Folders,
+    report: Callable[[Event], None],
+    stopped: Callable[[], bool],
+) -> JobSettings:
+    """The settings of the job whose regularisation pictures are there. Raises Interrupted."""
+    folder = draw_pictures(
+        host,
+        settings,
+        picture_size(host, settings),
+        _kept(folders, "regularisation"),
+        lambda there: report(Drawn(there, settings.make_reg)),
+        stopped,
+    )
+    return replace(settings, reg_images=str(folder.resolve()))
 
 
 def resume(
@@ -157,60 +233,69 @@ def resume(
         host.economise(economy_of(settings))
         samples, _ = _samples(host, settings, source, folders)
         report(Message(f"resuming job {job.id}"))
-        vectors = _start_vectors(host, settings, targets)
-        return Run(host, settings, samples, job, targets, report, vectors).execute(stopped)
+        kept = started_from(job, settings)
+        if kept is None:
+            vectors = _start_vectors(host, settings, targets)
+            return _begin(host, settings, samples, job, targets, report, vectors, stopped)
+        return Run(host, settings, samples, job, targets, report, kept).execute(stopped)
 
 
-def publish(job: Job, step: int, folders: Folders) -> list[Path]:
-    """Put the job's copies of ``step`` into the embeddings folder, in the place of what the job left there.
+def publish(job: Job, step: int, folders: Folders) -> dict[Product, Path]:
+    """Put the job's copies of ``step`` where prompts find them, in the place of what the job left there.
 
     Raises BadInput where there are none, or where a file there is not the job's.
     """
     settings = settings_of(job.settings())
-    copies = copies_of(job, kind_of(settings).words(settings), step)
-    if not all(copy.is_file() for copy in copies):
+    copies = copies_of(job, kind_of(settings).products(settings), step)
+    if not all(copy.is_file() for copy in copies.values()):
         steps = ", ".join(map(str, saved_steps(job))) or "none"
         raise BadInput(f"job {job.id} has no saved step {step}; there are {steps}.")
     targets = check_targets(settings, folders, job)
-    write_together({target: read_embedding(copy) for copy, target in zip(copies, targets, strict=True)})
+    write_together({target: partial(_copy, copies[product]) for product, target in targets.items()})
     return targets
 
 
-def settings_of(record: Mapping[str, Any]) -> InversionSettings:
+def _copy(file: Path, to: Path) -> None:
+    write_atomically(to, partial(shutil.copyfile, file))
+
+
+def settings_of(record: Mapping[str, Any]) -> JobSettings:
     """The settings in a job's record."""
     return read_settings({**record["settings"], "method": record["method"]})
 
 
-def check_names(host: Host, settings: InversionSettings) -> None:
+def check_names(host: Host, settings: JobSettings) -> None:
     """Raises BadInput where a word of the job is no usable file name, or already one of the vocabulary."""
     for word in kind_of(settings).words(settings).all:
         check_name(host, word)
 
 
-def check_targets(settings: InversionSettings, folders: Folders, job: Job | None = None) -> list[Path]:
-    """Where the embeddings will be, a file for each word. Raises BadInput."""
-    words = kind_of(settings).words(settings)
-    return [_check_target(word, settings.overwrite, folders, job) for word in words.all]
+def check_targets(settings: JobSettings, folders: Folders, job: Job | None = None) -> dict[Product, Path]:
+    """Where the job's files will be. Raises BadInput."""
+    products = kind_of(settings).products(settings)
+    return {product: _check_target(product, settings.overwrite, folders, job) for product in products}
 
 
-def _check_target(word: str, overwrite: bool, folders: Folders, job: Job | None) -> Path:
-    """Where the word's file will be; one that ``job`` left, or that is not trained yet, may be replaced.
+def _check_target(product: Product, overwrite: bool, folders: Folders, job: Job | None) -> Path:
+    """Where the file will be; one that ``job`` left, or that is not trained yet, may be replaced.
 
     Raises BadInput where another one is that may not be, or where another file has the name: WebUIs
     read names without regard to case, and take whichever file they find first.
     """
-    target = folders.embeddings / f"{safe_name(word)}.safetensors"
-    for path in folders.embeddings.rglob("*.*") if folders.embeddings.is_dir() else ():
-        if path.stem.lower() != word.lower() or path.suffix.lower() not in SUFFIXES:
+    folder = folders.embeddings if product.is_embedding else folders.networks
+    suffixes = SUFFIXES if product.is_embedding else NETWORK_SUFFIXES
+    target = folder / f"{safe_name(product.name)}.safetensors"
+    for path in folder.rglob("*.*") if folder.is_dir() else ():
+        if path.stem.lower() != product.name.lower() or path.suffix.lower() not in suffixes:
             continue
         if path != target:
             raise BadInput(f"{path} has the name already; choose another one, or move that file away.")
-        if not overwrite and not _replaceable(path, job):
+        if not overwrite and not _replaceable(product, path, job):
             raise BadInput(f"{target} exists; choose another name, or --overwrite to replace it.")
     return target
 
 
-def check_sampler(settings: InversionSettings, known: Sequence[str]) -> None:
+def check_sampler(settings: JobSettings, known: Sequence[str]) -> None:
     """Raises BadInput where the previews ask for a sampler that is not among ``known``."""
     if settings.preview_every and settings.preview_sampler not in ("", *known):
         raise BadInput(
@@ -218,33 +303,55 @@ def check_sampler(settings: InversionSettings, known: Sequence[str]) -> None:
         )
 
 
-def _replaceable(path: Path, job: Job | None) -> bool:
-    """Whether the embedding there is not trained yet, or is what ``job`` made."""
+def _replaceable(product: Product, path: Path, job: Job | None) -> bool:
+    """Whether the file there is an embedding that is not trained yet, or is what ``job`` made."""
     try:
-        known = read_embedding(path)
+        known = read_embedding(path) if product.is_embedding else None
+        metadata = known.metadata if known else read_tensors(path)[1]
     except BadInput:
         return False
-    return known.step == 0 or (job is not None and known.metadata.get("job") == job.id)
+    return (known is not None and known.step == 0) or (job is not None and metadata.get("job") == job.id)
 
 
-def _start_vectors(host: Host, settings: InversionSettings, targets: Sequence[Path]) -> Embeddings:
+def _start_vectors(host: Host, settings: JobSettings, targets: Mapping[Product, Path]) -> Embeddings:
     """Of each word: those of an embedding that waits for it untrained, else what the settings say."""
     kind = kind_of(settings)
     words = kind.words(settings).all
     created: dict[str, Mapping[str, torch.Tensor]] = {}
-    for word, target in zip(words, targets, strict=True):
-        if target.exists() and not settings.overwrite and (found := read_embedding(target)).step == 0:
-            created[word] = found.vectors
+    for product, target in targets.items():
+        if not product.is_embedding or not target.exists() or settings.overwrite:
+            continue
+        if (found := read_embedding(target)).step == 0:
+            created[product.name] = found.vectors
     return created if len(created) == len(words) else {**kind.start(host, settings), **created}
+
+
+def _prompt_parts(settings: JobSettings, source: Source) -> tuple[Sequence[str], Sequence[str]]:
+    """Template lines and captions. With several words [name] is not the same in all prompts, so that each
+    prompt is a caption of its own."""
+    others = kind_of(settings).words(settings).others
+    if not others:
+        return source.lines, source.captions
+    return ["[filewords]"], source.prompts(settings.trigger, others)
 
 
 def _count(vectors: Mapping[str, torch.Tensor]) -> int:
     return len(next(iter(vectors.values())))
 
 
-def _preview_warning(host: Host, settings: InversionSettings, source: Source) -> list[str]:
-    """What to say of previews that will not show the new word."""
-    prompt = preview_prompt(settings, source.lines, source.captions)
-    if not settings.preview_every or host.count_triggers(prompt).get(settings.name):
+def _preview_warning(host: Host, settings: JobSettings, source: Source) -> list[str]:
+    """What to say of previews that will not show what is learned."""
+    if not settings.preview_every:
         return []
-    return [f"warning: {settings.name!r} is not in the preview prompt {prompt!r}; put [name] into it"]
+    words = kind_of(settings).words(settings)
+    if words.for_negative and settings.preview_cfg == 1:
+        unheard = ", ".join(words.for_negative)
+        return [f"warning: at preview-cfg 1 the negative prompt, and {unheard} in it, has no say"]
+    names = source.names(settings.trigger, words.others)
+    prompts = preview_prompts(settings, source.lines, source.captions, names)
+    shown = {word for prompt in prompts for word, count in host.count_triggers(prompt).items() if count}
+    return [
+        f"warning: {word!r} is not in the preview prompt {prompts[0]!r}; put [name] into it"
+        for word in words.for_prompt
+        if word not in shown
+    ]

@@ -8,23 +8,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lib_ti import jobs
-from lib_ti.core.errors import BadInput, StudioError
+from lib_ti.core.errors import BadInput, Interrupted, StudioError
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress, check_learning
 from lib_ti.core.settings import as_dict
 from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, read_embeddings
 from lib_ti.hosts.base import Host, Place
-from lib_ti.job_run import Event, Message, Outcome, saved_steps, told_files
+from lib_ti.job_run import Drawn, Event, Message, Outcome, saved_steps, told_files
+from lib_ti.methods.kind import ROLES, JobSettings, Product, Words
 from lib_ti.methods.registry import kind_of, read_settings
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.trained_words import find_words, list_words
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ class Status:
     error: str | None = None
     embedding: str | None = None
     negative_embedding: str | None = None
+    network: str | None = None
+    bundle: str | None = None
+    other_embeddings: list[str] = field(default_factory=list)  # of a job of several words
     evaluations: list[tuple[int, float]] = field(default_factory=list)  # step, loss of the fixed batch
     previews: dict[int, list[str]] = field(default_factory=dict)  # step -> files in the job's samples
     saved_steps: list[int] = field(default_factory=list)
@@ -64,20 +68,24 @@ class Status:
 class Run:
     """A job of this process: its thread writes, everybody reads."""
 
-    def __init__(self, job: Job, settings: InversionSettings) -> None:
+    def __init__(self, job: Job, settings: JobSettings) -> None:
         self.job, self.settings = job, settings
         self.state: State = "waiting"
         self.progress: Progress | None = None
         self.losses = job.losses()
         self.messages: list[str] = []
+        self.drawn = ""  # how many regularisation pictures there are
         self.error: str | None = None
-        self.files: Sequence[Path] = ()  # in the embeddings folder, one for each word
+        self.files: Mapping[Product, Path] = {}  # where prompts find them
         self.outcome: Outcome | None = None
         self.stop = threading.Event()
-        self.publish = False  # what is there when it stops goes into the embeddings folder
+        self.publish = False  # what is there when it stops goes where prompts find it
         self.thread: threading.Thread | None = None
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Drawn):
+            self.drawn = f"regularisation pictures: {event.there} of {event.count} are drawn"
+            return
         self.state = "training"  # nothing is reported before everything is prepared
         if isinstance(event, Progress):
             self.progress = event
@@ -98,7 +106,7 @@ class Run:
             loss=_mean_loss(self.losses),
             seconds_per_step=progress.seconds_per_step if progress else None,
             seconds_left=left if self.state == "training" else None,
-            messages=list(self.messages),
+            messages=[*filter(None, [self.drawn]), *self.messages],
             error=self.error,
             **told_files(self.files),
             **_kept_in(self.job),
@@ -110,14 +118,16 @@ class Workshop:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.published = 0  # files put into the embeddings folder since the program started
+        self.published = 0  # files put where prompts find them since the program started
         self._runs: dict[str, Run] = {}
         self._lock = threading.Lock()
 
-    def create(self, values: Mapping[str, Any]) -> list[Path]:
+    def create(self, values: Mapping[str, Any]) -> Mapping[Product, Path]:
         """Untrained embeddings, ready to be called or trained, one for each word. Raises BadInput."""
         settings = _settings(values)
-        files = jobs.create(self.place.look(), settings, self.place.folders())
+        asks = settings.start_asks_model
+        with self.place.turn(settings.clip_skip) if asks else nullcontext(self.place.look()) as host:
+            files = jobs.create(host, settings, self.place.folders())
         self._announce(files, None, "not trained yet")
         return files
 
@@ -126,10 +136,10 @@ class Workshop:
         only the model can tell is said by the job's status."""
         settings = _settings(values)
         folders = self.place.folders()
-        check_learning(settings)
         jobs.check_sampler(settings, self.place.sampler_names())
         jobs.check_targets(settings, folders)
-        jobs.read_source(settings, folders)
+        settings, _ = jobs.settle(settings, folders)
+        check_learning(settings)
         with self._lock:
             self._refuse_names_in_use(settings)
             run = Run(Job.reserve(folders.jobs, settings.name), settings)
@@ -145,12 +155,11 @@ class Workshop:
                 raise BadInput(f"job {job} is done; start a new one.")
             return self._begin(Run(found, settings), resumed=True)
 
-    def _refuse_names_in_use(self, settings: InversionSettings) -> None:
+    def _refuse_names_in_use(self, settings: JobSettings) -> None:
         for run in self._runs.values():
-            in_use = {word.lower() for word in _words(run.settings)} if run.state in RUNNING else set()
-            for word in _words(settings):
-                if word.lower() in in_use:
-                    raise BadInput(f"job {run.job.id} trains {word!r} already; wait for it, or stop it.")
+            in_use = _names(run.settings) if run.state in RUNNING else set()
+            for name in sorted(_names(settings) & in_use):
+                raise BadInput(f"job {run.job.id} trains {name!r} already; wait for it, or stop it.")
 
     def _begin(self, run: Run, *, resumed: bool) -> str:
         self._runs[run.job.id] = run
@@ -171,6 +180,9 @@ class Workshop:
             saved = saved_steps(run.job)
             if run.publish and saved and not run.files:
                 run.files = self.publish(run.job.id, saved[-1])
+        except Interrupted as error:
+            run.messages.append(str(error))
+            state = "stopped"
         except StudioError as error:
             run.error, state = str(error), "failed"
         except Exception as error:  # a bug or the machine's; it must not look like success
@@ -201,15 +213,19 @@ class Workshop:
             run.files = outcome.files
             self._announce_step(run.files, run.job, outcome.kept_step)
 
-    def _announce_step(self, files: Sequence[Path], job: Job, step: int) -> None:
+    def _announce_step(self, files: Mapping[Product, Path], job: Job, step: int) -> None:
         model, day = job.settings()["model"], time.strptime(job.id[:8], "%Y%m%d")
         told = f"{step} steps on {model}, {time.strftime('%Y-%m-%d', day)}"
         self._announce(files, _preview_of(job, step), told)
 
-    def _announce(self, files: Sequence[Path], preview: Path | None, description: str) -> None:
-        for file in files:
-            vectors = read_embedding(file).count
-            self.place.published(file, preview, f"{vectors} vectors, {description}")
+    def _announce(self, files: Mapping[Product, Path], preview: Path | None, description: str) -> None:
+        for product, file in files.items():
+            told = description
+            if product.role == "negative_embedding":
+                told = f"for the negative prompt, {told}"
+            if product.is_embedding:
+                told = f"{read_embedding(file).count} vectors, {told}"
+            self.place.published(file, preview, told)
             self.published += 1
 
     def _conclude(self, run: Run, state: State) -> None:
@@ -231,16 +247,16 @@ class Workshop:
         run.state = state
 
     def stop(self, job: str, *, publish: bool = False) -> None:
-        """Ask a job to stop; it saves, and can be resumed. ``publish``: what it has goes into the embeddings
-        folder. Raises BadInput where it does not run."""
+        """Ask a job to stop; it saves, and can be resumed. ``publish``: what it has goes where prompts find
+        it. Raises BadInput where it does not run."""
         run = self._runs.get(job)
         if run is None or run.state not in RUNNING:
             raise BadInput(f"job {job} does not run; it is {self.status(job).status}.")
         run.publish = run.publish or publish
         run.stop.set()
 
-    def publish(self, job: str, step: int) -> list[Path]:
-        """Put a saved step of a job into the embeddings folder. Raises BadInput."""
+    def publish(self, job: str, step: int) -> Mapping[Product, Path]:
+        """Put a saved step of a job where prompts find it. Raises BadInput."""
         found = self._find(job)
         files = jobs.publish(found, step, self.place.folders())
         self._announce_step(files, found, step)
@@ -253,6 +269,8 @@ class Workshop:
             return run.status()
         found = self._find(job)
         settings, losses, result = found.settings()["settings"], found.losses(), found.result() or {}
+        files: dict[str, Any] = {role: result.get(role) for role in ROLES}
+        files["other_embeddings"] = result.get("other_embeddings", [])
         return Status(
             job=job,
             status=result.get("status", "broken off"),
@@ -261,8 +279,7 @@ class Workshop:
             steps=settings.get("steps", 0),
             loss=_mean_loss(losses),
             error=result.get("error"),
-            embedding=result.get("embedding"),
-            negative_embedding=result.get("negative_embedding"),
+            **files,
             **_kept_in(found),
         )
 
@@ -302,6 +319,14 @@ class Workshop:
             {"file": path.relative_to(folder).as_posix(), **told} for path in files for told in _told_of(path)
         ]
 
+    def words(self) -> list[str]:
+        """The words that lie in the embeddings folder, a pair by the one for the prompt."""
+        return list_words(self.place.folders().embeddings)
+
+    def find_words(self, word: str) -> Words:
+        """Which prompts that word and its partner are for. Raises BadInput where there is none."""
+        return find_words(self.place.folders().embeddings, word)
+
     def templates(self) -> list[str]:
         return sorted(list_templates(self.place.folders().templates))
 
@@ -314,18 +339,21 @@ def _told_of(file: Path) -> list[dict[str, Any]]:
         found = read_embeddings(file)
     except BadInput as error:
         return [{"error": str(error)}]
-    return [{"name": e.name, "family": e.family, "vectors": e.count, "step": e.step} for e in found]
+    return [
+        {"name": e.name, "family": e.family, "vectors": e.count, "step": e.step, "negative": e.is_negative}
+        for e in found
+    ]
 
 
-def _settings(values: Mapping[str, Any]) -> InversionSettings:
+def _settings(values: Mapping[str, Any]) -> JobSettings:
     settings = read_settings(values)
     if not settings.name:
         raise BadInput("name: missing; give the new word, such as my-cat.")
     return settings
 
 
-def _words(settings: InversionSettings) -> tuple[str, ...]:
-    return kind_of(settings).words(settings).all
+def _names(settings: JobSettings) -> set[str]:
+    return {product.name.lower() for product in kind_of(settings).products(settings)}
 
 
 @contextmanager

@@ -42,8 +42,8 @@ class StandalonePlace:
     def sampler_names(self) -> list[str]:
         return ["DPM++ 2M Karras", "Euler"]
 
-    def published(self, embedding: Path, preview: Path | None, description: str) -> None:
-        self.told.append((embedding.name, preview is not None, description))
+    def published(self, file: Path, preview: Path | None, description: str) -> None:
+        self.told.append((file.name, preview is not None, description))
 
 
 def wait(workshop: Workshop, job: str, until: Callable[[Status], bool]) -> Status:

@@ -29,7 +29,8 @@ from lib_ti.core.loop import Loop
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.data.samples import LatentCache, TrainingSet
 from lib_ti.hosts.a1111 import A1111Host
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, initial_vectors
+from lib_ti.methods.starts import initial_vectors
+from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion
 
 BUILTIN, OURS = "zqx-builtin", "zqx-ours"
 MEMORY_STEPS = 3

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ import numpy as np
 from PIL import Image
 
 from lib_ti.bench.world import CFG_SCALE, draw, draw_asked
+from lib_ti.core.settings import options_of
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import Embeddings, Host
-from lib_ti.job_run import Event, Outcome
+from lib_ti.job_run import Event, Outcome, started_from
 from lib_ti.jobs import folders_under, start
-from lib_ti.methods.kind import Words
-from lib_ti.methods.registry import kind_of, read_settings
+from lib_ti.methods.kind import Product, Words
+from lib_ti.methods.registry import DEFAULT, kind_named, kind_of, read_settings
+from lib_ti.networks.attach import attach
 from lib_ti.tinyworld.concepts import SPLITS, Concept, parse_concept
 from lib_ti.tinyworld.corpus import BENCH_SEED
 from lib_ti.tinyworld.judge import Judge
@@ -158,7 +161,11 @@ class Exam:
 
 def lesson(exam: Exam, folder: Path, **settings: Any) -> dict[str, Any]:
     """The settings of a job on the exam's pictures, which lie in ``folder``."""
+    kind = kind_named(settings.get("method", DEFAULT))
+    # A network has no word of its own: the prompts that it learns and is judged by call it so.
+    trigger = {"trigger_word": TRIGGER} if "trigger_word" in options_of(kind.settings) else {}
     return {
+        **trigger,
         "name": TRIGGER,
         "images": str(folder),
         "template": "captions",
@@ -191,27 +198,47 @@ def train_and_judge(
         host, chosen, folders=folders_under(data), model="builtin", report=report, stopped=stopped
     )
     with host.lend():
-        before, untrained = _judge(host, judge, exam, exam.plain, words, kind.start(host, chosen))
-    learned = {
-        word: read_embedding(file).vectors for word, file in zip(words.all, outcome.files, strict=True)
-    }
-    after, plain, edited = judge_words(host, judge, exam, words, learned)
+        began = started_from(outcome.job, chosen) or kind.start(host, chosen)
+        before, untrained = _judge(host, judge, exam, exam.plain, words, began)
+    networks = [file for product, file in outcome.files.items() if product.role == "network"]
+    after, plain, edited = judge_words(host, judge, exam, words, read_words(outcome.files), networks=networks)
     return ConceptResult(
         exam.concept, plain, edited, sum(untrained) / len(untrained), outcome, training, before, after
     )
 
 
+def read_words(files: Mapping[Product, Path]) -> Embeddings:
+    """The vectors of each word among a job's files."""
+    return {
+        product.name: read_embedding(file).vectors for product, file in files.items() if product.is_embedding
+    }
+
+
 def judge_words(
-    host: Host, judge: Judge, exam: Exam, words: Words, vectors: Embeddings
+    host: Host,
+    judge: Judge,
+    exam: Exam,
+    words: Words,
+    vectors: Embeddings,
+    ceiling: tuple[list[bool], list[bool]] | None = None,
+    networks: Sequence[Path] = (),
 ) -> tuple[list[Image.Image], Scores, Scores]:
-    """The pictures of the plain prompts, and how they and the edited ones compare to the ceiling."""
-    with host.lend():
+    """The pictures of the plain prompts, and how they and the edited ones compare to the ceiling, which is
+    the model's without ``networks``, and judged too where it is not given."""
+    with host.lend(), ExitStack() as undo:
+        for network in networks:
+            undo.enter_context(attach(host, network, family=host.info.family))
         after, plain = _judge(host, judge, exam, exam.plain, words, vectors)
         _, edited = _judge(host, judge, exam, exam.edited, words, vectors)
-        plain_ceiling, edited_ceiling = (
-            _judge_own(host, judge, trial, exam.seed) for trial in (exam.plain, exam.edited)
-        )
+    plain_ceiling, edited_ceiling = ceiling or judge_ceiling(host, judge, exam)
     return after, Scores(plain, plain_ceiling), Scores(edited, edited_ceiling)
+
+
+def judge_ceiling(host: Host, judge: Judge, exam: Exam) -> tuple[list[bool], list[bool]]:
+    """Which pictures of the plain prompts and of the edited ones are right in the model's own words."""
+    with host.lend():
+        plain, edited = (_judge_own(host, judge, trial, exam.seed) for trial in (exam.plain, exam.edited))
+    return plain, edited
 
 
 def _judge(

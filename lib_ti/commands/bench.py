@@ -5,19 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from lib_ti.bench.cost import ConceptCost, bench_cost
+from lib_ti.bench.lora import bench_lora
 from lib_ti.bench.parity import bench_parity
 from lib_ti.bench.quality import ConceptResult, bench_quality, choose_concepts
 from lib_ti.bench.step import bench_step
 from lib_ti.bench.webui_step import bench_webui
 from lib_ti.bench.world import CFG_SCALE, bench_world
+from lib_ti.commands.lora import PRECISIONS
 from lib_ti.commands.shared import Stopped, given_settings, settings_options, shared_options
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Event
-from lib_ti.tinyworld.concepts import parse_concept
+from lib_ti.methods.registry import DEFAULT
+from lib_ti.report import Row, contact_sheet, save_png
+from lib_ti.tinyworld.concepts import Concept, parse_concept
 from lib_ti.tinyworld.judge import Judge
+
+_SHEET_PICTURES = 8  # of each concept on a contact sheet
 
 
 def add_to(commands: Any) -> None:
@@ -55,7 +65,42 @@ def add_to(commands: Any) -> None:
         help=f"CFG scale of the pictures with the new word (default: {CFG_SCALE:g}, as for the ceiling)",
     )
     quality_.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
+    quality_.add_argument(
+        "--sheet", type=Path, default=None, help="a PNG that shows each concept: taught from, and drawn after"
+    )
     settings_options(quality_, leave_out=("images", "name"))
+
+    cost_ = kinds.add_parser(
+        "cost", help="image passes until 0.9 of the ceiling, against the WebUI's own recipe; the stop rules"
+    )
+    shared_options(cost_, cost)
+    cost_.add_argument("--concepts", default="", help="as for quality")
+    cost_.add_argument("--pictures", type=int, default=8, help="training pictures of a concept (default: 8)")
+    cost_.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
+    cost_.add_argument("--every", type=int, default=50, help="steps between judged copies (default: 50)")
+    cost_.add_argument(
+        "--webui-steps",
+        type=int,
+        default=7200,
+        help="length of the WebUI's recipe, which ends where it has reached 0.9 (default: 7200)",
+    )
+    cost_.add_argument(
+        "--stop-rules",
+        action="store_true",
+        help="train to the end and judge what dvar and plateau would have kept",
+    )
+    settings_options(
+        cost_,
+        leave_out=(
+            "images",
+            "name",
+            "copy_every",
+            "evaluate_every",
+            "save_every",
+            "preview_every",
+            "stop_rule",
+        ),
+    )
 
     step_ = kinds.add_parser("step", help="what an optimizer step costs against its floor")
     shared_options(step_, step, model=False)
@@ -75,6 +120,17 @@ def add_to(commands: Any) -> None:
     )
     webui_.add_argument("--size", type=int, default=0, help="pixels (default: 64 for tiny, 256 for sd15)")
     webui_.add_argument("--pairs", type=int, default=8, help="steps of each, in turn (default: 8)")
+
+    lora_ = kinds.add_parser(
+        "lora", help="merging a LoRA into a checkpoint of SD 1.5's shapes, and extracting it: time and memory"
+    )
+    shared_options(lora_, lora, model=False)
+    lora_.add_argument("--rank", type=int, default=16, help="(default: 16)")
+    lora_.add_argument(
+        "--conv", action=argparse.BooleanOptionalAction, default=True, help="extract 3x3 convolutions, too"
+    )
+    lora_.add_argument("--precision", choices=tuple(PRECISIONS), default="fp16", help="(default: fp16)")
+    lora_.add_argument("--device", default="cpu")
 
     parity_ = kinds.add_parser(
         "parity", help="does a job in an installed WebUI give the vectors of the command line?"
@@ -96,28 +152,57 @@ def world(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
 
 def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     given = given_settings(args)
-    names = [name.strip() for name in args.concepts.split(",") if name.strip()]
-    concepts = choose_concepts(names, given.get("seed", 1))
-    for name, low in (("pictures", 1), ("judged", 8), ("drawn_at", 1)):
-        if getattr(args, name) < low:
-            raise BadInput(f"{name.replace('_', '-')}: got {getattr(args, name)}, expected at least {low}.")
+    concepts = _concepts(args, given)
+    _at_least(args, pictures=1, judged=8, drawn_at=1)
 
     def quiet(event: Event) -> None:
         pass
 
+    rows = []
+
     def show(result: ConceptResult) -> None:
+        print(json.dumps(result.as_json()), file=sys.stderr, flush=True)
+        pictures = [result.training[0], *result.after[: _SHEET_PICTURES - 1]]
+        rows.append(Row(result.concept.name, f"taught from the first; ratio {result.ratio:.2f}", pictures))
+
+    measured = bench_quality(
+        StandaloneHost.load(args.model, args.device),
+        Judge(),
+        concepts,
+        pictures=args.pictures,
+        images=args.judged,
+        cfg_scale=args.drawn_at,
+        exam_seed=given.get("seed", 1),
+        report=quiet,
+        stopped=stopped,
+        on_result=show,
+        **given,
+    )
+    if args.sheet:
+        title = f"{given.get('method', DEFAULT)}, {args.pictures} pictures: ratio {measured['ratio']}"
+        save_png(contact_sheet(title, rows, cell=96), args.sheet)
+    return _shown(measured, args)
+
+
+def cost(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    given = given_settings(args)
+    concepts = _concepts(args, given)
+    _at_least(args, pictures=1, judged=8, every=1, webui_steps=1)
+
+    def show(result: ConceptCost) -> None:
         print(json.dumps(result.as_json()), file=sys.stderr, flush=True)
 
     return _shown(
-        bench_quality(
+        bench_cost(
             StandaloneHost.load(args.model, args.device),
             Judge(),
             concepts,
             pictures=args.pictures,
             images=args.judged,
-            cfg_scale=args.drawn_at,
+            every=args.every,
+            webui_steps=args.webui_steps,
+            stop_rules=args.stop_rules,
             exam_seed=given.get("seed", 1),
-            report=quiet,
             stopped=stopped,
             on_result=show,
             **given,
@@ -134,11 +219,28 @@ def webui(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     return _shown(bench_webui(args.arch, _size(args), _pairs(args)), args)
 
 
+def lora(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    if args.rank < 1:
+        raise BadInput(f"rank: got {args.rank}, expected at least 1.")
+    dtype, device = PRECISIONS[args.precision], torch.device(args.device)
+    return _shown(bench_lora(args.rank, dtype, device, conv=args.conv), args)
+
+
 def parity(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
-    for name, low in (("steps", 1), ("judged", 8)):
+    _at_least(args, steps=1, judged=8)
+    return _shown(bench_parity(parse_concept(args.concept), args.steps, args.seed, args.judged), args)
+
+
+def _concepts(args: argparse.Namespace, given: dict[str, Any]) -> list[Concept]:
+    """The concepts named, or drawn by the seed."""
+    names = [name.strip() for name in args.concepts.split(",") if name.strip()]
+    return choose_concepts(names, given.get("seed", 1))
+
+
+def _at_least(args: argparse.Namespace, **lowest: float) -> None:
+    for name, low in lowest.items():
         if getattr(args, name) < low:
             raise BadInput(f"{name.replace('_', '-')}: got {getattr(args, name)}, expected at least {low}.")
-    return _shown(bench_parity(parse_concept(args.concept), args.steps, args.seed, args.judged), args)
 
 
 def _size(args: argparse.Namespace) -> int:

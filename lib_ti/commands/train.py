@@ -1,4 +1,4 @@
-"""``ti-studio train``: train an embedding, or go on with a job."""
+"""``ti-studio train``: train an embedding or a network, or go on with a job."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lib_ti.core.loop import Progress
 from lib_ti.data.source import Source, first_prompts
 from lib_ti.hosts.shown_tokens import shown, token_table
 from lib_ti.hosts.standalone import StandaloneHost
-from lib_ti.job_run import Event, Message, Outcome, Preview
-from lib_ti.jobs import folders_under, read_source, resume, settings_of, start
-from lib_ti.methods.registry import read_settings
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.job_run import Drawn, Event, Message, Outcome, Preview
+from lib_ti.jobs import folders_under, resume, settings_of, settle, start
+from lib_ti.methods.kind import JobSettings
+from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.report import plot_losses
 
 
 def add_to(commands: Any) -> None:
-    parser = commands.add_parser("train", help="train an embedding from a folder of pictures")
+    parser = commands.add_parser("train", help="train an embedding or a network from a folder of pictures")
     shared_options(parser, run)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--resume", metavar="JOB", help="go on with a stopped or killed job")
@@ -52,18 +52,21 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
             raise BadInput("name: missing; give the new word, such as --name my-cat.")
         host = StandaloneHost.load(args.model, args.device, settings.clip_skip or 1)
         if args.show_tokens:
-            return show_tokens(host, settings, read_source(settings, folders), quiet=args.json)
+            return show_tokens(host, settings, settle(settings, folders)[1], quiet=args.json)
         outcome = start(host, settings, folders=folders, model=args.model, report=watch, stopped=stopped)
     watch.close()
     return conclude(outcome)
 
 
 def show_tokens(
-    host: StandaloneHost, settings: InversionSettings, source: Source, *, quiet: bool
+    host: StandaloneHost, settings: JobSettings, source: Source, *, quiet: bool
 ) -> dict[str, Any]:
     """The prompts of the first epoch as the text encoder will get them."""
-    prompts = first_prompts(source, settings, settings.name)
-    table = token_table(prompts, host.tokenize, {settings.name: settings.vectors})
+    kind = kind_of(settings)
+    prompts = first_prompts(source, settings, settings.trigger, others=kind.words(settings).others)
+    words = kind.start(host, settings)
+    counts = {word: len(next(iter(vectors.values()))) for word, vectors in words.items()}
+    table = token_table(prompts, host.tokenize, counts)
     if not quiet:
         print("\n".join(shown(table)))
     return {"status": "done", "tokens": table}
@@ -78,6 +81,8 @@ class Watch:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Message):
             tqdm.write(event.text, file=sys.stderr)
+        elif isinstance(event, Drawn):
+            tqdm.write(f"regularisation picture {event.there} of {event.count} drawn", file=sys.stderr)
         elif isinstance(event, Progress):
             if self.bar is None:
                 first = event.step - len(event.rows)
@@ -104,7 +109,7 @@ def conclude(outcome: Outcome) -> dict[str, Any]:
     drawn = plot_losses(outcome.job.losses(), plot)
     result = {**outcome.as_json(), "loss_plot": str(plot) if drawn else None}
     outcome.job.write_result(result)
-    files = " and ".join(map(str, outcome.files))
+    files = " and ".join(map(str, outcome.files.values())) or "nothing"
     if outcome.status == "done":
         told = f"done: {files} after {outcome.step} steps"
     else:

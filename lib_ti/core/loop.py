@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -14,7 +14,15 @@ from lib_ti.core.ema import decay_at, update
 from lib_ti.core.errors import BadInput, JobFailed
 from lib_ti.core.evaluation import Evaluations
 from lib_ti.core.job import TrainState
-from lib_ti.core.optimizers import WHOLE, averages, make_optimizer, restore_state, result_of, state_of
+from lib_ti.core.optimizers import (
+    WHOLE,
+    averages,
+    make_optimizer,
+    restore_state,
+    result_of,
+    set_rate,
+    state_of,
+)
 from lib_ti.core.precision import Precision
 from lib_ti.core.schedule import LearningRate, Stages, learning_rate_of, parse_stages
 from lib_ti.core.train_settings import LearningSettings
@@ -57,31 +65,46 @@ class Progress:
 
 
 class _GradientWatch:
-    """Has every row of every parameter had a finite, non-zero gradient?"""
+    """Has every vector, and any of the other parameters, had a finite, non-zero gradient?"""
 
-    def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, parameters: Mapping[str, torch.Tensor], vectors: Collection[str]) -> None:
         self.satisfied = False
         self.parameters = parameters
         self.seen = {
-            name: torch.zeros(len(p), dtype=torch.bool, device=p.device) for name, p in parameters.items()
+            name: torch.zeros(len(parameters[name]), dtype=torch.bool, device=parameters[name].device)
+            for name in vectors
         }
+        self.reached: set[str] = set()  # by any gradient: a word may be in none of the first prompts
+        self.others = [p for name, p in parameters.items() if name not in self.seen]
+        self.seen_elsewhere = not self.others
 
     def look(self) -> None:
-        for name, parameter in self.parameters.items():
-            if parameter.grad is not None:
-                size = parameter.grad.flatten(1).abs().amax(1)
-                self.seen[name] |= (size > 0) & torch.isfinite(size)
+        for name, seen in self.seen.items():
+            gradient = self.parameters[name].grad
+            if gradient is not None:
+                self.reached.add(name)
+                size = gradient.flatten(1).abs().amax(1)
+                seen |= (size > 0) & torch.isfinite(size)
+        if not self.seen_elsewhere:
+            sizes = [p.grad.abs().amax() for p in self.others if p.grad is not None]
+            self.seen_elsewhere = any(bool((size > 0) & torch.isfinite(size)) for size in sizes)
 
     def require(self, step: int) -> None:
+        if not self.seen_elsewhere:
+            raise JobFailed(
+                f"after {step} steps no finite, non-zero gradient has reached what is trained, so it cannot "
+                "learn: the model or its precision blocks it. Try full precision, or another attention or "
+                "checkpointing setting."
+            )
         for name, seen in self.seen.items():
-            if not bool(seen.all()):
+            if not bool(seen.all()) and (name in self.reached or not self.reached):
                 missing = [str(i + 1) for i in (~seen).nonzero().flatten().tolist()]
                 raise JobFailed(
                     f"after {step} steps vector {', '.join(missing)} of {name} has had no finite, non-zero "
                     "gradient, so it cannot learn: the model or its precision blocks it. "
                     "Try full precision, or another attention or checkpointing setting."
                 )
-        self.satisfied = True
+        self.satisfied = self.reached >= self.seen.keys()
 
 
 def check_learning(settings: LearningSettings, device: torch.device | None = None) -> LearningRate:
@@ -95,9 +118,23 @@ def check_learning(settings: LearningSettings, device: torch.device | None = Non
     _clip_stages(settings)
     Evaluations.of(settings)
     made = make_optimizer(settings.optimizer, settings.optimizer_args, {"": torch.zeros(1, 1)}, rate.at(1))
+    if settings.staircase:
+        _check_staircase(settings, rate)
     if settings.ema and averages(made):
         raise BadInput(f"ema: {settings.optimizer} keeps an average of its own; leave one of the two out.")
     return rate
+
+
+def _check_staircase(settings: LearningSettings, rate: LearningRate) -> None:
+    if not settings.evaluate_every:
+        raise BadInput(
+            "staircase: which vectors were best is told by evaluations alone; set evaluate-every, such as 25."
+        )
+    if not rate.stages.ends(settings.steps):
+        raise BadInput(
+            f"staircase: learning-rate {settings.learning_rate!r} has one stage in {settings.steps} steps; "
+            "expected several, such as 0.02:0.3, 0.01:0.7, 0.002."
+        )
 
 
 def _clip_stages(settings: LearningSettings) -> Stages:
@@ -114,29 +151,46 @@ class Loop:
         state: TrainState | None,
         settings: LearningSettings | None = None,
         evaluation: Sequence[Any] = (),
+        *,
+        vectors: Collection[str] | None = None,
+        shares: Mapping[str, float] | None = None,
+        after_step: Callable[[], None] = lambda: None,
     ) -> None:
         """``settings``: of everything but the rate; their defaults if none. ``evaluation``: micro-batches
-        of the fixed batch, where one is wanted. Raises BadInput."""
+        of the fixed batch, where one is wanted. ``vectors``: the parameters whose every row is a vector that
+        must learn, and is reported on; None: all. ``shares``: see make_optimizer. ``after_step``: called when
+        the optimizer has changed the parameters. Raises BadInput."""
         self.settings = settings or LearningSettings()
         self.method = method
         self.rate = rate
         self.evaluation = evaluation
+        self.shares = shares
+        self.after_step = after_step
         self.clip_at = _clip_stages(self.settings)
+        staircase = self.settings.staircase and evaluation
+        self.stage_ends = rate.stages.ends(self.settings.steps) if staircase else frozenset()
         self.parameters = dict(method.parameters())
         self.step = 0
         self.one_by_one = False  # a micro-batch for every sample, whatever the method draws: less memory
-        self.optimizer = make_optimizer(
-            self.settings.optimizer, self.settings.optimizer_args, self.parameters, rate.at(1)
-        )
+        self.optimizer = self._make_optimizer()
         self.precision = Precision(self.settings.precision, next(iter(self.parameters.values())).device)
-        self.start = self._copies()
+        self.vectors = [name for name in self.parameters if vectors is None or name in vectors]
+        self.start = {name: copy for name, copy in self._copies().items() if name in self.vectors}
         self.average = self._copies() if self.settings.ema else {}
         # Of every vector the sum of its gradients' norms: the report at the end wants their mean.
-        self.gradients = {name: torch.zeros(len(p), device=p.device) for name, p in self.parameters.items()}
+        self.gradients = {
+            name: torch.zeros(len(rows), device=rows.device) for name, rows in self.start.items()
+        }
         self.evaluations = Evaluations.of(self.settings)
         if state is not None:
             self.restore(state)
         self.good = self.snapshot()
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        return make_optimizer(
+            settings.optimizer, settings.optimizer_args, self.parameters, self.rate.at(1), self.shares
+        )
 
     def snapshot(self) -> TrainState:
         """A copy of everything the next step, or the end, depends on."""
@@ -183,9 +237,10 @@ class Loop:
         return result_of(self.optimizer, self.parameters)
 
     def final(self) -> tuple[int, dict[str, torch.Tensor]]:
-        """What the job ends with if it ends now, and the step it is of: with a stop rule the best that was
-        evaluated, else the result."""
-        if self.settings.stop_rule == "none" or not self.evaluations.rows:
+        """What the job ends with if it ends now, and the step it is of: with a stop rule or a staircase the
+        best that was evaluated, else the result."""
+        by_best = self.settings.staircase or self.settings.stop_rule != "none"
+        if not by_best or not self.evaluations.rows:
             return self.step, self.result()
         return self.evaluations.best_row[0], dict(self.evaluations.best)
 
@@ -207,11 +262,18 @@ class Loop:
         for name, parameter in self.parameters.items():
             parameter.copy_(values[name])
 
+    def _start_stage(self) -> None:
+        """Go to the best vectors so far. What the optimizer knows of the gradient it gathered elsewhere, so
+        it starts anew, and so does the average."""
+        self._set(self.evaluations.best)
+        self.optimizer = self._make_optimizer()
+        for name, value in self.average.items():
+            value.copy_(self.parameters[name].detach())
+
     def take_step(self) -> torch.Tensor:
         """One optimizer step; returns the mean loss, on the device."""
         self.step += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate.at(self.step)
+        set_rate(self.optimizer, self.rate.at(self.step))
         batches = self.micro_batches(self.method.draw(self.step))
         count = sum(len(batch) for batch in batches)
         total: torch.Tensor | None = None
@@ -237,23 +299,24 @@ class Loop:
         if all(p.grad is None for p in self.parameters.values()):
             return
         self.precision.unscale(self.optimizer)
-        for name, p in self.parameters.items():
-            if p.grad is not None:
+        for name, total in self.gradients.items():
+            gradient = self.parameters[name].grad
+            if gradient is not None:
                 # Overflown gradients take no step either.
-                self.gradients[name] += p.grad.flatten(1).norm(dim=1).nan_to_num(0, 0)
+                total += gradient.flatten(1).norm(dim=1).nan_to_num(0, 0)
         if self.settings.clip == "value":
             torch.nn.utils.clip_grad_value_(self.parameters.values(), self.clip_at.at(self.step))
         elif self.settings.clip == "norm":
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_at.at(self.step))
         self.precision.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
+        self.after_step()
         if self.average:
             update(self.average, self.parameters, decay_at(self.settings.ema, self.step))
 
     def _evaluate(self, steps: int) -> float | None:
         """The loss of the fixed batch with what training has arrived at, where it is due."""
-        every = self.settings.evaluate_every
-        if not self.evaluation or not every or (self.step % every and self.step < steps):
+        if not self._evaluates(self.step, steps):
             return None
         result = self.result()
         with self.showing(result), torch.no_grad(), self.precision.computing():
@@ -280,12 +343,13 @@ class Loop:
         Raises JobFailed at a loss that is not finite (after going back to ``good``), or when a
         vector gets no gradient.
         """
-        watch = _GradientWatch(self.parameters)
+        watch = _GradientWatch(self.parameters, self.vectors)
         pending: list[tuple[int, torch.Tensor]] = []
         first, busy, started = self.step, 0.0, time.monotonic()
         while True:
             stopping = self.step >= steps or stopped()
-            if pending and (stopping or self._looks(self.step) or due(self.step)):
+            looks = self.step % CHECK_EVERY == 0 or self._evaluates(self.step, steps)
+            if pending and (stopping or looks or due(self.step)):
                 rows = self._checked(pending)
                 busy += time.monotonic() - started
                 if not watch.satisfied and self.step - first >= min(GRADIENT_STEPS, steps - first):
@@ -300,14 +364,16 @@ class Loop:
                 return "stopped"
             if not pending:
                 started = time.monotonic()
+            if self.step in self.stage_ends:
+                self._start_stage()  # only now: what is saved at a stage's end is where the stage has led
             pending.append((self.step + 1, self.take_step()))
             if not watch.satisfied:
                 watch.look()
             self.apply_gradients()
 
-    def _looks(self, step: int) -> bool:
+    def _evaluates(self, step: int, steps: int) -> bool:
         every = self.settings.evaluate_every if self.evaluation else 0
-        return step % CHECK_EVERY == 0 or bool(every and step % every == 0)
+        return bool(every) and (step % every == 0 or step in self.stage_ends or step >= steps)
 
     def _checked(self, pending: Sequence[tuple[int, torch.Tensor]]) -> list[tuple[int, float, float]]:
         """Losses as numbers, if they and the parameters are finite."""

@@ -17,6 +17,7 @@ from lib_ti.core.errors import BadInput, JobFailed
 # Parameter name, or WHOLE for what belongs to all of them -> slot -> tensor or number.
 OptimizerState = dict[str, dict[str, Any]]
 WHOLE = ""
+_SHARE = "share"  # of a group: its rate as a multiple of the loop's
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,22 @@ def known_as(name: str) -> Known | None:
 
 
 def make_optimizer(
-    name: str, arguments: str, parameters: Mapping[str, torch.Tensor], rate: float
+    name: str,
+    arguments: str,
+    parameters: Mapping[str, torch.Tensor],
+    rate: float,
+    shares: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer ``name`` (a short one, or package.Class) for ``parameters``, ready to step.
 
+    ``shares``: of each parameter the learning rate, as a multiple of ``rate``; 1 where it is not named.
     Raises BadInput for a name or an argument that it does not know, or a package that is missing.
     """
     known = known_as(name) or _by_path(name)
     given = {**known.defaults, **parse_arguments(arguments)}
     kind = _import(name, known)
     try:
-        made = kind(list(parameters.values()), lr=rate, **given)
+        made = kind(_groups(parameters, rate, shares or {}), lr=rate, **given)
     except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
         told = ", ".join(f"{key}={value!r}" for key, value in given.items()) or "none"
         raise BadInput(
@@ -87,6 +93,22 @@ def make_optimizer(
     if averages(made):
         made.train()
     return made
+
+
+def _groups(
+    parameters: Mapping[str, torch.Tensor], rate: float, shares: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Parameters of one share together, in the order in which the shares first occur."""
+    groups: dict[float, list[torch.Tensor]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault(shares.get(name, 1.0), []).append(parameter)
+    return [{"params": group, "lr": rate * share, _SHARE: share} for share, group in groups.items()]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next step, of which every group takes its share."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group[_SHARE]
 
 
 def parse_arguments(text: str) -> dict[str, Any]:
@@ -123,22 +145,27 @@ def state_of(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.Te
         if p in optimizer.state
     }
     # Some count steps or keep an estimate in the group; what is no number there is configuration.
-    group = optimizer.param_groups[0].items()
     state[WHOLE] = {
-        slot: _copy(optimizer, slot, value)
-        for slot, value in group
-        if slot != "lr" and isinstance(value, torch.Tensor | bool | int | float)
+        _slot_of_group(number, slot): _copy(optimizer, slot, value)
+        for number, group in enumerate(optimizer.param_groups)
+        for slot, value in group.items()
+        if slot not in ("lr", _SHARE) and isinstance(value, torch.Tensor | bool | int | float)
     }
     return state
+
+
+def _slot_of_group(number: int, slot: str) -> str:
+    """The first group's slots keep their names; as a rule there is no other one."""
+    return f"{number}.{slot}" if number else slot
 
 
 def restore_state(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.Tensor], state: OptimizerState
 ) -> None:
     """Put back what ``state_of`` gave. Not by load_state_dict, which casts to the parameter's dtype."""
-    group = optimizer.param_groups[0]
+    first = optimizer.param_groups[0]
     # Averages are kept beside the parameter; step counts on the CPU, unless the device takes the step.
-    counts_move = bool(group.get("capturable") or group.get("fused"))
+    counts_move = bool(first.get("capturable") or first.get("fused"))
     for name, parameter in parameters.items():
         optimizer.state.pop(parameter, None)
         if name in state:
@@ -148,7 +175,9 @@ def restore_state(
                 else _plain_copy(v)
                 for slot, v in state[name].items()
             }
-    group.update({slot: _plain_copy(value) for slot, value in state.get(WHOLE, {}).items()})
+    for key, value in state.get(WHOLE, {}).items():
+        number, _, slot = key.rpartition(".")
+        optimizer.param_groups[int(number or 0)][slot] = _plain_copy(value)
 
 
 def result_of(

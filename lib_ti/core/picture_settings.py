@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from lib_ti.core.settings import option
 
 PRIVATE = frozenset(
-    {"images", "reg_images", "dataset_config"}
-)  # folders of the user's: no file that is shared names them
+    {"images", "reg_images", "dataset_config", "weights", "network_weights", "base_weights"}
+)  # places on the user's disk: no file that is shared names them
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,22 @@ class PictureSettings:
         "captions, without a template.",
         group="pictures",
         label="Regularisation folder",
+    )
+    make_reg: int = option(
+        0,
+        "So many regularisation pictures are drawn by the loaded model first: into the folder above, as many "
+        "as it lacks, or, where none is named, into one that is kept for jobs alike; 0: none.",
+        group="pictures",
+        low=0,
+        high=10_000,
+        label="Regularisation pictures to draw",
+    )
+    reg_prompt: str = option(
+        "a photo of a [name]",
+        "What those are drawn of, and their caption. [name] is drawn as the init text and learned as the new "
+        "word, which so stays one of its kind.",
+        group="pictures",
+        label="Regularisation prompt",
     )
     prior_weight: float = option(
         1.0, "What the loss of a regularisation picture counts.", group="pictures", low=0, high=10

@@ -42,6 +42,8 @@ from lib_ti.hosts.base import Condition, Economy, Embeddings, LatentDistribution
 from lib_ti.hosts.economy import economised
 from lib_ti.hosts.loan import moved
 from lib_ti.hosts.prompts import Trigger, Vocabulary, tokenize_triggers
+from lib_ti.networks.layers import Parts
+from lib_ti.networks.names import PARTS
 
 _PIXELS_AT_ONCE = 1024 * 1024  # pictures of a request are drawn in groups of so many pixels
 _EMPHASIS = re.compile(r"[(\[]")
@@ -132,6 +134,15 @@ class A1111Host:
         # With --medvram the WebUI itself sends it away.
         if economy.vae_away and not model.lowvram:
             self._economy.enter_context(moved(model.first_stage_model, devices.cpu))
+
+    def parts(self) -> Parts:
+        # OpenCLIP's wrapper keeps its model under another name than transformers' does.
+        texts = [
+            getattr(text.wrapped, "transformer", None) or text.wrapped.model
+            for text in text_models(self._model)
+        ]
+        models = self._model.model.diffusion_model, *texts
+        return dict(zip(PARTS[self.info.family], models, strict=True))
 
     def tokenize(self, text: str) -> list[int]:
         return list(self._model.cond_stage_model.tokenize([text])[0])

@@ -206,10 +206,16 @@ def _no_hypernetworks() -> Iterator[None]:
         active[:] = before
 
 
+def builtin_networks() -> Any:
+    """The module of the built-in Lora extension; None where that is switched off."""
+    networks = sys.modules.get("networks")
+    return networks if hasattr(networks, "loaded_networks") else None  # it may be somebody else's module
+
+
 @contextmanager
 def _no_loras(model: nn.Module) -> Iterator[None]:
-    networks: Any = sys.modules.get("networks")
-    if not hasattr(networks, "loaded_networks"):  # the built-in extension is off, or it is another module
+    networks = builtin_networks()
+    if networks is None:
         yield
         return
     before, merged = list(networks.loaded_networks), _merged_layers(model)

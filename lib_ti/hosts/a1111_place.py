@@ -12,7 +12,7 @@ from PIL import Image
 from lib_ti.core.files import write_atomically, write_text
 from lib_ti.data.templates import OUR_TEMPLATES
 from lib_ti.hosts.a1111 import A1111Host, sampler_names
-from lib_ti.hosts.a1111_loan import condition_caches_cleared, option_set
+from lib_ti.hosts.a1111_loan import builtin_networks, condition_caches_cleared, option_set
 from lib_ti.hosts.a1111_options import describe_embeddings, jobs_folder
 from lib_ti.hosts.base import Folders
 
@@ -23,8 +23,10 @@ class WebUIPlace:
     def folders(self) -> Folders:
         from modules import shared
 
-        theirs = Path(shared.cmd_opts.textual_inversion_templates_dir)
-        return Folders(jobs_folder(), Path(shared.cmd_opts.embeddings_dir), (theirs, OUR_TEMPLATES))
+        options = shared.cmd_opts
+        theirs = Path(options.textual_inversion_templates_dir)
+        networks = Path(options.lora_dir)  # of the built-in extension, also where that is switched off
+        return Folders(jobs_folder(), Path(options.embeddings_dir), networks, (theirs, OUR_TEMPLATES))
 
     def look(self) -> A1111Host:
         return A1111Host()
@@ -51,26 +53,28 @@ class WebUIPlace:
     def sampler_names(self) -> list[str]:
         return sampler_names()
 
-    def published(self, embedding: Path, preview: Path | None, description: str) -> None:
+    def published(self, file: Path, preview: Path | None, description: str) -> None:
         from modules.sd_hijack import model_hijack
 
         if describe_embeddings():
-            _describe(embedding, preview, description)
+            _describe(file, preview, description)
         # By force: it looks at the folder's time only, which a replaced file does not change.
         model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
+        if (networks := builtin_networks()) is not None:
+            networks.list_available_networks()
         with condition_caches_cleared():
             pass
 
 
-def _describe(embedding: Path, preview: Path | None, description: str) -> None:
-    """The preview and the text of the embedding's card among the WebUI's extra networks."""
+def _describe(file: Path, preview: Path | None, description: str) -> None:
+    """The preview and the text of the file's card among the WebUI's extra networks."""
     from modules import shared
 
-    write_text(embedding.with_suffix(".description.txt"), description + "\n")
+    write_text(file.with_suffix(".description.txt"), description + "\n")
     if preview is None:
         return
     kind = shared.opts.samples_format
     with Image.open(preview) as image:
         picture = image.convert("RGB")
     name = {"jpg": "JPEG"}.get(kind, kind.upper())
-    write_atomically(embedding.with_suffix(f".preview.{kind}"), partial(picture.save, format=name))
+    write_atomically(file.with_suffix(f".preview.{kind}"), partial(picture.save, format=name))

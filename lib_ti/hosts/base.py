@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from lib_ti.formats.embedding import Family
+from lib_ti.networks.layers import Parts
 
 Prediction = Literal["eps", "v"]
 
@@ -98,6 +99,9 @@ class Host(Protocol):
         """How the model runs from now to the end of the loan, or to the next call. Raises BadInput for
         what is not installed."""
 
+    def parts(self) -> Parts:
+        """The living U-Net and text encoders, whose layers a network changes; in the program's own layout."""
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text``, without start and end marks."""
 
@@ -137,6 +141,7 @@ class Folders:
 
     jobs: Path
     embeddings: Path
+    networks: Path
     templates: tuple[Path, ...]
 
 
@@ -157,5 +162,5 @@ class Place(Protocol):
     def sampler_names(self) -> Sequence[str]:
         """As the host's, without waiting for a model."""
 
-    def published(self, embedding: Path, preview: Path | None, description: str) -> None:
-        """The file is new, or changed: from the next prompt on the program uses it."""
+    def published(self, file: Path, preview: Path | None, description: str) -> None:
+        """The embedding or network is new, or changed: from the next prompt on the program uses it."""

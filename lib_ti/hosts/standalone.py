@@ -20,6 +20,8 @@ from lib_ti.hosts.checkpoints import Components, load_components
 from lib_ti.hosts.clip_text import ClipText
 from lib_ti.hosts.economy import economised
 from lib_ti.hosts.loan import moved
+from lib_ti.networks.layers import Parts
+from lib_ti.networks.names import PARTS
 
 _PIXELS_AT_ONCE = 1024 * 1024  # pictures of a request are drawn in groups of so many pixels
 _ENCODERS = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
@@ -104,6 +106,10 @@ class StandaloneHost:
         self._economy.enter_context(economised(self._unet, texts, economy))
         if economy.vae_away:
             self._economy.enter_context(moved(self._vae, torch.device("cpu")))
+
+    def parts(self) -> Parts:
+        models = self._unet, *(text.model for text in self._texts.values())
+        return dict(zip(PARTS[self.info.family], models, strict=True))
 
     def tokenize(self, text: str) -> list[int]:
         first, *_ = self._texts.values()

@@ -3,28 +3,114 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
 
 from lib_ti.core.loop import Method
+from lib_ti.core.settings import option
+from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.samples import TrainingSet
-from lib_ti.formats.embedding import Embedding
 from lib_ti.hosts.base import Embeddings, Host
+
+# What a file is for, as records and programs call it.
+Role = Literal["embedding", "negative_embedding", "network", "bundle"]
+ROLES: tuple[Role, ...] = ("embedding", "negative_embedding", "network", "bundle")
+
+Writer = Callable[[Path], object]  # writes one file
+
+
+@dataclass(frozen=True)
+class JobSettings(TrainSettings):
+    """What every job is told beside how to train."""
+
+    name: str = option(
+        "",
+        "The new word, and the file's name. Textual inversion takes several, separated by commas.",
+        group="embedding",
+        label="New word",
+        basic=True,
+    )
+    overwrite: bool = option(
+        False, "Replace an embedding of the same name.", group="embedding", label="Replace old embedding"
+    )
+    template: str = option(
+        "subject",
+        "Template file with a prompt per line, using [name] and [filewords].",
+        group="pictures",
+        label="Template",
+        basic=True,
+    )
+
+    @property
+    def trigger(self) -> str:
+        """What [name] stands for."""
+        return self.name
+
+    @property
+    def class_words(self) -> str:
+        """What kind of thing is taught; "" where that is not said."""
+        return ""
+
+    @property
+    def start_asks_model(self) -> bool:
+        """Whether the start takes the model itself, and not its vocabulary alone."""
+        return False
 
 
 @dataclass(frozen=True)
 class Words:
-    """The words a job teaches, a file for each: one for the prompt, of some methods one for the negative
-    prompt."""
+    """The words a job teaches, an embedding for each: one for the prompt, one for the negative prompt, or
+    both. "" is none."""
 
-    positive: str
+    positive: str = ""
     negative: str = ""
+    others: tuple[str, ...] = ()  # beside the only one of those two, for the prompt that it is for
 
     @property
     def all(self) -> tuple[str, ...]:
-        return (self.positive, self.negative) if self.negative else (self.positive,)
+        return (*filter(None, (self.positive, self.negative)), *self.others)
+
+    @property
+    def for_prompt(self) -> tuple[str, ...]:
+        return (self.positive, *self.others) if self.positive else ()
+
+    @property
+    def for_negative(self) -> tuple[str, ...]:
+        return tuple(word for word in self.all if word not in self.for_prompt)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A file that a job makes."""
+
+    name: str  # without its suffix: what a prompt calls it by
+    role: Role
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether it belongs into the folder of embeddings, and not into that of networks."""
+        return self.role in ("embedding", "negative_embedding")
+
+
+class Trained(Method, Protocol):
+    """What a kind gives to the loop."""
+
+    def shares(self) -> Mapping[str, float]:
+        """Of parameters that do not learn at the job's rate: theirs, as a multiple of it."""
+
+    def attached(self) -> AbstractContextManager[None]:
+        """Inside, the host's model answers with what is trained; afterwards it is as it was."""
+
+    def after_step(self) -> None:
+        """The optimizer has changed the parameters."""
+
+    def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> Sequence[Writer]:
+        """A writer for each of the job's products, in order: of these parameters after so many steps, for
+        the job of this id."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +120,34 @@ class Kind:
 
     name: str  # in records, on the command line and over HTTP
     title: str  # on a page
-    settings: type[Any]
+    settings: type[JobSettings]
     # Raises BadInput where the settings contradict each other.
     words: Callable[[Any], Words]
-    # The vectors before the first step, by word. Raises BadInput.
+    # The vectors of the words before the first step. Raises BadInput.
     start: Callable[[Host, Any], Embeddings]
-    # What the loop trains, from the vectors given; from then on the host knows them by their words.
-    make: Callable[[Host, Any, TrainingSet, Embeddings], Method]
+    # What the loop trains, its vectors those given; from then on the host knows them by their words.
+    make: Callable[[Host, Any, TrainingSet, Embeddings], Trained]
     # What should be said before the start of a job with these template lines and captions, when the host
     # knows the words. Raises BadInput where nothing could be learned.
     preflight: Callable[[Host, Any, Sequence[str], Sequence[str]], list[str]]
-    # The loop's parameters as vectors, by word.
+    # Those of the loop's parameters that are vectors, which come before all others, by word.
     vectors: Callable[[Mapping[str, torch.Tensor], Any], Embeddings]
-    # Vectors after so many steps as files hold them, in the order of the words, for the job of this id.
-    export: Callable[[Embeddings, Host, Any, int, str], list[Embedding]]
+    # A better start, from the one given and the pictures; says how far it is, asks whether to stop (None).
+    refine: Callable[
+        [Host, Any, TrainingSet, Embeddings, Callable[[str], None], Callable[[], bool]], Embeddings | None
+    ] = lambda host, settings, samples, start, say, stopped: start
+    # What a job makes beside an embedding for each of its words.
+    others: Callable[[Any], tuple[Product, ...]] = lambda settings: ()
+    # A writer for each product, untrained; None: there is nothing worth having.
+    create: Callable[[Host, Any], Sequence[Writer]] | None = None
     # The setting "preset" names one; its values stand in for those that were not given.
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def products(self, settings: Any) -> tuple[Product, ...]:
+        """The files that a job makes. Raises BadInput as ``words`` does."""
+        words = self.words(settings)
+        embeddings = (
+            *(Product(word, "embedding") for word in words.for_prompt),
+            *(Product(word, "negative_embedding") for word in words.for_negative),
+        )
+        return (*embeddings, *self.others(settings))

@@ -7,11 +7,13 @@ from typing import Any
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import Option, build, options_of
-from lib_ti.methods import dreamartist, textual_inversion
-from lib_ti.methods.kind import Kind
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods import dreamartist, lora, textual_inversion
+from lib_ti.methods.kind import JobSettings, Kind
 
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (textual_inversion.KIND, dreamartist.KIND)}
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (textual_inversion.KIND, dreamartist.KIND, lora.LORA, lora.C3LIER, lora.DYLORA)
+}
 DEFAULT = textual_inversion.KIND.name
 
 
@@ -22,7 +24,7 @@ def kind_named(name: Any) -> Kind:
     return KINDS[name]
 
 
-def kind_of(settings: InversionSettings) -> Kind:
+def kind_of(settings: JobSettings) -> Kind:
     """The kind whose settings these are."""
     return next(kind for kind in KINDS.values() if kind.settings is type(settings))
 
@@ -39,10 +41,10 @@ def all_options() -> dict[str, tuple[Option, type, dict[str, Any]]]:
     return found
 
 
-def read_settings(values: Mapping[str, Any]) -> InversionSettings:
+def read_settings(values: Mapping[str, Any]) -> JobSettings:
     """Settings from loose values, of the kind that the value "method" names. Raises BadInput."""
     given = dict(values)
     kind = kind_named(given.pop("method", DEFAULT))
     preset = kind.presets.get(str(given.get("preset")), {})
-    settings: InversionSettings = build(kind.settings, {**preset, **given})
+    settings: JobSettings = build(kind.settings, {**preset, **given})
     return settings

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from lib_ti.bench.quality import HIDDEN_BACKGROUNDS, TRIGGER, Exam, Scores, choose_concepts
@@ -64,7 +65,9 @@ def test_ratio_is_over_the_ceiling() -> None:
 def test_quality_through_the_command_line(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    here, sheet = tmp_path / "here", tmp_path / "sheet.png"
+    here.mkdir()
+    monkeypatch.chdir(here)
     arguments = [
         "bench",
         "quality",
@@ -79,12 +82,16 @@ def test_quality_through_the_command_line(
         "8",
         "--steps",
         "3",
+        "--sheet",
+        str(sheet),
     ]
     assert main(arguments) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"ratio", "interval", "success", "editability", "untrained", "concepts"} <= told.keys()
     assert told["concepts"][0]["concept"] == "star" and told["concepts"][0]["steps"] == 3
-    assert not list(tmp_path.iterdir()), "a bench leaves nothing behind"
+    assert not list(here.iterdir()), "a bench leaves nothing else behind"
+    with Image.open(sheet) as picture:
+        assert len(set(picture.getdata())) > 100, "pictures, and not their frames alone"
 
 
 def test_a_step_is_measured_against_its_floor() -> None:

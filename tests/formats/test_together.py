@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,15 +18,19 @@ def made(name: str, step: int, width: int = 64) -> Embedding:
     return Embedding(name, {"clip_l": torch.full((2, width), float(step))}, step)
 
 
-def pair(folder: Path, step: int) -> dict[Path, Embedding]:
-    return {folder / f"{name}.safetensors": made(name, step) for name in ("zqx", "zqx-neg")}
+def writer(embedding: Embedding) -> Callable[[Path], None]:
+    return partial(write_safetensors, embedding)
+
+
+def pair(folder: Path, step: int) -> dict[Path, Callable[[Path], None]]:
+    return {folder / f"{name}.safetensors": writer(made(name, step)) for name in ("zqx", "zqx-neg")}
 
 
 def test_the_bytes_are_those_of_a_file_written_alone(tmp_path: Path) -> None:
     files = pair(tmp_path / "pair", 1)
     write_together(files)
-    for path, embedding in files.items():
-        write_safetensors(embedding, tmp_path / path.name)
+    for path, write in files.items():
+        write(tmp_path / path.name)
         assert path.read_bytes() == (tmp_path / path.name).read_bytes()
     assert sorted(tmp_path.joinpath("pair").iterdir()) == sorted(files)
 
@@ -34,7 +40,7 @@ def test_an_embedding_that_cannot_be_written_leaves_both_as_they_were(tmp_path: 
     one, other = pair(tmp_path, 2)
     bad = Embedding("zqx-neg", made("x", 2).vectors, 2, {"settings": "{not JSON"})
     with pytest.raises(BadInput, match="not JSON"):
-        write_together({one: made("zqx", 2), other: bad})
+        write_together({one: writer(made("zqx", 2)), other: writer(bad)})
     assert [read_embedding(path).step for path in (one, other)] == [1, 1]
     assert sorted(tmp_path.iterdir()) == [other, one]
 
@@ -48,6 +54,6 @@ def test_a_file_that_cannot_be_replaced_takes_the_other_back(tmp_path: Path, was
         write_safetensors(before, one)
     bytes_before = one.read_bytes() if was_there else None
     with pytest.raises(IsADirectoryError):
-        write_together({one: made("zqx", 2), other: made("zqx-neg", 2)})
+        write_together({one: writer(made("zqx", 2)), other: writer(made("zqx-neg", 2))})
     assert (one.read_bytes() if one.exists() else None) == bytes_before
     assert {path.name for path in tmp_path.iterdir()} == {other.name} | ({one.name} if was_there else set())

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from lib_ti import jobs
 from lib_ti.formats.embedding import read_embedding
-from lib_ti.methods.textual_inversion import InversionSettings, initial_vectors
+from lib_ti.methods.starts import initial_vectors
+from lib_ti.methods.textual_inversion import InversionSettings
 from tests.webui import BUILTIN, probe
 
 if TYPE_CHECKING:

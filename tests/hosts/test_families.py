@@ -18,7 +18,8 @@ from lib_ti.hosts.base import SampleRequest
 from lib_ti.hosts.checkpoints import load_components
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under, start
-from lib_ti.methods.textual_inversion import InversionSettings, initial_vectors
+from lib_ti.methods.starts import initial_vectors
+from lib_ti.methods.textual_inversion import InversionSettings
 from tests.hosts.tiny import SD2_BLOCKS, new_sd2, new_sdxl, sdxl_state, shapes_of, to_open_clip, write
 
 # checkpoint: family, prediction, what it learns by text encoder, what the file's tensors are called

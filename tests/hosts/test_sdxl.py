@@ -17,6 +17,8 @@ from lib_ti.hosts.base import SampleRequest
 from lib_ti.hosts.checkpoints import load_components
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.hosts.tokenizer import build_clip_tokenizer
+from lib_ti.methods.starts import initial_vectors
+from lib_ti.methods.textual_inversion import InversionSettings
 from tests.hosts.tiny import (
     SDXL_WIDTHS,
     SdxlParts,
@@ -132,6 +134,17 @@ def test_what_is_pooled_is_the_first_chunk_without_emphasis(xl: StandaloneHost) 
         expected[2] *= 1.5
         expected *= told.hidden[0, :77, part].mean() / expected.mean()
         assert_close(told.hidden[2, :77, part], expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_cross_start_takes_each_encoders_part_of_the_condition(xl: StandaloneHost) -> None:
+    with xl.lend():
+        settings = InversionSettings(name="zqx", init="cross", init_text="red star", vectors=2)
+        start = initial_vectors(xl, settings)
+        hidden = xl.encode_prompts(["red star"]).hidden[0, 1:3]
+    for name, answer in (("clip_l", hidden[:, :64]), ("clip_g", hidden[:, 64:])):
+        usual = xl.token_vectors(name).norm(dim=1).median()
+        assert_close(start[name], answer / answer.norm(dim=1, keepdim=True) * usual)
 
 
 @torch.no_grad()

@@ -18,12 +18,12 @@ from lib_ti.hosts.base import Embeddings
 from lib_ti.hosts.checkpoints import Components
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.hosts.tokenizer import build_clip_tokenizer
+from lib_ti.methods.starts import initial_vectors
 from lib_ti.methods.textual_inversion import (
     InversionSettings,
     TextualInversion,
     as_embedding,
     check_name,
-    initial_vectors,
     noise_schedule,
     preflight,
     relative_travel,
@@ -51,28 +51,6 @@ def make(host: StandaloneHost, settings: InversionSettings, lines: list[str]) ->
     return TextualInversion(
         host, settings, TrainingSet(cache, ["a", "b", "c", "d"], lines, settings.name, settings)
     )
-
-
-class TestStart:
-    def test_init_text_tokens_take_turns(self, lent: StandaloneHost) -> None:
-        vectors = initial_vectors(lent, replace(SETTINGS, vectors=5, init_text="red star"))["clip_l"]
-        rows = lent.token_vectors("clip_l")[lent.tokenize("red star")]
-        assert torch.equal(vectors, rows[[0, 1, 0, 1, 0]])
-
-    def test_zero(self, lent: StandaloneHost) -> None:
-        assert not initial_vectors(lent, replace(SETTINGS, init="zero"))["clip_l"].any()
-
-    def test_random_is_settled_by_the_seed_and_sized_as_the_vocabulary(self, lent: StandaloneHost) -> None:
-        settings = replace(SETTINGS, init="random", vectors=75)
-        one, again = (initial_vectors(lent, settings)["clip_l"] for _ in range(2))
-        other = initial_vectors(lent, replace(settings, seed=2))["clip_l"]
-        assert torch.equal(one, again)
-        assert not torch.equal(one, other)
-        assert one.std() == pytest.approx(float(lent.token_vectors("clip_l").std()), rel=0.1)
-
-    def test_empty_init_text_is_refused(self, lent: StandaloneHost) -> None:
-        with pytest.raises(BadInput, match="init-text is empty"):
-            initial_vectors(lent, replace(SETTINGS, init_text=" "))
 
 
 class TestChecks:
