@@ -76,7 +76,7 @@ class Memory:
 
     def fit(self) -> None:
         """Say what a step needs and what is free; with consent go down until it fits."""
-        while (need := self._estimate()) is not None:
+        while (need := self.foretell()) is not None:
             free = free_bytes(self.host.info.device)
             there = "" if free is None else f", {_told(free)} are free"
             self.say(f"memory: a step needs about {_told(need)} beside the loaded model{there}")
@@ -118,7 +118,7 @@ class Memory:
         batches: Sequence[Batch] = self.loop.micro_batches(self.loop.method.draw(self.loop.step + 1))
         return max(batches, key=lambda batch: batch.latents.numel())
 
-    def _estimate(self) -> float | None:
+    def foretell(self) -> float | None:
         """Bytes that a step needs beside what is there; None where that cannot be foreseen."""
         batch = self._largest()
         places = batch.latents[0, 0].numel()
