@@ -245,9 +245,7 @@ _LEARNING: Mapping[str, Entry] = {
 _MACHINE: Mapping[str, Entry] = {
     "mixed_precision": Entry(told=_IN_FULL, choices={"no": Entry()}),
     **dict.fromkeys(("full_fp16", "full_bf16", "no_half_vae", "fp8_base"), needless(_IN_FULL, switch=True)),
-    "gradient_checkpointing": needless(
-        "activations are kept, which is faster and takes more memory", switch=True
-    ),
+    "gradient_checkpointing": switched("--checkpointing"),
     **dict.fromkeys(("xformers", "sdpa", "mem_eff_attn"), needless(_ATTENTION, switch=True)),
     **dict.fromkeys(
         ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"),

@@ -15,15 +15,16 @@ import tiny_models
 import torch
 from modules import processing, sd_hijack, sd_models, shared
 from modules.textual_inversion.textual_inversion import create_embedding_from_data
-from probe_tools import check, digest, live, noise_of, pixels_of, request
+from probe_tools import check, digest, live, noise_of, pixels_of, request, surroundings
 from random_networks import random_updates
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.memory import record
 from lib_ti.hosts.a1111 import A1111Host
 from lib_ti.hosts.a1111_model import text_models
-from lib_ti.hosts.base import SampleRequest
+from lib_ti.hosts.base import Economy, SampleRequest
 from lib_ti.networks import Network, attach
 from lib_ti.networks.layers import find_layers, find_stored_layers, trained_layers
 
@@ -284,3 +285,35 @@ def network_on_every_layer(checkpoint: str) -> dict[str, Any]:
 def shapes_of(checkpoint: str) -> dict[str, list[int]]:
     with safe_open(Path(sd_models.model_path) / f"{checkpoint}.safetensors", framework="pt") as file:
         return {key: file.get_slice(key).get_shape() for key in file.keys()}
+
+
+ECONOMIES = {
+    "usual": Economy(),
+    "checkpointing": Economy(checkpointing=True),
+    "sdpa": Economy(attention="sdpa"),
+    "all": Economy(checkpointing=True, attention="sliced", vae_away=True),
+}
+
+
+@check
+def economies() -> dict[str, Any]:
+    """The noise, the vectors' gradient and the memory with each economy; what is different afterwards."""
+    host, told = A1111Host(), dict[str, Any]()
+    before = surroundings()
+    for name, economy in ECONOMIES.items():
+        vectors = live(host)
+        with host.lend():
+            host.economise(economy)
+            host.set_embeddings({"zqx": vectors})
+            found: list[torch.Tensor] = []
+
+            def step(found: list[torch.Tensor] = found, vectors: Any = vectors) -> None:
+                noise = noise_of(host, "a zqx")
+                found.extend(torch.autograd.grad(noise.square().mean(), [*vectors.values()]))
+                found.append(noise.detach())
+
+            peak = record(step, host.info.device).peak
+            host.sample(request("a zqx"))
+        told[name] = {"peak": peak, "found": [tensor.flatten().tolist() for tensor in found]}
+    after = surroundings()
+    return {**told, "changed": [name for name in before if before[name] != after[name]]}

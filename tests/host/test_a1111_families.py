@@ -196,3 +196,17 @@ def medvram(webui: WebUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     write_data(data)
     with running_webui(data, flags=("--medvram",), ready="/probe") as program:
         yield program
+
+
+def test_an_economy_changes_the_memory_alone(webui: WebUI, family: str) -> None:
+    """Checkpointing to the bit, attention as close as its kernels are; the WebUI is as before."""
+    told = probe(webui, "economies")
+    assert told.pop("changed") == []
+    usual = told.pop("usual")
+    assert told["checkpointing"]["found"] == usual["found"]
+    assert told["checkpointing"]["peak"] < 0.7 * usual["peak"]
+    for other in told.values():
+        for one, two in zip(
+            map(torch.tensor, usual["found"]), map(torch.tensor, other["found"]), strict=True
+        ):
+            assert float((one - two).abs().max()) < 1e-4 * float(one.abs().max())
