@@ -25,6 +25,7 @@ from lib_ti.hosts.base import Host, Place
 from lib_ti.job_run import Event, Message, Outcome, saved_steps, told_files
 from lib_ti.methods.kind import ROLES, JobSettings, Product
 from lib_ti.methods.registry import kind_of, read_settings
+from lib_ti.methods.suggest import Suggestion
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,13 @@ class Workshop:
             files = jobs.create(host, settings, self.place.folders())
         self._announce(files, None, "not trained yet")
         return files
+
+    def suggest(self, values: Mapping[str, Any]) -> list[Suggestion]:
+        """Words to start from, the likeliest first; waits until the model is free. Raises BadInput."""
+        settings, folders = jobs.told_to_suggest(read_settings(values)), self.place.folders()
+        jobs.read_source(settings, folders)
+        with self.place.turn(settings.clip_skip) as host:
+            return jobs.suggest(host, settings, folders=folders, say=log.info, stopped=self.place.interrupted)
 
     def train(self, values: Mapping[str, Any]) -> str:
         """Start a job in the background; its id. Raises BadInput for what is wrong at first sight: what
