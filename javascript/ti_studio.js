@@ -27,6 +27,31 @@
         }
     }
 
+    // Whether a prompt calls the word; a longer word that contains it is another one.
+    function calls(prompt, word) {
+        const exactly = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+        return new RegExp(`(?<![\\p{L}\\p{N}_-])${exactly}(?![\\p{L}\\p{N}_-])`, "iu").test(prompt);
+    }
+
+    // Adds the words to what is typed in a prompt's box, unless they are there.
+    function write(id, words) {
+        const box = gradioApp().querySelector(`#${id} textarea`);
+        const missing = words.split(", ").filter((word) => word && !calls(box.value, word));
+        if (!missing.length) return;
+        const typed = box.value.replace(/[\s,]+$/, "");
+        box.value = [typed, ...missing].filter(Boolean).join(", ");
+        box.dispatchEvent(new Event("input", {bubbles: true})); // gradio knows what was typed only
+    }
+
+    function writeWords(event) {
+        const button = event.target.closest("[data-ti-studio-write]");
+        if (!button) return;
+        const page = button.dataset.tiStudioWrite;
+        write(`${page}_prompt`, button.dataset.prompt);
+        write(`${page}_neg_prompt`, button.dataset.negative);
+        window[`switch_to_${page}`]();
+    }
+
     // While the studio's tab is open it takes the width of the column beside it, which serves other tabs.
     function widen() {
         const tabs = find("train_tabs"), studio = find("ti_studio");
@@ -38,5 +63,6 @@
     onAfterUiUpdate(widen);
     onUiLoaded(function () {
         setInterval(look, PERIOD);
+        gradioApp().addEventListener("click", writeWords);
     });
 })();

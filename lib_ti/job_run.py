@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +53,15 @@ class Evaluation:
     best_step: int
 
 
-Event = Message | Progress | Preview | Evaluation
+@dataclass(frozen=True)
+class Drawn:
+    """So many regularisation pictures are there, of ``count``; the job has not begun yet."""
+
+    there: int
+    count: int
+
+
+Event = Message | Progress | Preview | Evaluation | Drawn
 
 
 @dataclass(frozen=True)
@@ -87,8 +96,13 @@ class Outcome:
 
 
 def told_files(files: Mapping[Product, Path]) -> dict[str, Any]:
-    """A job's files by what they are for, for people and programs."""
-    return {**dict.fromkeys(ROLES), **{product.role: str(file) for product, file in files.items()}}
+    """A job's files by what they are for, for people and programs; those of further words apart."""
+    first: dict[str, Any] = {}
+    others = []
+    for product, file in files.items():
+        if first.setdefault(product.role, str(file)) != str(file):
+            others.append(str(file))
+    return {**dict.fromkeys(ROLES), **first, "other_embeddings": others}
 
 
 def picture_size(host: Host, settings: JobSettings) -> tuple[int, int]:
@@ -216,6 +230,7 @@ class Run:
             self.job.save_state(self.loop.good)
         if settings.copy_every and step % settings.copy_every == 0:
             self._save_copy()
+            self._forget_copies()
         ends = step == settings.steps or self.loop.evaluations.settled
         if settings.preview_every and (step % settings.preview_every == 0 or ends):
             self._preview(step, self.loop.final()[1] if ends else self.loop.result())
@@ -228,6 +243,17 @@ class Run:
     def _save_copy(self) -> Mapping[Product, Path]:
         step = self.loop.step
         return self._save(copies_of(self.job, list(self.targets), step), step, self.loop.result())
+
+    def _forget_copies(self) -> None:
+        """Delete all copies but the latest and the best. Later ones than now, which a job that was killed
+        has left, will be written again."""
+        last, evaluations = self.settings.keep_last, self.loop.evaluations
+        past = [step for step in saved_steps(self.job) if step <= self.loop.step]
+        best = evaluations.best_row[0] if evaluations.rows else None
+        for step in past[:-last] if last else ():
+            if step != best:
+                for path in copies_of(self.job, list(self.targets), step).values():
+                    path.unlink(missing_ok=True)
 
     def _save(
         self, files: Mapping[Product, Path], step: int, parameters: Mapping[str, torch.Tensor]
@@ -254,25 +280,47 @@ class Run:
         self.report(Preview(step, paths))
 
 
-def preview_prompt(settings: JobSettings, lines: Sequence[str], captions: Sequence[str]) -> str:
-    return fill(settings.preview_prompt or lines[0], name=settings.trigger, filewords=captions[0])
+def preview_prompts(
+    settings: JobSettings, lines: Sequence[str], captions: Sequence[str], names: Sequence[str]
+) -> list[str]:
+    """As it is told, or the first line of the template, without words that are for the negative prompt; one
+    for each word, as far as they differ. ``names``: what [name] is with each of the captions."""
+    words = kind_of(settings).words(settings)
+    if words.for_negative and not words.for_prompt and not settings.preview_prompt:
+        bare = " ".join(fill(lines[0], name="", filewords=captions[0]).split())
+        return [bare.replace(" ,", ",").strip(" ,")]
+    line = settings.preview_prompt or lines[0]
+    if not words.others:
+        return [fill(line, name=settings.trigger, filewords=captions[0])]
+    prompts = (
+        fill(line, name=word, filewords=_caption_of(word, captions, names), others=words.others)
+        for word in (settings.trigger, *words.others)
+    )
+    return list(dict.fromkeys(prompts))
+
+
+def _caption_of(word: str, captions: Sequence[str], names: Sequence[str]) -> str:
+    """The first that has the word; or of which it is the name; or of all."""
+    having = (caption for caption in captions if word in caption)
+    named = (caption for caption, name in zip(captions, names, strict=True) if name == word)
+    return next(chain(having, named, captions))
 
 
 def preview_negative(settings: JobSettings) -> str:
-    """The negative prompt of the previews; the word that is for it comes first, unless it is there."""
+    """The negative prompt of the previews; words that are for it come first, unless they are there."""
     words = kind_of(settings).words(settings)
-    told = fill(settings.preview_negative, name=words.negative or settings.trigger, filewords="")
-    if words.negative in told:  # an empty one is in every text
-        return told
-    return ", ".join(filter(None, (words.negative, told)))
+    name = words.negative or settings.trigger
+    told = fill(settings.preview_negative, name=name, filewords="", others=words.others)
+    return ", ".join(filter(None, (*(word for word in words.for_negative if word not in told), told)))
 
 
 def _preview_request(host: Host, settings: JobSettings, samples: TrainingSet) -> SampleRequest:
     width, height = picture_size(host, settings)
-    prompt = preview_prompt(settings, samples.lines, samples.captions)
+    prompts = preview_prompts(settings, samples.lines, samples.captions, samples.names)
+    seeds = [settings.preview_seed + i for i in range(settings.preview_count)]
     return SampleRequest(
-        prompts=[prompt] * settings.preview_count,
-        seeds=[settings.preview_seed + i for i in range(settings.preview_count)],
+        prompts=[prompt for prompt in prompts for _ in seeds],
+        seeds=seeds * len(prompts),
         negative_prompt=preview_negative(settings),
         steps=settings.preview_steps,
         cfg_scale=settings.preview_cfg,

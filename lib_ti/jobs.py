@@ -15,23 +15,26 @@ import torch
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
 from lib_ti.core.job import Job
+from lib_ti.core.lengths import in_steps
 from lib_ti.core.loop import check_learning
 from lib_ti.core.settings import as_dict
 from lib_ti.data.samples import TrainingSet
-from lib_ti.data.source import Source, find_source, make_samples
+from lib_ti.data.source import Source, find_source, make_samples, steps_of_epoch
 from lib_ti.data.templates import OUR_TEMPLATES, find_template, read_template
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name
 from lib_ti.formats.safetensors_file import read_tensors
 from lib_ti.formats.together import write_together
 from lib_ti.hosts.base import Embeddings, Folders, Host
 from lib_ti.job_run import (
+    Drawn,
     Event,
     Message,
     Outcome,
     Run,
     copies_of,
     memory_told,
-    preview_prompt,
+    picture_size,
+    preview_prompts,
     saved_steps,
     started_from,
 )
@@ -39,7 +42,8 @@ from lib_ti.methods.denoising import noise_schedule
 from lib_ti.methods.kind import JobSettings, Product
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.suggest import Suggestion, suggest_words
-from lib_ti.methods.textual_inversion import InversionSettings, check_name
+from lib_ti.methods.textual_inversion import VectorSettings, check_name
+from lib_ti.regularisation import draw_pictures, drawn_prompt
 
 NETWORK_SUFFIXES = frozenset({".safetensors", ".pt", ".ckpt"})  # of files in a WebUI's folder of networks
 
@@ -58,10 +62,22 @@ def read_source(settings: JobSettings, folders: Folders) -> Source:
     return find_source(settings, lines, _kept(folders))
 
 
-def _kept(folders: Folders) -> Path:
-    """Where encoded pictures lie from job to job: beside the jobs, in a dot folder."""
+def settle(settings: JobSettings, folders: Folders) -> tuple[JobSettings, Source]:
+    """The settings with every length in steps, and the source that settles how long an epoch is, without
+    regularisation pictures that are yet to be drawn.
+
+    Raises BadInput.
+    """
+    if settings.make_reg:
+        drawn_prompt(settings)
+    source = read_source(replace(settings, reg_images="") if settings.make_reg else settings, folders)
+    return in_steps(settings, steps_of_epoch(source, settings)), source
+
+
+def _kept(folders: Folders, what: str = "latents") -> Path:
+    """Where encoded pictures, and others, lie from job to job: beside the jobs, in a dot folder."""
     beside = folders.jobs.parent
-    return (beside if beside.name == ".ti-studio" else beside / ".ti-studio") / "latents"
+    return (beside if beside.name == ".ti-studio" else beside / ".ti-studio") / what
 
 
 def _samples(
@@ -77,6 +93,7 @@ def _samples(
         source,
         settings,
         settings.trigger,
+        kind_of(settings).words(settings).others,
         native=host.info.native_size,
         grain=host.info.pixels_per_latent,
         timesteps=len(host.info.alphas_cumprod),
@@ -107,15 +124,15 @@ def suggest(
     stopped: Callable[[], bool],
 ) -> list[Suggestion]:
     """Words of the model that come near to what the pictures show, the nearest first. Raises BadInput."""
-    told = replace(told_to_suggest(settings), name=settings.name or "ti-studio-word")
+    told = replace(told_to_suggest(settings), name=settings.trigger or "ti-studio-word")
     with host.lend(), memory_told():
         samples, _ = _samples(host, told, read_source(told, folders), folders)
         return suggest_words(host, told, samples, say=say, stopped=stopped)
 
 
-def told_to_suggest(settings: JobSettings) -> InversionSettings:
+def told_to_suggest(settings: JobSettings) -> VectorSettings:
     """Raises BadInput for a method whose start is not made of words."""
-    if not isinstance(settings, InversionSettings):
+    if not isinstance(settings, VectorSettings):
         raise BadInput(f"{kind_of(settings).title} does not start at words; choose another method.")
     return settings
 
@@ -138,19 +155,22 @@ def start(
         kind = kind_of(settings)
         check_names(host, settings)
         check_sampler(settings, host.sampler_names())
+        settings, source = settle(settings, folders)
         rate = check_learning(settings, host.info.device)
         noise_schedule(host, settings)
-        source = read_source(settings, folders)
         targets = check_targets(settings, folders)
         # The prompts are checked before the pictures are encoded.
         vectors = _start_vectors(host, settings, targets)
         host.set_embeddings(vectors)
-        said = kind.preflight(host, settings, source.lines, source.captions)
+        said = kind.preflight(host, settings, *_prompt_parts(settings, source))
         said += _preview_warning(host, settings, source)
         for product, target in targets.items():
             if product.is_embedding and target.exists() and not settings.overwrite:
                 count = _count(vectors[product.name])
                 said.append(f"the start is {target.name}, {count} vectors not trained yet")
+        if settings.make_reg:
+            settings = _with_pictures_drawn(host, settings, folders, report, stopped)
+            source = read_source(settings, folders)
         samples, sizes_told = _samples(host, settings, source, folders)
         said += sizes_told
         job = job or Job.reserve(folders.jobs, settings.name)
@@ -163,9 +183,8 @@ def start(
                 "settings": as_dict(settings),
             }
         )
-        said.append(
-            f"job {job.id}: {len(source.pictures)} pictures, {settings.steps} steps, rate {rate.at(1):g}"
-        )
+        length = f"{settings.steps} steps ({samples.steps_of_epoch} to an epoch)"
+        said.append(f"job {job.id}: {len(source.pictures)} pictures, {length}, rate {rate.at(1):g}")
         for sentence in said:
             report(Message(sentence))
         return _begin(host, settings, samples, job, targets, report, vectors, stopped)
@@ -191,6 +210,25 @@ def _begin(
     if start is None:
         return Outcome("stopped", job, 0, {}, None, 0.0, 0, [])
     return Run(host, settings, samples, job, targets, report, start).execute(stopped)
+
+
+def _with_pictures_drawn(
+    host: Host,
+    settings: JobSettings,
+    folders: Folders,
+    report: Callable[[Event], None],
+    stopped: Callable[[], bool],
+) -> JobSettings:
+    """The settings of the job whose regularisation pictures are there. Raises Interrupted."""
+    folder = draw_pictures(
+        host,
+        settings,
+        picture_size(host, settings),
+        _kept(folders, "regularisation"),
+        lambda there: report(Drawn(there, settings.make_reg)),
+        stopped,
+    )
+    return replace(settings, reg_images=str(folder.resolve()))
 
 
 def resume(
@@ -308,14 +346,32 @@ def _start_vectors(host: Host, settings: JobSettings, targets: Mapping[Product, 
     return created if len(created) == len(words) else {**kind.start(host, settings), **created}
 
 
+def _prompt_parts(settings: JobSettings, source: Source) -> tuple[Sequence[str], Sequence[str]]:
+    """Template lines and captions. With several words [name] is not the same in all prompts, so that each
+    prompt is a caption of its own."""
+    others = kind_of(settings).words(settings).others
+    if not others:
+        return source.lines, source.captions
+    return ["[filewords]"], source.prompts(settings.trigger, others)
+
+
 def _count(vectors: Mapping[str, torch.Tensor]) -> int:
     return len(next(iter(vectors.values())))
 
 
 def _preview_warning(host: Host, settings: JobSettings, source: Source) -> list[str]:
-    """What to say of previews that will not show the new word."""
-    word = kind_of(settings).words(settings).positive
-    prompt = preview_prompt(settings, source.lines, source.captions)
-    if not word or not settings.preview_every or host.count_triggers(prompt).get(word):
+    """What to say of previews that will not show what is learned."""
+    if not settings.preview_every:
         return []
-    return [f"warning: {word!r} is not in the preview prompt {prompt!r}; put [name] into it"]
+    words = kind_of(settings).words(settings)
+    if words.for_negative and settings.preview_cfg == 1:
+        unheard = ", ".join(words.for_negative)
+        return [f"warning: at preview-cfg 1 the negative prompt, and {unheard} in it, has no say"]
+    names = source.names(settings.trigger, words.others)
+    prompts = preview_prompts(settings, source.lines, source.captions, names)
+    shown = {word for prompt in prompts for word, count in host.count_triggers(prompt).items() if count}
+    return [
+        f"warning: {word!r} is not in the preview prompt {prompts[0]!r}; put [name] into it"
+        for word in words.for_prompt
+        if word not in shown
+    ]

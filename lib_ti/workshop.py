@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lib_ti import jobs
-from lib_ti.core.errors import BadInput, StudioError
+from lib_ti.core.errors import BadInput, Interrupted, StudioError
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress, check_learning
 from lib_ti.core.settings import as_dict
 from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, read_embeddings
 from lib_ti.hosts.base import Host, Place
-from lib_ti.job_run import Event, Message, Outcome, saved_steps, told_files
-from lib_ti.methods.kind import ROLES, JobSettings, Product
+from lib_ti.job_run import Drawn, Event, Message, Outcome, saved_steps, told_files
+from lib_ti.methods.kind import ROLES, JobSettings, Product, Words
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.suggest import Suggestion
+from lib_ti.methods.trained_words import find_words, list_words
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Status:
     negative_embedding: str | None = None
     network: str | None = None
     bundle: str | None = None
+    other_embeddings: list[str] = field(default_factory=list)  # of a job of several words
     evaluations: list[tuple[int, float]] = field(default_factory=list)  # step, loss of the fixed batch
     previews: dict[int, list[str]] = field(default_factory=dict)  # step -> files in the job's samples
     saved_steps: list[int] = field(default_factory=list)
@@ -73,6 +75,7 @@ class Run:
         self.progress: Progress | None = None
         self.losses = job.losses()
         self.messages: list[str] = []
+        self.drawn = ""  # how many regularisation pictures there are
         self.error: str | None = None
         self.files: Mapping[Product, Path] = {}  # where prompts find them
         self.outcome: Outcome | None = None
@@ -81,6 +84,9 @@ class Run:
         self.thread: threading.Thread | None = None
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Drawn):
+            self.drawn = f"regularisation pictures: {event.there} of {event.count} are drawn"
+            return
         self.state = "training"  # nothing is reported before everything is prepared
         if isinstance(event, Progress):
             self.progress = event
@@ -101,7 +107,7 @@ class Run:
             loss=_mean_loss(self.losses),
             seconds_per_step=progress.seconds_per_step if progress else None,
             seconds_left=left if self.state == "training" else None,
-            messages=list(self.messages),
+            messages=[*filter(None, [self.drawn]), *self.messages],
             error=self.error,
             **told_files(self.files),
             **_kept_in(self.job),
@@ -138,10 +144,10 @@ class Workshop:
         only the model can tell is said by the job's status."""
         settings = _settings(values)
         folders = self.place.folders()
-        check_learning(settings)
         jobs.check_sampler(settings, self.place.sampler_names())
         jobs.check_targets(settings, folders)
-        jobs.read_source(settings, folders)
+        settings, _ = jobs.settle(settings, folders)
+        check_learning(settings)
         with self._lock:
             self._refuse_names_in_use(settings)
             run = Run(Job.reserve(folders.jobs, settings.name), settings)
@@ -182,6 +188,9 @@ class Workshop:
             saved = saved_steps(run.job)
             if run.publish and saved and not run.files:
                 run.files = self.publish(run.job.id, saved[-1])
+        except Interrupted as error:
+            run.messages.append(str(error))
+            state = "stopped"
         except StudioError as error:
             run.error, state = str(error), "failed"
         except Exception as error:  # a bug or the machine's; it must not look like success
@@ -219,8 +228,12 @@ class Workshop:
 
     def _announce(self, files: Mapping[Product, Path], preview: Path | None, description: str) -> None:
         for product, file in files.items():
-            size = f"{read_embedding(file).count} vectors, " if product.is_embedding else ""
-            self.place.published(file, preview, size + description)
+            told = description
+            if product.role == "negative_embedding":
+                told = f"for the negative prompt, {told}"
+            if product.is_embedding:
+                told = f"{read_embedding(file).count} vectors, {told}"
+            self.place.published(file, preview, told)
             self.published += 1
 
     def _conclude(self, run: Run, state: State) -> None:
@@ -265,6 +278,7 @@ class Workshop:
         found = self._find(job)
         settings, losses, result = found.settings()["settings"], found.losses(), found.result() or {}
         files: dict[str, Any] = {role: result.get(role) for role in ROLES}
+        files["other_embeddings"] = result.get("other_embeddings", [])
         return Status(
             job=job,
             status=result.get("status", "broken off"),
@@ -313,6 +327,14 @@ class Workshop:
             {"file": path.relative_to(folder).as_posix(), **told} for path in files for told in _told_of(path)
         ]
 
+    def words(self) -> list[str]:
+        """The words that lie in the embeddings folder, a pair by the one for the prompt."""
+        return list_words(self.place.folders().embeddings)
+
+    def find_words(self, word: str) -> Words:
+        """Which prompts that word and its partner are for. Raises BadInput where there is none."""
+        return find_words(self.place.folders().embeddings, word)
+
     def templates(self) -> list[str]:
         return sorted(list_templates(self.place.folders().templates))
 
@@ -325,7 +347,10 @@ def _told_of(file: Path) -> list[dict[str, Any]]:
         found = read_embeddings(file)
     except BadInput as error:
         return [{"error": str(error)}]
-    return [{"name": e.name, "family": e.family, "vectors": e.count, "step": e.step} for e in found]
+    return [
+        {"name": e.name, "family": e.family, "vectors": e.count, "step": e.step, "negative": e.is_negative}
+        for e in found
+    ]
 
 
 def _settings(values: Mapping[str, Any]) -> JobSettings:

@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "methods": {"core", *MIDDLE},
     "hosts": {"core", *MIDDLE},
     "job_run": BELOW_HOSTS,
-    "jobs": {*BELOW_HOSTS, "job_run"},
+    "regularisation": BELOW_HOSTS,
+    "jobs": {*BELOW_HOSTS, "job_run", "regularisation"},
     "report": {"core", "formats"},
     "tinyworld": {*BELOW_HOSTS, "hosts"},
     "bench": {*BELOW_HOSTS, "hosts", "job_run", "jobs", "tinyworld"},
@@ -38,9 +39,9 @@ MAY_IMPORT = {
 }
 # The protocol itself imports no host, so what works with any host may speak of it.
 SEAM = "lib_ti.hosts.base"
-MAY_IMPORT_SEAM = {"methods", "job_run", "jobs", "workshop"}
+MAY_IMPORT_SEAM = {"methods", "regularisation", "job_run", "jobs", "workshop"}
 
-HOSTLESS = {"core", "networks", "data", "formats", "methods", "job_run", "jobs", "workshop", "api"}
+HOSTLESS = {"core", *MIDDLE, "methods", "regularisation", "job_run", "jobs", "workshop", "api"}
 # Who may import a host, and which. A WebUI's own modules are for its adapter alone.
 HOST_MODULES = {
     "diffusers": {"hosts", "tinyworld", "bench"},

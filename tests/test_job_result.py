@@ -18,7 +18,7 @@ from lib_ti.core.settings import build
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
-from lib_ti.job_run import Evaluation, Event, Message, Outcome
+from lib_ti.job_run import Evaluation, Event, Message, Outcome, saved_steps
 from lib_ti.jobs import folders_under, resume, start
 from lib_ti.methods.textual_inversion import InversionSettings
 
@@ -61,6 +61,72 @@ def test_evaluations_are_written_sent_and_gone_on_with(
     assert torch.equal(vectors_of(second.embedding), vectors_of(whole.embedding))
     assert job.evaluations() == whole.job.evaluations()
     assert [replace(r) for r in second.vectors] == list(whole.vectors)
+
+
+def copies(outcome: Outcome) -> list[int]:
+    return saved_steps(outcome.job)
+
+
+def test_lengths_in_epochs_are_settled_once_and_gone_on_with(
+    host: StandaloneHost, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Three pictures, two at a step: an epoch is two steps."""
+    told = settings_of(
+        settings,
+        steps=999,
+        batch_size=2,
+        epochs=5,
+        learning_rate="0.1:0.5, 0.01",
+        copy_every_epochs=2,
+        evaluate_every_epochs=1,
+    )
+    said: list[str] = []
+    whole = train(
+        host, tmp_path / "whole", told, lambda e: said.append(e.text) if isinstance(e, Message) else None
+    )
+    assert (whole.status, whole.step, copies(whole)) == ("done", 10, [4, 8, 10])
+    assert [step for step, _ in whole.job.evaluations()] == [2, 4, 6, 8, 10]
+    assert [rate for _, _, rate in whole.job.losses()] == [0.1] * 5 + [0.01] * 5
+    assert any("3 pictures, 10 steps (2 to an epoch)" in text for text in said)
+
+    halves, steps = tmp_path / "halves", iter(range(5))
+    first = train(host, halves, told, stopped=lambda: next(steps, None) is None)
+    assert (first.status, first.step) == ("stopped", 5)
+    job, folders = Job.open(folders_under(halves).jobs, first.job.id), folders_under(halves)
+    second = resume(host, job, folders=folders, report=lambda event: None, stopped=lambda: False)
+    assert second.step == 10
+    assert torch.equal(vectors_of(second.embedding), vectors_of(whole.embedding))
+
+
+def test_the_last_copies_stay_and_the_best(
+    host: StandaloneHost, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    told = settings_of(settings, copy_every=2, keep_last=2, preview_every=10, learning_rate="2", ema=0.0)
+    outcome = train(host, tmp_path, told)
+    best = min(outcome.job.evaluations(), key=lambda row: row[1])[0]
+    assert best < 18  # or the test says nothing
+    assert copies(outcome) == [best, 18, 20]
+    assert sorted(outcome.job.previews()) == [10, 20]
+    assert read_embedding(outcome.embedding).step == 20
+
+
+def test_a_copy_that_is_yet_to_be_made_again_is_none_of_the_last(
+    host: StandaloneHost, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Copies go on after the last saved state; a job that was killed then goes back to that."""
+    told, steps = settings_of(settings, copy_every=2, keep_last=2, evaluate_every=0), iter(range(8))
+    first = train(host, tmp_path, told, stopped=lambda: next(steps, None) is None)
+    left = first.job.copies / "zqx-cat-000014.safetensors"
+    left.write_bytes((first.job.copies / "zqx-cat-000008.safetensors").read_bytes())
+    steps = iter(range(2))
+    resume(
+        host,
+        first.job,
+        folders=folders_under(tmp_path),
+        report=lambda event: None,
+        stopped=lambda: next(steps, None) is None,
+    )
+    assert copies(first) == [8, 10, 14]
 
 
 def test_what_is_saved_and_shown_is_the_average(

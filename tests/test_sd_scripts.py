@@ -144,6 +144,7 @@ def test_the_documented_lines_train(
 def test_a_line_trains_and_leaves_the_file_that_sd_scripts_would(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (data / "a red thing 0.caption").write_text("mychar mychar1, 1girl", encoding="utf-8")
     line = ["train_textual_inversion.py", "--pretrained_model_name_or_path", "builtin"]
     line += ["--train_data_dir", "data"]
     line += ["--token_string", "mychar", "--init_word", "star", "--num_vectors_per_token", "2"]
@@ -168,6 +169,7 @@ def test_a_line_trains_and_leaves_the_file_that_sd_scripts_would(
     settings = json.loads((job / "settings.json").read_text())["settings"]
     assert (settings["template"], settings["weighting"], settings["width"]) == ("style", "none", 64)
     assert "the same as: ti-studio train --data out" in err
+    assert err.count("mychar mychar1 ... is read as the one word mychar (1 times)") == 1
 
     assert main(["sd-scripts", "--json", *line, "--save_model_as=safetensors"]) == 0  # again, as it stands
     assert Path("out/char v1.safetensors").is_file()
@@ -216,6 +218,11 @@ def test_captions_are_the_prompts_where_no_template_is_asked_for() -> None:
         ("--reg_data_dir=reg", {"--reg-images": "reg"}),
         ("--ip_noise_gamma=0.1", {"--input-perturbation": "0.1"}),
         ("--zero_terminal_snr", {"--zero-terminal-snr": ""}),
+        ("--max_train_epochs=10 --save_every_n_epochs=2 --save_last_n_epochs=3 --sample_every_n_epochs=1",
+         {"--epochs": "10", "--copy-every-epochs": "2", "--keep-last": "3", "--preview-every-epochs": "1"}),
+        # At step 400 the copy of step 100 goes: 200, 300 and 400 stay.
+        ("--save_every_n_steps=100 --save_last_n_steps=200", {"--copy-every": "100", "--keep-last": "3"}),
+        ("--save_every_n_steps=100 --save_last_n_steps=99", {"--keep-last": "1"}),
         ("--shuffle_caption --keep_tokens=1", {"--shuffle-tags": "", "--keep-tags": "1"}),
     ],
 )  # fmt: skip
@@ -240,8 +247,11 @@ def test_options_become_ours(options: str, expected: dict[str, str]) -> None:
         ("--resolution=big", "--resolution=big: expected a number of pixels"),
         ("--max_grad_norm=big", "--max_grad_norm=big: expected a number"),
         ("--output_name=../x", "cannot be a name"),
+        ("--output_name=x --token_string=a,b", "'a,b' cannot be a name"),
         ("--dataset_config=x.toml", "--train_data_dir beside --dataset_config is not to be had"),
         ("--min_snr_gamma=5 --debiased_estimation_loss", "beside --min_snr_gamma is not to be had here"),
+        ("--save_every_n_steps=9 --save_every_n_epochs=1", "beside --save_every_n_epochs is not to be had"),
+        ("--save_last_n_steps=200", "--save_last_n_steps is missing --save_every_n_steps"),
         ("--train_data_dir=", "--dataset_config is missing, or --train_data_dir"),
     ],
 )  # fmt: skip

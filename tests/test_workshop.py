@@ -16,8 +16,23 @@ from lib_ti.core.job import Job
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.methods.kind import Words
 from lib_ti.workshop import Workshop
 from tests.place import StandalonePlace, ended, wait
+
+
+def watch_previews(monkeypatch: pytest.MonkeyPatch, negative: str) -> list[SampleRequest]:
+    """What the previews from now on ask for; the word ``negative`` must be found in each negative prompt."""
+    requests: list[SampleRequest] = []
+    sample = StandaloneHost.sample
+
+    def watched(self: StandaloneHost, request: SampleRequest) -> list[Image.Image]:
+        requests.append(request)
+        assert self.count_triggers(request.negative_prompt)[negative] == 1
+        return sample(self, request)
+
+    monkeypatch.setattr(StandaloneHost, "sample", watched)
+    return requests
 
 
 def test_create_then_train_starts_from_what_was_created(
@@ -217,7 +232,28 @@ def test_the_folder_is_listed_with_what_cannot_be_read(
         "family": "sd1",
         "vectors": 2,
         "step": 0,
+        "negative": False,
     }
+
+
+def test_a_word_for_the_negative_prompt_says_so_everywhere(
+    workshop: Workshop, place: StandalonePlace, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = watch_previews(monkeypatch, "zqx-cat")
+    job = workshop.train({**settings, "negative": True, "preview_negative": "blurry", "preview_cfg": 1})
+    status = ended(workshop, job)
+    assert (status.status, status.embedding) == ("done", None)
+    file = Path(str(status.negative_embedding))
+    assert file.name == "zqx-cat.safetensors" and read_embedding(file).is_negative
+    assert read_embedding(place.folders().jobs / job / "copies" / "zqx-cat-000010.safetensors").is_negative
+    assert {(*request.prompts, request.negative_prompt) for request in requests} == {
+        ("a photo of a", "zqx-cat, blurry")
+    }
+    assert any("'zqx-cat' found in 16 of 16 prompts" in message for message in status.messages)
+    assert any("at preview-cfg 1 the negative prompt" in message for message in status.messages)
+    assert place.told[0][2].startswith("2 vectors, for the negative prompt, 20 steps on")
+    assert workshop.find_words("zqx-cat") == Words(negative="zqx-cat")
+    assert workshop.embeddings()[0]["negative"]
 
 
 class TestPair:
@@ -234,15 +270,7 @@ class TestPair:
         pair: dict[str, Any],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        requests: list[SampleRequest] = []
-        sample = StandaloneHost.sample
-
-        def watched(self: StandaloneHost, request: SampleRequest) -> list[Image.Image]:
-            requests.append(request)
-            assert self.count_triggers(request.negative_prompt)["zqx-cat-neg"] == 1
-            return sample(self, request)
-
-        monkeypatch.setattr(StandaloneHost, "sample", watched)
+        requests = watch_previews(monkeypatch, "zqx-cat-neg")
         job = workshop.train({**pair, "preview_negative": "blurry"})
         status = ended(workshop, job)
         assert (status.status, status.error) == ("done", None)

@@ -35,6 +35,7 @@ def describe(embedding: Embedding) -> dict[str, Any]:
         "family": embedding.family,
         "vectors": embedding.count,
         "step": embedding.step,
+        "negative": embedding.is_negative,
         "encoders": {
             name: {"width": v.shape[1], "norms": [round(float(n), 4) for n in v.norm(dim=1)]}
             for name, v in embedding.vectors.items()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_ti.commands import train
-from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS, Ours
+from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS, Ours, kept_copies
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import read_embedding, safe_name, write_pt, write_safetensors
@@ -89,9 +89,10 @@ def translate(
         ours |= entry.ours(value)
         if entry.told:
             told.append(f"{_shown(option, value)}: {entry.told}")
+    ours |= kept_copies(given)
     if "--buckets" in ours:
         del ours["--no-buckets"]
-    name = safe_name(given.get("output_name", given["token_string"]))
+    name = safe_name(given.get("output_name", safe_name(given["token_string"])))
     suffix = given.get("save_model_as", "pt").lower()
     return Translation(ours, told, Path(ours["--data"]) / f"{name}.{suffix}")
 

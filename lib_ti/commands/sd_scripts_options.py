@@ -85,7 +85,6 @@ _IN_FULL = "everything is computed in full precision"
 _ATTENTION = "attention is PyTorch's own, which needs as little memory"
 _LOADING = "nothing is loaded during the steps"
 _LOSSES = "losses are in the job's folder, loss.csv and loss.png"
-_ALL_KEPT = "copies are small, and all of them are kept"
 _STAGES = "write the stages into the rate, such as --learning_rate=0.005:500,0.001"
 _ADAPTIVE = ("DAdaptAdaGrad", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "DAdaptSGD")
 
@@ -162,7 +161,7 @@ _PICTURES: Mapping[str, Entry] = {
 }
 _LEARNING: Mapping[str, Entry] = {
     "max_train_steps": becomes("--steps"),
-    "max_train_epochs": missing("give the length as --max_train_steps"),
+    "max_train_epochs": becomes("--epochs"),
     "train_batch_size": becomes("--batch-size"),
     "gradient_accumulation_steps": becomes("--accumulation"),
     "seed": becomes("--seed"),
@@ -265,11 +264,13 @@ _SAVING: Mapping[str, Entry] = {
     "save_model_as": only("safetensors", "pt", instead="use safetensors or pt"),
     "save_precision": needless("the vectors are saved in float32, they are small"),
     "save_every_n_steps": becomes("--copy-every"),
-    "save_every_n_epochs": missing("use --save_every_n_steps"),
-    "save_n_epoch_ratio": missing("use --save_every_n_steps"),
+    "save_every_n_epochs": becomes("--copy-every-epochs"),
+    "save_n_epoch_ratio": missing("use --save_every_n_epochs"),
+    "save_last_n_epochs": becomes("--keep-last"),
+    "save_last_n_steps": Entry(),  # see kept_copies
     **dict.fromkeys(
-        ("save_last_n_steps", "save_last_n_steps_state", "save_last_n_epochs", "save_last_n_epochs_state"),
-        needless(_ALL_KEPT),
+        ("save_last_n_steps_state", "save_last_n_epochs_state"),
+        needless("what a job resumes from is one file, the latest"),
     ),
     **dict.fromkeys(
         ("save_state", "save_state_on_train_end"),
@@ -277,7 +278,7 @@ _SAVING: Mapping[str, Entry] = {
     ),
     "resume": missing("go on with ti-studio train --resume JOB"),
     "sample_every_n_steps": becomes("--preview-every"),
-    "sample_every_n_epochs": missing("use --sample_every_n_steps"),
+    "sample_every_n_epochs": becomes("--preview-every-epochs"),
     "sample_at_first": missing("leave it out", switch=True),
     "sample_prompts": missing("use ti-studio train --preview-prompt"),
     "sample_sampler": missing("use ti-studio train --preview-sampler"),
@@ -304,6 +305,20 @@ OPTIONS: Mapping[str, Entry] = {
     **_MODEL, **_EMBEDDING, **_PICTURES, **_LEARNING, **_MACHINE, **_SAVING,
 }  # fmt: skip
 
+
+def kept_copies(given: Mapping[str, str]) -> Ours:
+    """How many copies ``save_last_n_steps`` keeps: those of so many steps before the last one, and that.
+
+    Raises BadInput where there is no telling how many those are.
+    """
+    if "save_last_n_steps" not in given:
+        return {}
+    if "save_every_n_steps" not in given:
+        raise BadInput("--save_last_n_steps is missing --save_every_n_steps: add it, or leave both out.")
+    span, every = (_number(name, given[name]) for name in ("save_last_n_steps", "save_every_n_steps"))
+    return {"--keep-last": str(int(span // every) + 1)} if every >= 1 else {}
+
+
 # Options that mean something together which there is no saying here, and what to do instead.
 NOT_TOGETHER = (
     ("train_data_dir", "dataset_config", "leave out --train_data_dir, the file names the pictures"),
@@ -311,6 +326,7 @@ NOT_TOGETHER = (
     ("enable_bucket", "dataset_config", "write enable_bucket = true into the file"),
     ("caption_extension", "dataset_config", "write caption_extension into the file"),
     ("caption_extention", "dataset_config", "write caption_extension into the file"),
+    ("save_every_n_steps", "save_every_n_epochs", "choose one of the two"),
     ("debiased_estimation_loss", "min_snr_gamma", "choose one of these weightings"),
 )
 

@@ -15,8 +15,8 @@ from lib_ti.core.loop import Progress
 from lib_ti.data.source import Source, first_prompts
 from lib_ti.hosts.shown_tokens import shown, token_table
 from lib_ti.hosts.standalone import StandaloneHost
-from lib_ti.job_run import Event, Message, Outcome, Preview
-from lib_ti.jobs import folders_under, read_source, resume, settings_of, start
+from lib_ti.job_run import Drawn, Event, Message, Outcome, Preview
+from lib_ti.jobs import folders_under, resume, settings_of, settle, start
 from lib_ti.methods.kind import JobSettings
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.report import plot_losses
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
             raise BadInput("name: missing; give the new word, such as --name my-cat.")
         host = StandaloneHost.load(args.model, args.device, settings.clip_skip or 1)
         if args.show_tokens:
-            return show_tokens(host, settings, read_source(settings, folders), quiet=args.json)
+            return show_tokens(host, settings, settle(settings, folders)[1], quiet=args.json)
         outcome = start(host, settings, folders=folders, model=args.model, report=watch, stopped=stopped)
     watch.close()
     return conclude(outcome)
@@ -62,8 +62,9 @@ def show_tokens(
     host: StandaloneHost, settings: JobSettings, source: Source, *, quiet: bool
 ) -> dict[str, Any]:
     """The prompts of the first epoch as the text encoder will get them."""
-    prompts = first_prompts(source, settings, settings.trigger)
-    words = kind_of(settings).start(host, settings)
+    kind = kind_of(settings)
+    prompts = first_prompts(source, settings, settings.trigger, others=kind.words(settings).others)
+    words = kind.start(host, settings)
     counts = {word: len(next(iter(vectors.values()))) for word, vectors in words.items()}
     table = token_table(prompts, host.tokenize, counts)
     if not quiet:
@@ -80,6 +81,8 @@ class Watch:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Message):
             tqdm.write(event.text, file=sys.stderr)
+        elif isinstance(event, Drawn):
+            tqdm.write(f"regularisation picture {event.there} of {event.count} drawn", file=sys.stderr)
         elif isinstance(event, Progress):
             if self.bar is None:
                 first = event.step - len(event.rows)

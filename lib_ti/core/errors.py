@@ -15,5 +15,11 @@ class BadInput(StudioError):
     exit_code = 2
 
 
+class Interrupted(StudioError):
+    """The user stopped what comes before a job; what it has made so far is kept."""
+
+    exit_code = 130
+
+
 class JobFailed(StudioError):
     """A job that had begun cannot go on; what was good so far has been saved."""

@@ -73,6 +73,7 @@ class _GradientWatch:
             name: torch.zeros(len(parameters[name]), dtype=torch.bool, device=parameters[name].device)
             for name in vectors
         }
+        self.reached: set[str] = set()  # by any gradient: a word may be in none of the first prompts
         self.others = [p for name, p in parameters.items() if name not in self.seen]
         self.seen_elsewhere = not self.others
 
@@ -80,6 +81,7 @@ class _GradientWatch:
         for name, seen in self.seen.items():
             gradient = self.parameters[name].grad
             if gradient is not None:
+                self.reached.add(name)
                 size = gradient.flatten(1).abs().amax(1)
                 seen |= (size > 0) & torch.isfinite(size)
         if not self.seen_elsewhere:
@@ -94,14 +96,14 @@ class _GradientWatch:
                 "checkpointing setting."
             )
         for name, seen in self.seen.items():
-            if not bool(seen.all()):
+            if not bool(seen.all()) and (name in self.reached or not self.reached):
                 missing = [str(i + 1) for i in (~seen).nonzero().flatten().tolist()]
                 raise JobFailed(
                     f"after {step} steps vector {', '.join(missing)} of {name} has had no finite, non-zero "
                     "gradient, so it cannot learn: the model or its precision blocks it. "
                     "Try full precision, or another attention or checkpointing setting."
                 )
-        self.satisfied = True
+        self.satisfied = self.reached >= self.seen.keys()
 
 
 def check_learning(settings: LearningSettings, device: torch.device | None = None) -> LearningRate:
@@ -115,9 +117,23 @@ def check_learning(settings: LearningSettings, device: torch.device | None = Non
     _clip_stages(settings)
     Evaluations.of(settings)
     made = make_optimizer(settings.optimizer, settings.optimizer_args, {"": torch.zeros(1, 1)}, rate.at(1))
+    if settings.staircase:
+        _check_staircase(settings, rate)
     if settings.ema and averages(made):
         raise BadInput(f"ema: {settings.optimizer} keeps an average of its own; leave one of the two out.")
     return rate
+
+
+def _check_staircase(settings: LearningSettings, rate: LearningRate) -> None:
+    if not settings.evaluate_every:
+        raise BadInput(
+            "staircase: which vectors were best is told by evaluations alone; set evaluate-every, such as 25."
+        )
+    if not rate.stages.ends(settings.steps):
+        raise BadInput(
+            f"staircase: learning-rate {settings.learning_rate!r} has one stage in {settings.steps} steps; "
+            "expected several, such as 0.02:0.3, 0.01:0.7, 0.002."
+        )
 
 
 def _clip_stages(settings: LearningSettings) -> Stages:
@@ -147,13 +163,14 @@ class Loop:
         self.method = method
         self.rate = rate
         self.evaluation = evaluation
+        self.shares = shares
         self.after_step = after_step
         self.clip_at = _clip_stages(self.settings)
+        staircase = self.settings.staircase and evaluation
+        self.stage_ends = rate.stages.ends(self.settings.steps) if staircase else frozenset()
         self.parameters = dict(method.parameters())
         self.step = 0
-        self.optimizer = make_optimizer(
-            self.settings.optimizer, self.settings.optimizer_args, self.parameters, rate.at(1), shares
-        )
+        self.optimizer = self._make_optimizer()
         self.precision = Precision(self.settings.precision, next(iter(self.parameters.values())).device)
         self.vectors = [name for name in self.parameters if vectors is None or name in vectors]
         self.start = {name: copy for name, copy in self._copies().items() if name in self.vectors}
@@ -166,6 +183,12 @@ class Loop:
         if state is not None:
             self.restore(state)
         self.good = self.snapshot()
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        return make_optimizer(
+            settings.optimizer, settings.optimizer_args, self.parameters, self.rate.at(1), self.shares
+        )
 
     def snapshot(self) -> TrainState:
         """A copy of everything the next step, or the end, depends on."""
@@ -206,9 +229,10 @@ class Loop:
         return result_of(self.optimizer, self.parameters)
 
     def final(self) -> tuple[int, dict[str, torch.Tensor]]:
-        """What the job ends with if it ends now, and the step it is of: with a stop rule the best that was
-        evaluated, else the result."""
-        if self.settings.stop_rule == "none" or not self.evaluations.rows:
+        """What the job ends with if it ends now, and the step it is of: with a stop rule or a staircase the
+        best that was evaluated, else the result."""
+        by_best = self.settings.staircase or self.settings.stop_rule != "none"
+        if not by_best or not self.evaluations.rows:
             return self.step, self.result()
         return self.evaluations.best_row[0], dict(self.evaluations.best)
 
@@ -229,6 +253,14 @@ class Loop:
     def _set(self, values: Mapping[str, torch.Tensor]) -> None:
         for name, parameter in self.parameters.items():
             parameter.copy_(values[name])
+
+    def _start_stage(self) -> None:
+        """Go to the best vectors so far. What the optimizer knows of the gradient it gathered elsewhere, so
+        it starts anew, and so does the average."""
+        self._set(self.evaluations.best)
+        self.optimizer = self._make_optimizer()
+        for name, value in self.average.items():
+            value.copy_(self.parameters[name].detach())
 
     def take_step(self) -> torch.Tensor:
         """One optimizer step; returns the mean loss, on the device."""
@@ -272,8 +304,7 @@ class Loop:
 
     def _evaluate(self, steps: int) -> float | None:
         """The loss of the fixed batch with what training has arrived at, where it is due."""
-        every = self.settings.evaluate_every
-        if not self.evaluation or not every or (self.step % every and self.step < steps):
+        if not self._evaluates(self.step, steps):
             return None
         result = self.result()
         with self.showing(result), torch.no_grad(), self.precision.computing():
@@ -304,7 +335,8 @@ class Loop:
         first, busy, started = self.step, 0.0, time.monotonic()
         while True:
             stopping = self.step >= steps or stopped()
-            if pending and (stopping or self._looks(self.step) or due(self.step)):
+            looks = self.step % CHECK_EVERY == 0 or self._evaluates(self.step, steps)
+            if pending and (stopping or looks or due(self.step)):
                 rows = self._checked(pending)
                 busy += time.monotonic() - started
                 if not watch.satisfied and self.step - first >= min(GRADIENT_STEPS, steps - first):
@@ -319,14 +351,16 @@ class Loop:
                 return "stopped"
             if not pending:
                 started = time.monotonic()
+            if self.step in self.stage_ends:
+                self._start_stage()  # only now: what is saved at a stage's end is where the stage has led
             pending.append((self.step + 1, self.take_step()))
             if not watch.satisfied:
                 watch.look()
             self.apply_gradients()
 
-    def _looks(self, step: int) -> bool:
+    def _evaluates(self, step: int, steps: int) -> bool:
         every = self.settings.evaluate_every if self.evaluation else 0
-        return step % CHECK_EVERY == 0 or bool(every and step % every == 0)
+        return bool(every) and (step % every == 0 or step in self.stage_ends or step >= steps)
 
     def _checked(self, pending: Sequence[tuple[int, torch.Tensor]]) -> list[tuple[int, float, float]]:
         """Losses as numbers, if they and the parameters are finite."""

@@ -79,6 +79,22 @@ class PictureSettings:
         group="pictures",
         label="Regularisation folder",
     )
+    make_reg: int = option(
+        0,
+        "So many regularisation pictures are drawn by the loaded model first: into the folder above, as many "
+        "as it lacks, or, where none is named, into one that is kept for jobs alike; 0: none.",
+        group="pictures",
+        low=0,
+        high=10_000,
+        label="Regularisation pictures to draw",
+    )
+    reg_prompt: str = option(
+        "a photo of a [name]",
+        "What those are drawn of, and their caption. [name] is drawn as the init text and learned as the new "
+        "word, which so stays one of its kind.",
+        group="pictures",
+        label="Regularisation prompt",
+    )
     prior_weight: float = option(
         1.0, "What the loss of a regularisation picture counts.", group="pictures", low=0, high=10
     )

@@ -49,6 +49,11 @@ class Stages:
                 return stage.value
         return self.stages[-1].value
 
+    def ends(self, steps: int) -> frozenset[int]:
+        """The steps, of so many, after which the next stage begins."""
+        ends = (stage.until for stage in self.stages[:-1])
+        return frozenset(end for end in ends if isinstance(end, int) and 0 < end < steps)
+
 
 @dataclass(frozen=True)
 class Shape:

@@ -13,6 +13,15 @@ class LearningSettings:
     """How long and how it learns."""
 
     steps: int = option(600, "Optimizer steps in all.", group="length", low=1, high=1_000_000, basic=True)
+    epochs: int = option(
+        0,
+        "Length as so many passes over all pictures, repeats counted; 0: the number of steps.",
+        group="length",
+        low=0,
+        high=100_000,
+        label="Length",
+        unit="epochs",
+    )
     evaluate_every: int = option(
         0,
         "Steps between looks at the loss of one fixed batch, whose curve can be read; 0: none.",
@@ -20,6 +29,15 @@ class LearningSettings:
         low=0,
         high=1_000_000,
         unit="steps",
+    )
+    evaluate_every_epochs: int = option(
+        0,
+        "The same in epochs; 0: as the steps say.",
+        group="length",
+        low=0,
+        high=100_000,
+        unit="epochs",
+        label="Evaluate every",
     )
     evaluate_pictures: int = option(
         8, "Pictures in that batch.", group="length", low=1, high=256, label="Pictures to evaluate"
@@ -33,6 +51,15 @@ class LearningSettings:
     )
     stop_window: int = option(
         200, "Steps that a stop rule looks back.", group="length", low=1, high=1_000_000, unit="steps"
+    )
+    stop_window_epochs: int = option(
+        0,
+        "The same in epochs; 0: as the steps say.",
+        group="length",
+        low=0,
+        high=100_000,
+        unit="epochs",
+        label="Stop window",
     )
     stop_threshold: float = option(
         0.15,
@@ -48,6 +75,13 @@ class LearningSettings:
         "share of all steps: 0.1:0.2, 0.01:0.5, 0.001.",
         group="learning",
         basic=True,
+    )
+    staircase: bool = option(
+        False,
+        "Start each stage of the learning rate from the vectors that did best so far, by evaluate-every, and "
+        "end with the best. The optimizer starts anew with each.",
+        group="learning",
+        label="Each stage from the best",
     )
     decay: str = option(
         "constant",
@@ -249,6 +283,23 @@ class SavingSettings:
         high=1_000_000,
         unit="steps",
     )
+    copy_every_epochs: int = option(
+        0,
+        "The same in epochs; 0: as the steps say.",
+        group="saving",
+        low=0,
+        high=100_000,
+        unit="epochs",
+        label="Copy every",
+    )
+    keep_last: int = option(
+        0,
+        "Copies to keep: so many of the latest, and the one that did best in evaluation; 0: all.",
+        group="saving",
+        low=0,
+        high=1_000_000,
+        label="Copies to keep",
+    )
     preview_every: int = option(
         100,
         "Steps between preview pictures; 0: none.",
@@ -257,6 +308,15 @@ class SavingSettings:
         high=1_000_000,
         unit="steps",
         basic=True,
+    )
+    preview_every_epochs: int = option(
+        0,
+        "The same in epochs; 0: as the steps say.",
+        group="previews",
+        low=0,
+        high=100_000,
+        unit="epochs",
+        label="Preview every",
     )
     preview_prompt: str = option(
         "",

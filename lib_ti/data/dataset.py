@@ -48,6 +48,13 @@ class Picture:
     mask: Path | None = None
 
 
+def name_for(subset: Subset, name: str, others: Sequence[str]) -> str:
+    """What [name] stands for in the prompts of a subset: of ``others`` the one that its class words are, or
+    begin with, else ``name``."""
+    called = f"{subset.class_words or ''} "
+    return next((word for word in others if called.startswith(f"{word} ")), name)
+
+
 def subset_of(settings: PictureSettings, folder: Path) -> Subset:
     """How the settings treat the pictures of ``folder``. Raises BadInput."""
     if not settings.caption_separator.strip():

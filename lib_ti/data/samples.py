@@ -13,7 +13,7 @@ from lib_ti.core.noise import draw_noise, draw_timesteps
 from lib_ti.core.randomness import generator_at
 from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.captions import plain_caption, vary_caption
-from lib_ti.data.dataset import Subset, subset_of
+from lib_ti.data.dataset import Subset, name_for, subset_of
 from lib_ti.data.latents import LatentCache
 from lib_ti.data.templates import fill
 
@@ -45,6 +45,8 @@ class Batch:
 class TrainingSet:
     """Pictures, captions and template lines; ``draw`` makes the batches of a step."""
 
+    regular_line = "[filewords]"  # of regularisation pictures
+
     def __init__(
         self,
         cache: LatentCache,
@@ -54,8 +56,10 @@ class TrainingSet:
         settings: TrainSettings,
         timesteps: int = 1000,
         subsets: Sequence[Subset] | None = None,
+        others: Sequence[str] = (),
     ) -> None:
-        """``subsets``: of every picture; None: as the settings say of all."""
+        """``subsets``: of every picture; None: as the settings say of all. ``others``: the words beside
+        ``trigger``."""
         self.cache = cache
         self.subsets = subsets or [subset_of(settings, Path())] * len(captions)
         self._captions = captions
@@ -65,6 +69,7 @@ class TrainingSet:
         ]
         self.lines = lines
         self.trigger = trigger
+        self.others = others
         self.settings = settings
         self.timesteps = timesteps
         rows = [(row, subset) for row, subset in enumerate(self.subsets) for _ in range(subset.repeats)]
@@ -76,7 +81,7 @@ class TrainingSet:
     @property
     def steps_of_epoch(self) -> int:
         """How many steps show every picture."""
-        return -(-self._epoch_length // self._step_length)
+        return steps_to_show(len(self._own), bool(self._regular), self.settings)
 
     @property
     def pictures(self) -> list[int]:
@@ -162,11 +167,26 @@ class TrainingSet:
         return [self._prompt(row, generator) for row in rows]
 
     def _prompt(self, row: int, generator: torch.Generator) -> str:
-        subset, line = self.subsets[row], "[filewords]"
+        subset, line = self.subsets[row], self.regular_line
         if not subset.regularisation:
             line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]
         caption = vary_caption(self._captions[row], subset.captions, generator)
-        return fill(line, name=self.trigger, filewords=caption)
+        return fill(line, name=self._name(subset), filewords=caption, others=self.others)
+
+    @property
+    def names(self) -> list[str]:
+        """What [name] stands for with each of the captions."""
+        return [self._name(subset) for subset in self.subsets]
+
+    def _name(self, subset: Subset) -> str:
+        return name_for(subset, self.trigger, self.others)
+
+
+def steps_to_show(pictures: int, regularised: bool, settings: TrainSettings) -> int:
+    """The steps of an epoch: of so many pictures, repeats counted, each once, and as many regularisation
+    pictures where there are any."""
+    shown = pictures * (2 if regularised else 1)
+    return -(-shown // (settings.batch_size * settings.accumulation))
 
 
 def _alike(keys: Sequence[Hashable]) -> Iterable[list[int]]:

@@ -13,12 +13,13 @@ from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.buckets import bucket_table
 from lib_ti.data.captions import plain_caption
-from lib_ti.data.dataset import Picture, read_pictures, subsets_of
+from lib_ti.data.dataset import Picture, name_for, read_pictures, subsets_of
 from lib_ti.data.known_files import Facts, KnownFiles
 from lib_ti.data.latent_store import Encode, LatentStore
 from lib_ti.data.latents import LatentCache, cache_latents
-from lib_ti.data.samples import TrainingSet
+from lib_ti.data.samples import TrainingSet, steps_to_show
 from lib_ti.data.sd_scripts_config import read_dataset_config
+from lib_ti.data.templates import MAX_PROMPTS, as_one_word, fill
 from lib_ti.data.views import Framed, frame
 
 
@@ -36,8 +37,26 @@ class Source:
     @cached_property
     def captions(self) -> list[str]:
         """What [filewords] can be, with nothing left to chance."""
-        own = (picture for picture in self.pictures if not picture.subset.regularisation)
-        return [plain_caption(picture.caption, picture.subset.captions) for picture in own]
+        return [plain_caption(picture.caption, picture.subset.captions) for picture in self._own]
+
+    def names(self, name: str, others: Sequence[str]) -> list[str]:
+        """What [name] stands for with each of the captions."""
+        return [name_for(picture.subset, name, others) for picture in self._own]
+
+    def prompts(self, name: str, others: Sequence[str]) -> list[str]:
+        """Each distinct prompt that can be drawn, as ``all_prompts`` has them where [name] is always the
+        same."""
+        prompts: dict[str, None] = {}
+        for called, caption in zip(self.names(name, others), self.captions, strict=True):
+            if len(prompts) >= MAX_PROMPTS:
+                break
+            filled = (fill(line, name=called, filewords=caption, others=others) for line in self.lines)
+            prompts |= dict.fromkeys(filled)
+        return list(prompts)
+
+    @cached_property
+    def _own(self) -> list[Picture]:
+        return [picture for picture in self.pictures if not picture.subset.regularisation]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -49,15 +68,25 @@ class Source:
         ).hexdigest()
 
 
-def first_prompts(source: Source, settings: TrainSettings, trigger: str, limit: int = 100) -> list[str]:
+def first_prompts(
+    source: Source, settings: TrainSettings, trigger: str, limit: int = 100, others: Sequence[str] = ()
+) -> list[str]:
     """The distinct prompts of the first epoch, as its steps will draw them; no more than ``limit``."""
-    samples = _training_set(source, LatentCache([], []), settings, trigger)
+    samples = _training_set(source, LatentCache([], []), settings, trigger, others)
     prompts: dict[str, None] = {}
     for step in range(1, samples.steps_of_epoch + 1):
         prompts |= dict.fromkeys(samples.prompts(step))
         if len(prompts) >= limit:
             break
     return list(prompts)[:limit]
+
+
+def steps_of_epoch(source: Source, settings: TrainSettings) -> int:
+    """How many steps show every picture of the source once, and those that are yet to be drawn."""
+    repeats = [(picture.subset.repeats, picture.subset.regularisation) for picture in source.pictures]
+    own = sum(count for count, regular in repeats if not regular)
+    regularised = bool(settings.make_reg) or any(regular for _, regular in repeats)
+    return steps_to_show(own, regularised, _with_batch_size(settings, source))
 
 
 def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> Source:
@@ -67,8 +96,8 @@ def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> 
     """
     if not settings.dataset_config:
         subsets, batch_size, text = subsets_of(settings), None, ""
-    elif settings.images or settings.reg_images:
-        raise BadInput("dataset-config names the pictures; leave out images and reg-images.")
+    elif settings.images or settings.reg_images or settings.make_reg:
+        raise BadInput("dataset-config names the pictures; leave out images, reg-images and make-reg.")
     else:
         config = read_dataset_config(settings)
         subsets, batch_size, text = config.subsets, config.batch_size, config.text
@@ -89,6 +118,7 @@ def make_samples(
     source: Source,
     settings: TrainSettings,
     trigger: str,
+    others: Sequence[str] = (),
     *,
     native: int,
     grain: int,
@@ -98,24 +128,34 @@ def make_samples(
 ) -> tuple[TrainingSet, list[str]]:
     """The training set, its pictures encoded, and what is to be said of them.
 
-    ``native``: the model's side; ``grain``: pixels a latent; ``kept``: the folder of encoded pictures.
+    ``others``: the words beside ``trigger``; ``native``: the model's side; ``grain``: pixels a latent;
+    ``kept``: the folder of encoded pictures.
     Raises BadInput at a picture that cannot be read.
     """
     framed = frame(source.pictures, source.facts, native, grain, settings.seed)
     source.files.save()
     cache = cache_latents(framed, encode, LatentStore(kept, encode) if settings.keep_latents else None)
-    samples = _training_set(source, cache, settings, trigger, timesteps)
-    return samples, _said(source, framed, len(cache.mask))
+    samples = _training_set(source, cache, settings, trigger, others, timesteps)
+    said = _said(source, framed, len(cache.mask))
+    return samples, said + [told for word in (trigger, *others) for told in _tokens_told(source, word)]
 
 
 def _training_set(
-    source: Source, cache: LatentCache, settings: TrainSettings, trigger: str, timesteps: int = 1000
+    source: Source,
+    cache: LatentCache,
+    settings: TrainSettings,
+    trigger: str,
+    others: Sequence[str],
+    timesteps: int = 1000,
 ) -> TrainingSet:
-    if source.batch_size:
-        settings = replace(settings, batch_size=source.batch_size)
+    settings = _with_batch_size(settings, source)
     captions = [picture.caption for picture in source.pictures]
     subsets = [picture.subset for picture in source.pictures]
-    return TrainingSet(cache, captions, source.lines, trigger, settings, timesteps, subsets)
+    return TrainingSet(cache, captions, source.lines, trigger, settings, timesteps, subsets, others)
+
+
+def _with_batch_size(settings: TrainSettings, source: Source) -> TrainSettings:
+    return replace(settings, batch_size=source.batch_size) if source.batch_size else settings
 
 
 def _said(source: Source, framed: Sequence[Framed], masked: int) -> list[str]:
@@ -126,6 +166,13 @@ def _said(source: Source, framed: Sequence[Framed], masked: int) -> list[str]:
     if regular:
         said.append(
             f"regularisation pictures: {regular}, in turn with the others ({len(framed) - regular}); their "
-            "captions are their prompts, and one without the new word teaches an embedding nothing"
+            "captions are their prompts, and one without the new word teaches that word nothing"
         )
     return said
+
+
+def _tokens_told(source: Source, word: str) -> list[str]:
+    """What to say where captions or lines have the word as sd-scripts' tokens."""
+    texts = [text.replace("[name]", word) for text in (*source.lines, *source.captions)]
+    count = sum(as_one_word(text, word) != text for text in texts)
+    return [f"{word} {word}1 ... is read as the one word {word} ({count} times)"] if count else []

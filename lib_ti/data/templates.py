@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
@@ -55,9 +56,35 @@ def read_template(path: Path) -> tuple[str, ...]:
     return lines
 
 
-def fill(line: str, *, name: str, filewords: str) -> str:
-    """A template line as a prompt; a ``[name]`` inside the filewords is filled too."""
-    return line.replace("[filewords]", filewords).replace("[name]", name)
+def fill(line: str, *, name: str, filewords: str, others: Sequence[str] = ()) -> str:
+    """A template line as a prompt; a ``[name]`` inside the filewords is filled too.
+
+    ``others``: what [name2], [name3] and so on stand for. A word in the tokens of sd-scripts is the word.
+    """
+    prompt = line.replace("[filewords]", filewords).replace("[name]", name)
+    for number, other in enumerate(others, 2):
+        prompt = prompt.replace(f"[name{number}]", other)
+    for word in (name, *others):
+        if f"{word}1" not in others:  # a word itself
+            prompt = as_one_word(prompt, word)
+    return prompt
+
+
+def as_one_word(text: str, word: str) -> str:
+    """``text`` with "mychar" in the place of "mychar mychar1 mychar2".
+
+    In sd-scripts each vector of a word is a token, called by the word and from the second on by a number
+    after it ("_1" in diffusers); captions and prompts that were written for it may name all of them.
+    """
+    if not word or not re.search(f"{re.escape(word)}_?1", text):
+        return text
+
+    def joined(found: re.Match[str]) -> str:
+        numbers = [int(number) for number in re.findall(rf"\s{re.escape(word)}_?(\d+)", found[0])]
+        return word if numbers == list(range(1, len(numbers) + 1)) else found[0]
+
+    tokens = rf"(?<![\w-]){re.escape(word)}(?:\s+{re.escape(word)}_?\d+)+(?![\w-])"
+    return re.sub(tokens, joined, text)
 
 
 def all_prompts(

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 Family = Literal["sd1", "sd2", "sdxl"]
 
 SUFFIXES = frozenset({".safetensors", ".pt", ".bin"})  # of embedding files in a WebUI's folder
+IS_NEGATIVE = "modelspec.is_negative_embedding"  # the metadata that says so with "true"
 MAX_VECTORS = 75  # what one chunk of a prompt holds
 MAX_WIDTH = 4096
 MAX_NAME = 100  # characters
@@ -93,6 +94,11 @@ class Embedding:
     @property
     def family(self) -> Family:
         return _FAMILIES[frozenset(self.vectors)]
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether it says of itself that it is for negative prompts."""
+        return self.metadata.get(IS_NEGATIVE) == "true"
 
 
 def _check_shape(what: str, tensor: torch.Tensor) -> None:
@@ -223,6 +229,7 @@ def _read_content(path: Path) -> tuple[dict[str, object], dict[str, str]]:
 def _read_single(path: Path, content: Mapping[str, object], metadata: Mapping[str, str]) -> Embedding:
     """A file of one embedding. Its stem is the trigger, as hosts have it, unless diffusers gave one."""
     name = path.stem
+    content = _join_tokens(path, content)
     token, value = next(iter(content.items()), ("", None))
     if len(content) == 1 and token not in _NAMELESS and isinstance(value, torch.Tensor):
         metadata = {**metadata, "token": token}
@@ -238,12 +245,25 @@ def _name_of_token(token: str, otherwise: str) -> str:
         return otherwise
 
 
+def _join_tokens(path: Path, content: Mapping[str, object]) -> Mapping[str, object]:
+    """A word of several vectors with an entry for each of its tokens, called as sd-scripts does (mychar,
+    mychar1, mychar2) or diffusers (mychar, mychar_1, mychar_2), as the one entry that it is."""
+    word = min(content, key=len, default="")
+    for numbered in (word + "{}", word + "_{}"):
+        tokens = [word, *(numbered.format(i) for i in range(1, len(content)))]
+        rows = [value for token in tokens if isinstance(value := content.get(token), torch.Tensor)]
+        if len(rows) == len(content) > 1:
+            log.info("%s: its tokens %s are one word, %s", path.name, " ".join(tokens), word)
+            return {word: torch.cat([_rows(path, row) for row in rows])}
+    return content
+
+
 def _join_second_file(path: Path, content: Mapping[str, object]) -> Mapping[str, object]:
     """diffusers saves SDXL's second text encoder beside the first: learned_embeds_2, the same token."""
     second = path.with_name(path.name.replace("learned_embeds", "learned_embeds_2", 1))
     if second == path or not second.is_file():
         return content
-    other, _ = _read_content(second)
+    other = _join_tokens(second, _read_content(second)[0])
     if other.keys() != content.keys():
         return content
     return {"clip_l": next(iter(content.values())), "clip_g": next(iter(other.values()))}
@@ -280,7 +300,8 @@ def _parameters(path: Path, content: Mapping[str, object]) -> dict[str, torch.Te
         parameters = parameters.parameters
     if not isinstance(parameters, Mapping):
         raise BadInput(f"string_to_param of {path.name} holds no named tensors.")
-    return {str(key): value for key, value in parameters.items() if isinstance(value, torch.Tensor)}
+    named = {str(key): value for key, value in parameters.items()}
+    return {key: value for key, value in _join_tokens(path, named).items() if isinstance(value, torch.Tensor)}
 
 
 def _by_encoder(

@@ -17,13 +17,13 @@ from lib_ti.core.randomness import generator_at
 from lib_ti.core.settings import option
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
-from lib_ti.formats.embedding import Embedding
+from lib_ti.formats.embedding import IS_NEGATIVE, Embedding
 from lib_ti.hosts.base import Condition, Embeddings, Host, Prediction
 from lib_ti.methods import textual_inversion
 from lib_ti.methods.guidance import is_plain, parse_guidance
 from lib_ti.methods.kind import Kind, Words, Writer
 from lib_ti.methods.starts import from_pictures, initial_vectors
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, as_embedding, writer_of
+from lib_ti.methods.textual_inversion import TextualInversion, VectorSettings, as_embedding, writer_of
 
 NEGATIVE_SUFFIX = "-neg"
 _NEGATIVE_NOISE = 0.07  # of the vocabulary's spread: the 1e-3 that DreamArtist adds on SD 1
@@ -53,11 +53,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 def _with_default(name: str, default: Any) -> Any:
     """The setting of textual inversion of that name, with another default."""
-    return dataclasses.field(default=default, metadata=InversionSettings.__dataclass_fields__[name].metadata)
+    return dataclasses.field(default=default, metadata=VectorSettings.__dataclass_fields__[name].metadata)
 
 
 @dataclass(frozen=True)
-class DreamArtistSettings(InversionSettings):
+class DreamArtistSettings(VectorSettings):
     """What DreamArtist is told beside what textual inversion is."""
 
     preset: str = option(
@@ -113,16 +113,21 @@ class DreamArtistSettings(InversionSettings):
         label="Reconstruction loss weight",
     )
 
-
-def words_of(settings: DreamArtistSettings) -> Words:
-    """Without guidance the negative prompt has no say, so nothing can be learned for it. Raises BadInput."""
-    paired = settings.negative_vectors and not is_plain(parse_guidance(settings.guidance))
-    return Words(settings.name, settings.name + NEGATIVE_SUFFIX if paired else "")
+    @property
+    def words(self) -> Words:
+        """Without guidance the negative prompt has no say, so nothing can be learned for it."""
+        if "," in self.name:
+            raise BadInput(
+                f"name: got {self.name!r}, but a DreamArtist job teaches one pair; give one word, and train "
+                "the next one afterwards."
+            )
+        paired = self.negative_vectors and not is_plain(parse_guidance(self.guidance))
+        return Words(self.name, self.name + NEGATIVE_SUFFIX if paired else "")
 
 
 def initial_pair(host: Host, settings: DreamArtistSettings) -> Embeddings:
     """The start of both; noise on the negative one keeps the two from beginning alike. Raises BadInput."""
-    words = words_of(settings)
+    words = settings.words
     start = {words.positive: initial_vectors(host, settings)}
     if words.negative:
         start[words.negative] = _initial_negative(host, settings)
@@ -171,12 +176,7 @@ def preflight(
 ) -> list[str]:
     """What should be said before the start; the host already knows the words. Raises BadInput where one of
     them occurs in no prompt."""
-    if settings.reg_images:
-        raise BadInput(
-            "reg-images: DreamArtist has no regularisation pictures, since they have no negative prompt; "
-            "leave them out, or train with textual inversion."
-        )
-    words = words_of(settings)
+    words = settings.words
     said = textual_inversion.preflight(host, settings, all_prompts(lines, words.positive, captions))
     if words.negative:
         lines = negative_lines(lines, settings.negative_filewords)
@@ -214,11 +214,13 @@ class _PairedSamples:
 
     def __init__(self, samples: TrainingSet, settings: DreamArtistSettings) -> None:
         self.samples = samples
-        self.negative = words_of(settings).negative
+        self.negative = settings.words.negative
         # The same draws of other lines give each sample its negative prompt.
         self.twin = copy(samples)
         self.twin.lines = negative_lines(samples.lines, settings.negative_filewords)
         self.twin.trigger = self.negative
+        # Beside prompts of other things the negative word stands alone, and should do them no harm.
+        self.twin.regular_line = "[name]"
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.samples, name)
@@ -271,8 +273,9 @@ class DreamArtist(TextualInversion):
         self, host: Host, settings: DreamArtistSettings, samples: TrainingSet, start: Embeddings
     ) -> None:
         """``start``: the vectors of each word."""
-        self.words = words_of(settings)
-        super().__init__(host, settings, samples, start[self.words.positive])
+        self.words = settings.words
+        positive = self.words.positive
+        super().__init__(host, settings, samples, {positive: start[positive]})
         scale = parse_guidance(settings.guidance, len(host.info.alphas_cumprod))
         self.guided = not is_plain(scale)
         self.asked = _GuidedHost(host, scale if self.guided else None)
@@ -316,7 +319,7 @@ class DreamArtist(TextualInversion):
 
 def vectors_of(parameters: Mapping[str, torch.Tensor], settings: DreamArtistSettings) -> Embeddings:
     """The loop's parameters as the vectors of each word; gradient reaches them."""
-    words = words_of(settings)
+    words = settings.words
     positive = {name: p for name, p in parameters.items() if not name.startswith(_NEGATIVE)}
     negative = {
         name.removeprefix(_NEGATIVE): p * settings.negative_rate
@@ -331,12 +334,12 @@ def as_embeddings(
     vectors: Embeddings, host: Host, settings: DreamArtistSettings, step: int, job: str
 ) -> list[Embedding]:
     """The pair as its files carry it; each names the other."""
-    words = words_of(settings)
+    words = settings.words
     if not words.negative:
         return [as_embedding(vectors[words.positive], host, settings, step, job)]
     told = {
         words.positive: {"negative_embedding": words.negative},
-        words.negative: {"positive_embedding": words.positive, "modelspec.is_negative_embedding": "true"},
+        words.negative: {"positive_embedding": words.positive, IS_NEGATIVE: "true"},
     }
     return [
         as_embedding(vectors[word], host, settings, step, job, name=word, more=told[word])
@@ -348,7 +351,7 @@ KIND: Kind = Kind(
     name="dreamartist",
     title="DreamArtist",
     settings=DreamArtistSettings,
-    words=words_of,
+    words=lambda settings: settings.words,
     start=initial_pair,
     make=DreamArtist,
     preflight=preflight,

@@ -28,7 +28,11 @@ class JobSettings(TrainSettings):
     """What every job is told beside how to train."""
 
     name: str = option(
-        "", "The new word, and the file's name.", group="embedding", label="New word", basic=True
+        "",
+        "The new word, and the file's name. Textual inversion takes several, separated by commas.",
+        group="embedding",
+        label="New word",
+        basic=True,
     )
     overwrite: bool = option(
         False, "Replace an embedding of the same name.", group="embedding", label="Replace old embedding"
@@ -47,6 +51,11 @@ class JobSettings(TrainSettings):
         return self.name
 
     @property
+    def class_words(self) -> str:
+        """What kind of thing is taught; "" where that is not said."""
+        return ""
+
+    @property
     def start_asks_model(self) -> bool:
         """Whether the start takes the model itself, and not its vocabulary alone."""
         return False
@@ -59,10 +68,19 @@ class Words:
 
     positive: str = ""
     negative: str = ""
+    others: tuple[str, ...] = ()  # beside the only one of those two, for the prompt that it is for
 
     @property
     def all(self) -> tuple[str, ...]:
-        return tuple(filter(None, (self.positive, self.negative)))
+        return (*filter(None, (self.positive, self.negative)), *self.others)
+
+    @property
+    def for_prompt(self) -> tuple[str, ...]:
+        return (self.positive, *self.others) if self.positive else ()
+
+    @property
+    def for_negative(self) -> tuple[str, ...]:
+        return tuple(word for word in self.all if word not in self.for_prompt)
 
 
 @dataclass(frozen=True)
@@ -128,5 +146,8 @@ class Kind:
     def products(self, settings: Any) -> tuple[Product, ...]:
         """The files that a job makes. Raises BadInput as ``words`` does."""
         words = self.words(settings)
-        pair = (Product(words.positive, "embedding"), Product(words.negative, "negative_embedding"))
-        return (*(product for product in pair if product.name), *self.others(settings))
+        embeddings = (
+            *(Product(word, "embedding") for word in words.for_prompt),
+            *(Product(word, "negative_embedding") for word in words.for_negative),
+        )
+        return (*embeddings, *self.others(settings))

@@ -20,7 +20,7 @@ from lib_ti.hosts.base import Embeddings, Host
 
 if TYPE_CHECKING:
     from lib_ti.methods.kind import Kind
-    from lib_ti.methods.textual_inversion import InversionSettings
+    from lib_ti.methods.textual_inversion import VectorSettings
 
 _INIT = 0  # the place of the random numbers of a random start; steps count from 1
 MOST_PICTURES = 16  # that a start is found from: more hardly move a mean
@@ -28,7 +28,7 @@ MOST_PICTURES = 16  # that a start is found from: more hardly move a mean
 Vectors = dict[str, torch.Tensor]  # text encoder -> (n, d)
 
 
-def initial_vectors(host: Host, settings: InversionSettings) -> Vectors:
+def initial_vectors(host: Host, settings: VectorSettings) -> Vectors:
     """The start before any picture is seen, per text encoder: (n, d), float32, on the CPU or where the
     vocabulary is. Raises BadInput for an empty init text, or for a file that does not fit."""
     if settings.weights:
@@ -42,10 +42,10 @@ def initial_vectors(host: Host, settings: InversionSettings) -> Vectors:
         raise BadInput('init-text is empty; give a word such as "dog", or choose --init zero or random.')
     rows = [ids[i % len(ids)] for i in range(settings.vectors)]
     words = {name: host.token_vectors(name)[rows].clone() for name in host.info.text_encoders}
-    return _through_encoder(host, settings.name, words) if settings.init == "cross" else words
+    return _through_encoder(host, settings.trigger, words) if settings.init == "cross" else words
 
 
-def _random(host: Host, encoder: str, settings: InversionSettings) -> torch.Tensor:
+def _random(host: Host, encoder: str, settings: VectorSettings) -> torch.Tensor:
     vocabulary = host.token_vectors(encoder)
     width = vocabulary.shape[1]
     noise = torch.randn(settings.vectors, width, generator=generator_at(settings.seed, _INIT, width))
@@ -103,7 +103,7 @@ def at_usual_length(host: Host, vectors: Mapping[str, torch.Tensor]) -> Vectors:
 def from_pictures(
     kind: Kind,
     host: Host,
-    settings: InversionSettings,
+    settings: VectorSettings,
     samples: TrainingSet,
     start: Embeddings,
     say: Callable[[str], None],
@@ -132,7 +132,17 @@ def from_pictures(
         if ended == "stopped":
             return None
         found.append(kind.vectors(loop.result(), alone))
-    return {word: at_usual_length(host, _mean([one[word] for one in found])) for word in start}
+    return {word: at_usual_length(host, _mean(_taught(word, found, start))) for word in start}
+
+
+def _taught(word: str, found: Sequence[Embeddings], start: Embeddings) -> list[Mapping[str, torch.Tensor]]:
+    """What the pictures whose prompts have the word made of it."""
+    moved = [
+        one[word]
+        for one in found
+        if any(not torch.equal(rows, start[word][encoder].to(rows)) for encoder, rows in one[word].items())
+    ]
+    return moved or [start[word]]
 
 
 def _mean(found: Sequence[Mapping[str, torch.Tensor]]) -> Vectors:

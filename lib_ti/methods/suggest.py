@@ -10,7 +10,7 @@ import torch
 from lib_ti.data.evaluation import evaluation_batches
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.hosts.base import Host
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion
+from lib_ti.methods.textual_inversion import TextualInversion, VectorSettings
 
 OFFERED = 10  # words
 _TRIED = 50  # words whose loss is really taken
@@ -27,7 +27,7 @@ class Suggestion:
 
 def suggest_words(
     host: Host,
-    settings: InversionSettings,
+    settings: VectorSettings,
     samples: TrainingSet,
     *,
     say: Callable[[str], None],
@@ -53,7 +53,7 @@ def suggest_words(
 class _Search:
     """The loss of one fixed batch, as a function of the vector in the new word's place."""
 
-    def __init__(self, host: Host, settings: InversionSettings, samples: TrainingSet) -> None:
+    def __init__(self, host: Host, settings: VectorSettings, samples: TrainingSet) -> None:
         """The vector begins where nothing is said: at the mean of all words."""
         words = host.words()
         self.words = list(words)
@@ -61,7 +61,7 @@ class _Search:
         self.vectors = {e: host.token_vectors(e)[ids] for e in host.info.text_encoders}
         self.middle = {encoder: rows.mean(0, keepdim=True) for encoder, rows in self.vectors.items()}
         one = replace(settings, vectors=1, evaluate_pictures=_SAMPLES)
-        self.method = TextualInversion(host, one, samples, self.middle)
+        self.method = TextualInversion(host, one, samples, {one.trigger: self.middle})
         self.batches: Sequence[Batch] = evaluation_batches(samples.draw, one, samples.timesteps)
         self.count = sum(map(len, self.batches))
 

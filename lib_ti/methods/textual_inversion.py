@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -18,20 +18,21 @@ from lib_ti.core.schedule import learning_rate_of
 from lib_ti.core.settings import option
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
-from lib_ti.formats.embedding import Embedding, safe_name, write_safetensors
-from lib_ti.hosts.base import Host
+from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, safe_name, write_safetensors
+from lib_ti.hosts.base import Embeddings, Host
 from lib_ti.methods.denoising import denoising_losses, noise_schedule
 from lib_ti.methods.kind import JobSettings, Kind, Words, Writer
 from lib_ti.methods.starts import from_pictures, initial_vectors
 
 
 @dataclass(frozen=True)
-class InversionSettings(JobSettings):
-    """What textual inversion is told beside what every method is."""
+class VectorSettings(JobSettings):
+    """What a method that trains vectors is told beside what every method is."""
 
     init_text: str = option(
         "*",
-        "Words whose vectors are the start, in turn; say what kind of thing it is.",
+        "Words whose vectors are the start, in turn; say what kind of thing it is. For several new words: "
+        "one text for all, or one for each, separated by commas.",
         group="embedding",
         basic=True,
     )
@@ -76,6 +77,69 @@ class InversionSettings(JobSettings):
     def start_asks_model(self) -> bool:
         return self.init == "cross" and not self.weights
 
+    @property
+    def words(self) -> Words:
+        """What is taught. Raises BadInput where the settings contradict each other."""
+        return Words(self.name)
+
+    @property
+    def class_words(self) -> str:
+        return "" if self.init_text == "*" else self.init_text
+
+
+@dataclass(frozen=True)
+class InversionSettings(VectorSettings):
+    """What textual inversion is told."""
+
+    negative: bool = option(
+        False,
+        "The word is for negative prompts: its pictures show what is not wanted, and previews put it there.",
+        group="embedding",
+        label="Word for the negative prompt",
+    )
+
+    @property
+    def words(self) -> Words:
+        first, *others = _split(self.name)
+        if not all((first, *others)) or len({word.lower() for word in (first, *others)}) <= len(others):
+            raise BadInput(
+                f"name: got {self.name!r}, expected a new word, or different ones separated by commas, such "
+                "as my-cat, my-dog."
+            )
+        return Words("" if self.negative else first, first if self.negative else "", tuple(others))
+
+    @property
+    def trigger(self) -> str:
+        return _split(self.name)[0]
+
+    @property
+    def class_words(self) -> str:
+        kinds = super().class_words
+        return _split(kinds)[0] if "," in self.name else kinds
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def initial_words(host: Host, settings: VectorSettings) -> Embeddings:
+    """The start of each word, what is random drawn for each anew. Raises BadInput."""
+    words = settings.words.all
+    texts = [settings.init_text] * len(words)
+    if len(words) > 1 and len(parts := _split(settings.init_text)) > 1:
+        texts = parts
+    if len(texts) != len(words):
+        raise BadInput(
+            f"init-text: got {len(texts)} texts, expected one for all words or one for each of the "
+            f"{len(words)} ({', '.join(words)})."
+        )
+    return {
+        word: initial_vectors(
+            host, replace(settings, name=word, init_text=text, seed=(settings.seed + i) % 2**32)
+        )
+        for i, (word, text) in enumerate(zip(words, texts, strict=True))
+    }
+
 
 def check_name(host: Host, name: str) -> None:
     """Raises BadInput where ``name`` is no usable file name, or already a word of the vocabulary."""
@@ -87,7 +151,7 @@ def check_name(host: Host, name: str) -> None:
         )
 
 
-def relative_travel(host: Host, settings: InversionSettings) -> float:
+def relative_travel(host: Host, settings: VectorSettings) -> float:
     """How far the vectors can move, as a share of the vocabulary's median norm.
 
     Adam moves an element by at most about the learning rate a step, a vector of d by sqrt(d) of it; an
@@ -114,12 +178,12 @@ def found_in(host: Host, trigger: str, prompts: Sequence[str]) -> str:
     return said if found == len(prompts) else said + "; steps with the others teach nothing"
 
 
-def preflight(host: Host, settings: InversionSettings, prompts: Sequence[str]) -> list[str]:
-    """What should be said before the start; the host already knows the trigger.
+def preflight(host: Host, settings: VectorSettings, prompts: Sequence[str]) -> list[str]:
+    """What should be said before the start; the host already knows the trigger, and the words beside it.
 
-    Raises BadInput where the trigger occurs in none of ``prompts``.
+    Raises BadInput where one of them occurs in none of ``prompts``.
     """
-    said = [found_in(host, settings.name, prompts)]
+    said = [found_in(host, word, prompts) for word in (settings.trigger, *settings.words.others)]
     known = known_as(settings.optimizer)
     if known is KNOWN["Prodigy"] and learning_rate_of(settings).at(1) < 0.1:
         said.append(
@@ -131,8 +195,8 @@ def preflight(host: Host, settings: InversionSettings, prompts: Sequence[str]) -
     reach = f"{travel:.0%} of" if travel < 1 else f"{travel:.0f} times"
     said.append(f"vectors can move {reach} a word's usual length")
     if travel < 0.1:
-        said[1] = (
-            f"warning: {said[1]}, too little to learn anything; raise learning-rate "
+        said[-1] = (
+            f"warning: {said[-1]}, too little to learn anything; raise learning-rate "
             f"({settings.learning_rate}) or steps ({settings.steps})"
         )
     return said
@@ -144,19 +208,19 @@ class TextualInversion:
     def __init__(
         self,
         host: Host,
-        settings: InversionSettings,
+        settings: VectorSettings,
         samples: TrainingSet,
-        start: Mapping[str, torch.Tensor] | None = None,
+        start: Embeddings | None = None,
     ) -> None:
-        """``start``: vectors by text encoder, instead of those the settings describe."""
+        """``start``: vectors by word, instead of those the settings describe."""
         self.host = host
         self.samples = samples
         self.settings = settings
         self.alphas_cumprod = noise_schedule(host, settings)
-        given = initial_vectors(host, settings) if start is None else start
+        given = parameters_of(initial_words(host, settings) if start is None else start)
         device = host.info.device
         self.vectors = {k: v.to(device, copy=True).requires_grad_() for k, v in given.items()}
-        host.set_embeddings({settings.name: self.vectors})
+        host.set_embeddings(vectors_of(self.vectors, settings))
 
     def parameters(self) -> Mapping[str, torch.Tensor]:
         return self.vectors
@@ -178,13 +242,35 @@ class TextualInversion:
         pass
 
     def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> list[Writer]:
-        return [writer_of(as_embedding(parameters, self.host, self.settings, step, job))]
+        vectors = vectors_of(parameters, self.settings)
+        return [writer_of(e) for e in as_embeddings(vectors, self.host, self.settings, step, job)]
+
+
+def parameters_of(vectors: Embeddings) -> dict[str, torch.Tensor]:
+    """The vectors of each word by names of their own: of the first word that of the text encoder, of the
+    others the word and that, such as "my-dog clip_l"."""
+    return {
+        f"{word} {encoder}" if i else encoder: tensor
+        for i, (word, tensors) in enumerate(vectors.items())
+        for encoder, tensor in tensors.items()
+    }
+
+
+def vectors_of(parameters: Mapping[str, torch.Tensor], settings: VectorSettings) -> Embeddings:
+    """The parameters as the vectors of each word; gradient reaches them."""
+    vectors: dict[str, dict[str, torch.Tensor]] = {
+        word: {} for word in (settings.trigger, *settings.words.others)
+    }
+    for name, tensor in parameters.items():
+        word, _, encoder = name.rpartition(" ")
+        vectors[word or settings.trigger][encoder] = tensor
+    return vectors
 
 
 def as_embedding(
     vectors: Mapping[str, torch.Tensor],
     host: Host,
-    settings: InversionSettings,
+    settings: VectorSettings,
     step: int,
     job: str = "",
     *,
@@ -208,6 +294,24 @@ def as_embedding(
     return Embedding(name=name or settings.name, vectors=on_cpu, step=step, metadata=metadata)
 
 
+def as_embeddings(
+    vectors: Embeddings, host: Host, settings: VectorSettings, step: int, job: str = ""
+) -> list[Embedding]:
+    """The words as their files carry them."""
+    return [
+        as_embedding(
+            vectors[word],
+            host,
+            settings,
+            step,
+            job,
+            name=word,
+            more={IS_NEGATIVE: "true"} if word in settings.words.for_negative else {},
+        )
+        for word in settings.words.all
+    ]
+
+
 def writer_of(embedding: Embedding) -> Writer:
     return partial(write_safetensors, embedding)
 
@@ -216,17 +320,15 @@ KIND: Kind = Kind(
     name="ti",
     title="Textual inversion",
     settings=InversionSettings,
-    words=lambda settings: Words(settings.name),
-    start=lambda host, settings: {settings.name: initial_vectors(host, settings)},
-    make=lambda host, settings, samples, start: TextualInversion(
-        host, settings, samples, start[settings.name]
-    ),
+    words=lambda settings: settings.words,
+    start=initial_words,
+    make=TextualInversion,
     preflight=lambda host, settings, lines, captions: preflight(
-        host, settings, all_prompts(lines, settings.name, captions)
+        host, settings, all_prompts(lines, settings.trigger, captions)
     ),
-    vectors=lambda parameters, settings: {settings.name: parameters},
+    vectors=vectors_of,
     refine=lambda *given: from_pictures(KIND, *given),
     create=lambda host, settings: [
-        writer_of(as_embedding(initial_vectors(host, settings), host, settings, 0))
+        writer_of(embedding) for embedding in as_embeddings(initial_words(host, settings), host, settings, 0)
     ],
 )

@@ -77,7 +77,7 @@ def _control(
         "interactive": True,
     }
     if choices is not None:
-        control = _dropdown(choices, common)
+        control = dropdown(choices, common)
     elif option.choices:
         control = gr.Radio(choices=list(option.choices), **common)
     elif plain is bool:
@@ -95,12 +95,13 @@ def _control(
     return control
 
 
-def _dropdown(choices: Callable[[], Sequence[str]], common: Mapping[str, Any]) -> gr.Dropdown:
+def dropdown(choices: Callable[[], Sequence[str]], common: Mapping[str, Any]) -> gr.Dropdown:
+    """A choice of what only the program knows; a button asks it again."""
     with gr.Row(elem_classes="ti-studio-choice"):
-        dropdown = gr.Dropdown(choices=list(choices()), **common)
+        choice = gr.Dropdown(choices=list(choices()), **common)
         again = gr.Button("↻", elem_id=f"{common['elem_id']}_again", scale=0, min_width=40)
-    again.click(lambda: gr.update(choices=list(choices())), [], [dropdown], queue=False)
-    return dropdown
+    again.click(lambda: gr.update(choices=list(choices())), [], [choice], queue=False)
+    return choice
 
 
 def depending_settings() -> list[str]:

@@ -13,12 +13,13 @@ from lib_ti.core.settings import options_of
 from lib_ti.methods.registry import KINDS
 from lib_ti.ui.controls import (
     depending_settings,
+    dropdown,
     make_controls,
     make_method_choice,
     updates_for,
     values_of,
 )
-from lib_ti.ui.view import ASKING, error_html, said_html, status_html
+from lib_ti.ui.view import ASKING, error_html, said_html, status_html, words_html
 from lib_ti.workshop import Status, Workshop
 
 # Settings that the program's own txt2img page can give, in the order in which it hands its controls over.
@@ -46,6 +47,7 @@ class Tab:
                 self._build_controls(bool(txt2img))
             with gr.Column():
                 self._build_panel()
+                self._build_words(bool(txt2img))
         inputs = [self.method, self.from_txt2img, *txt2img, *self.controls.values()]
         panel = [self.status, *self.buttons, self.shown, self.previews, self.saved_step]
         self.create.click(self._create, inputs, [self.said, *panel], queue=False)
@@ -118,6 +120,15 @@ class Tab:
         self.poll = gr.Button("Look", elem_id="ti_studio_poll", visible=True)
         self.shown = gr.State("")
 
+    def _build_words(self, with_txt2img: bool) -> None:
+        """Every word there is, also of earlier jobs and of other people, to be written into a prompt."""
+        with gr.Column(visible=with_txt2img):
+            common = {"label": "Word to write into a prompt", "elem_id": "ti_studio_word"}
+            self.word = dropdown(self.workshop.words, {**common, "value": None, "interactive": True})
+            self.word.do_not_save_to_config = True
+            self.word_said = gr.HTML(elem_id="ti_studio_word_said")
+        self.word.change(self._show_word, [self.word], [self.word_said], queue=False)
+
     # What the buttons do. Each answers with a sentence in the place of an error.
 
     def _values(self, title: str, from_txt2img: bool, given: Sequence[Any]) -> dict[str, Any]:
@@ -186,6 +197,9 @@ class Tab:
 
         return _told(act), self._panel()[0]
 
+    def _show_word(self, word: str | None) -> str:
+        return _html(lambda: words_html(self.workshop.find_words(word))) if word else ""
+
     def _panel(self, shown: str = "") -> tuple[Any, ...]:
         """The panel now; gallery and steps only when they differ from ``shown``, so that a picture that
         somebody looks at stays open."""
@@ -236,8 +250,16 @@ def _listed(files: Iterable[Path]) -> str:
 
 
 def _told(act: Callable[[], str]) -> str:
-    try:
+    def told() -> str:
         sentence = act()
+        return said_html(sentence) if sentence else ""
+
+    return _html(told)
+
+
+def _html(make: Callable[[], str]) -> str:
+    """What ``make`` gives; an error as a sentence."""
+    try:
+        return make()
     except StudioError as error:
         return error_html(str(error))
-    return said_html(sentence) if sentence else ""

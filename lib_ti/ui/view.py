@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from lib_ti.methods.kind import Words
 from lib_ti.workshop import Status
 
 _CURVE = (600, 160)  # pixels
@@ -46,7 +47,7 @@ def status_html(status: Status | None, losses: Sequence[tuple[int, float, float]
     parts = [
         f'<div class="ti-studio-title">{_TITLES[status.status]}: {escape(status.settings["name"])}</div>',
         _bar(status),
-        f'<p class="ti-studio-result">{_result(status)}</p>',
+        f'<div class="ti-studio-result">{_result(status)}</div>',
         _curves(status, losses),
         "".join(f'<p class="ti-studio-message">{escape(text)}</p>' for text in status.messages),
     ]
@@ -82,34 +83,64 @@ def _bar(status: Status) -> str:
     )
 
 
+def words_html(words: Words) -> str:
+    """Where to write them, and buttons with which the page's script does it."""
+    return f'<div class="ti-studio-status"><p>{_use(words)}.</p>{_buttons(words)}</div>'
+
+
 def _result(status: Status) -> str:
+    words = _words(status)
     if status.status == "done":
-        return f"{_use(status)} to use it. {_place(status)}"
-    if status.status == "stopped" and status.embedding:
-        return f"What it had learned is saved. {_use(status)}. {_place(status)}"
+        return f"<p>{_use(words)}. {_place(status)}</p>{_buttons(words)}"
+    if status.status == "stopped" and words.all:
+        return f"<p>What it had learned is saved. {_use(words)}. {_place(status)}</p>{_buttons(words)}"
     if status.status == "stopped":
-        return "Everything is saved. Resume goes on from here; a saved step can be put to use below."
+        return "<p>Everything is saved. Resume goes on from here; a saved step can be put to use below.</p>"
     if status.status == "failed":
-        return escape(status.error or "for a reason it did not tell")
+        return f"<p>{escape(status.error or 'for a reason it did not tell')}</p>"
     if status.status == "broken off":
-        return "The program ended while it trained. Resume goes on from the last saved state."
+        return "<p>The program ended while it trained. Resume goes on from the last saved state.</p>"
     return ""
 
 
-def _use(status: Status) -> str:
-    """Where to write the job's words; a file is called by its name."""
-    name = escape(status.settings["name"])
-    if status.negative_embedding is None:
-        return f"Write <b>{name}</b> in a prompt"
-    negative = escape(Path(status.negative_embedding).stem)
-    return f"Write <b>{name}</b> in the prompt and <b>{negative}</b> in the negative prompt"
+def _words(status: Status) -> Words:
+    """A file is called by its name."""
+    positive, negative, *others = (
+        Path(file or "").stem
+        for file in (status.embedding, status.negative_embedding, *status.other_embeddings)
+    )
+    return Words(positive, negative, tuple(others))
+
+
+def _use(words: Words) -> str:
+    places = {"prompt": words.for_prompt, "negative prompt": words.for_negative}
+    return "Write " + " and ".join(
+        f"{_bold(found)} in {'the' if words.negative else 'a'} {place}"
+        for place, found in places.items()
+        if found
+    )
+
+
+def _bold(words: Sequence[str]) -> str:
+    return ", ".join(f"<b>{escape(word)}</b>" for word in words)
+
+
+def _buttons(words: Words) -> str:
+    """Of each of the program's pages that have prompts, by the id that its boxes begin with."""
+    prompt, negative = (escape(", ".join(found)) for found in (words.for_prompt, words.for_negative))
+    told = f'data-prompt="{prompt}" data-negative="{negative}"'
+    noun = "them" if len(words.all) > 1 else "it"
+    buttons = (
+        f'<button type="button" data-ti-studio-write="{page}" {told}>Write {noun} into {page}</button>'
+        for page in ("txt2img", "img2img")
+    )
+    return f'<p class="ti-studio-write">{"".join(buttons)}</p>'
 
 
 def _place(status: Status) -> str:
-    where = escape(status.embedding or "")
-    if status.negative_embedding is None:
-        return f"It lies in {where}."
-    return f"They lie in {where} and {escape(status.negative_embedding)}."
+    words = (status.embedding, status.negative_embedding, *status.other_embeddings)
+    files = [escape(file) for file in words if file]
+    return f"It lies in {files[0]}." if len(files) == 1 else f"They lie in {' and '.join(files)}."
 
 
 def _curves(status: Status, losses: Sequence[tuple[int, float, float]]) -> str:

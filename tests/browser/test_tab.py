@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from lib_ti.bench.webui import API, WebUI
+from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, write_safetensors
 from tests.webui import ended
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
@@ -58,6 +60,18 @@ def panel(page: Page) -> Locator:
     return page.locator("#ti_studio_status .ti-studio-status")
 
 
+def prompt_box(page: Page, name: str) -> Locator:
+    return page.locator(f"#{name} textarea")
+
+
+def open_img2img(page: Page) -> None:
+    page.click('#tabs > .tab-nav > button:text-is("img2img")')
+
+
+def back_to_studio(page: Page) -> None:
+    page.click('#tabs > .tab-nav > button:text-is("Train")')
+
+
 def fill(page: Page, values: dict[str, str]) -> None:
     for name, value in values.items():
         box(page, name).fill(value)
@@ -89,7 +103,15 @@ def test_create_train_watch_and_use(page: Page, webui: WebUI, pictures: str) -> 
     expect(card).to_be_visible(timeout=PATIENCE)
     expect(card.locator("img.preview")).to_have_count(1)
     card.click()
-    expect(page.locator("#txt2img_prompt textarea")).to_have_value(re.compile(r"^\s*zqx-page$"))
+    expect(prompt_box(page, "txt2img_prompt")).to_have_value(re.compile(r"^\s*zqx-page$"))
+    # The same from the panel, into a page whose prompt holds something.
+    open_img2img(page)
+    prompt_box(page, "img2img_prompt").fill("a zqx-pages in the snow, ")
+    back_to_studio(page)
+    panel(page).get_by_role("button", name="Write it into img2img").click()
+    expect(prompt_box(page, "img2img_prompt")).to_be_visible()
+    expect(prompt_box(page, "img2img_prompt")).to_have_value("a zqx-pages in the snow, zqx-page")
+    expect(prompt_box(page, "img2img_neg_prompt")).to_have_value("")
 
 
 def test_a_reload_finds_the_job_again_and_a_click_stops_it(page: Page, webui: WebUI, pictures: str) -> None:
@@ -156,11 +178,48 @@ def test_dreamartist_shows_its_controls_and_names_both_files(page: Page, webui: 
     told = webui.call(f"{API}/jobs/{webui.call(f'{API}/jobs')['jobs'][0]}")
     assert (told["settings"]["guidance"], told["settings"]["learning_rate"]) == ("1.5-3:cos", "0.005")
     assert {"zqx-artist", "zqx-artist-neg"} <= set(webui.call("/sdapi/v1/embeddings")["loaded"])
+    panel(page).get_by_role("button", name="Write them into txt2img").click()
+    expect(prompt_box(page, "txt2img_prompt")).to_be_visible()
+    expect(prompt_box(page, "txt2img_prompt")).to_have_value("zqx-artist")
+    expect(prompt_box(page, "txt2img_neg_prompt")).to_have_value("zqx-artist-neg")
+    back_to_studio(page)
     choose("method", "Textual inversion")
     expect(page.locator("#ti_studio_negative_vectors")).to_be_hidden()
     expect(box(page, "vectors")).to_have_value("2")
     expect(box(page, "learning_rate")).to_have_value("0.01:0.5, 0.002")  # the preset's went with it
     expect(box(page, "steps")).to_have_value("20")  # that was typed
+
+
+def write_embedding(webui: WebUI, name: str, **metadata: str) -> None:
+    embedding = Embedding(name, {"clip_l": torch.zeros(1, 64)}, metadata=metadata)
+    write_safetensors(embedding, webui.data / "embeddings" / f"{name}.safetensors")
+
+
+def test_a_pair_of_ones_own_is_written_into_both_prompts_and_generated_with(page: Page, webui: WebUI) -> None:
+    """What the browser shows is what gradio sends: the picture's text tells."""
+    write_embedding(webui, "zqx-own")
+    write_embedding(webui, "zqx-own-neg")
+    write_embedding(webui, "zqx-bad", **{IS_NEGATIVE: "true"})
+    webui.call("/sdapi/v1/refresh-embeddings", {})
+    page.click('#tabs > .tab-nav > button:text-is("txt2img")')
+    prompt_box(page, "txt2img_prompt").fill("a (zqx-own:1.2) on a table")
+    prompt_box(page, "txt2img_neg_prompt").fill("blurry")
+    for word in ("zqx-own", "zqx-bad"):
+        back_to_studio(page)
+        with page.expect_response("**/run/predict*", timeout=PATIENCE):
+            page.click("#ti_studio_word_again")
+        page.click("#ti_studio_word input")
+        page.locator("#ti_studio_word").get_by_role("button", name=word, exact=True).click()
+        said = page.locator("#ti_studio_word_said .ti-studio-status")
+        expect(said).to_contain_text(f"Write {word} in the", timeout=PATIENCE)
+        said.get_by_role("button", name="into txt2img").click()
+    page.fill("#txt2img_width input[type=number]", "64")
+    page.fill("#txt2img_height input[type=number]", "64")
+    page.fill("#txt2img_steps input[type=number]", "1")
+    page.click("#txt2img_generate")
+    told = page.locator("#html_info_txt2img")
+    expect(told).to_contain_text("a (zqx-own:1.2) on a table", timeout=PATIENCE)
+    expect(told).to_contain_text("Negative prompt: blurry, zqx-own-neg, zqx-bad")
 
 
 def test_no_control_shares_a_label_or_an_id_with_another(page: Page, webui: WebUI) -> None:

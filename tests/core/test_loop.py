@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from lib_ti.core.ema import decay_at
 from lib_ti.core.errors import BadInput, JobFailed
 from lib_ti.core.job import Job, TrainState
 from lib_ti.core.loop import Loop, Progress, check_learning
 from lib_ti.core.randomness import generator_at
-from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.core.schedule import learning_rate_of, parse_learning_rate
 from lib_ti.core.train_settings import LearningSettings
 
 
@@ -98,6 +99,34 @@ def test_a_vector_without_gradient_stops_the_job_within_ten_steps() -> None:
 def test_a_job_shorter_than_the_watch_is_watched_too() -> None:
     with pytest.raises(JobFailed, match=r"after 4 steps vector 3"):
         run(Line(used_rows=2), 4)
+
+
+class Two(Line):
+    """A second matrix, which alone is taught from step 25 on."""
+
+    def __init__(self, other_rows: int) -> None:
+        super().__init__()
+        self.step, self.other_rows = 0, other_rows
+        self.other = torch.zeros(3, 4, dtype=torch.float64).requires_grad_()
+
+    def parameters(self) -> Mapping[str, torch.Tensor]:
+        return {"weights": self.weights, "other": self.other}
+
+    def draw(self, step: int) -> list[torch.Tensor]:
+        self.step = step
+        return super().draw(step)
+
+    def losses(self, batch: torch.Tensor) -> torch.Tensor:
+        if self.step < 25:
+            return super().losses(batch)
+        return ((batch @ self.other[: self.other_rows].T - 1) ** 2).mean(1)
+
+
+def test_what_no_batch_has_called_yet_is_waited_for() -> None:
+    loop, _ = run(Two(other_rows=3), 40)
+    assert loop.step == 40
+    with pytest.raises(JobFailed, match=r"after 30 steps vector 2, 3 of other"):
+        run(Two(other_rows=1), 40)
 
 
 def test_due_steps_are_reported_at_once() -> None:
@@ -217,6 +246,103 @@ def test_a_stop_rule_ends_the_job_with_the_best_and_not_the_last() -> None:
     again = Loop(Line(), parse_learning_rate("2"), loop.snapshot(), settings, FIXED)
     assert again.run(500, due=lambda s: False, on_progress=seen.append, stopped=lambda: False) == "done"
     assert again.step == loop.step
+
+
+CLIMB = LearningSettings(
+    steps=60, staircase=True, evaluate_every=7, ema=0.9, learning_rate="2:0.35, 0.1:0.7, 0.02"
+)
+
+
+class Astray(Line):
+    """Steps 15 to 21 teach the opposite, so the first stage ends worse than it has been."""
+
+    def draw(self, step: int) -> list[torch.Tensor]:
+        self.wrong = 14 < step <= 21
+        return super().draw(step)
+
+    def losses(self, batch: torch.Tensor) -> torch.Tensor:
+        wanted = batch @ torch.arange(12.0, dtype=torch.float64).view(4, 3)
+        wrong = self.wrong and len(batch) == self.cut  # the fixed batch is larger
+        return ((batch @ self.weights.T - (-wanted if wrong else wanted)) ** 2).mean(1)
+
+
+def climb(
+    state: TrainState | None = None,
+    stop_at: int | None = None,
+    settings: LearningSettings = CLIMB,
+    on_progress: Callable[[Loop, Progress], None] = lambda loop, progress: None,
+) -> Loop:
+    """Stages that end at steps 21 and 42."""
+    loop = Loop(Astray(), learning_rate_of(settings), state, settings, FIXED)
+    loop.run(
+        60,
+        due=lambda step: False,
+        on_progress=lambda progress: on_progress(loop, progress),
+        stopped=lambda: loop.step == stop_at,
+    )
+    return loop
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_each_stage_starts_from_the_best_so_far(ema: float) -> None:
+    """And with a fresh optimizer: the first step of Adam moves every element by the rate itself."""
+    settings = replace(CLIMB, ema=ema)
+    for stage, rate in ((21, 0.1), (42, 0.02)):
+        ended = climb(stop_at=stage, settings=settings)
+        step, best = ended.final()
+        assert ended.evaluations.rows[-1][0] == stage
+        assert step == 14 or stage > 21  # the first stage's end is not its best
+        begun = climb(ended.snapshot(), stop_at=stage + 1, settings=settings)
+        moved = (begun.parameters["weights"].detach() - best["weights"]).abs()
+        torch.testing.assert_close(moved, torch.full_like(moved, rate), rtol=1e-4, atol=0)
+        if ema:
+            left = 1 - decay_at(ema, stage + 1)
+            gone = (begun.average["weights"] - best["weights"]).abs()
+            torch.testing.assert_close(gone, left * moved, rtol=1e-6, atol=0)
+
+
+def test_a_staircase_evaluates_where_a_stage_ends_and_ends_with_the_best() -> None:
+    settings = replace(CLIMB, learning_rate="2:20, 0.1:40, 0.02")
+    loop = climb(settings=settings)
+    assert {20, 40, 60} <= dict(loop.evaluations.rows).keys()
+    step, vectors = loop.final()
+    assert dict(loop.evaluations.rows)[step] == min(loss for _, loss in loop.evaluations.rows)
+    assert torch.equal(vectors["weights"], loop.evaluations.best["weights"])
+
+
+def test_the_optimizer_starts_anew_with_a_stage() -> None:
+    counts: dict[int, float] = {}
+    climb(
+        on_progress=lambda loop, progress: counts.update(
+            {progress.step: float(loop.optimizer.state[loop.parameters["weights"]]["step"])}
+        )
+    )
+    assert (counts[21], counts[28], counts[42], counts[60]) == (21, 7, 21, 18)
+
+
+@pytest.mark.parametrize("stop_at", [20, 21, 22, 42, 50])
+def test_a_staircase_goes_on_to_the_bit(stop_at: int, tmp_path: Path) -> None:
+    whole, job = climb(), Job(tmp_path)
+    job.save_state(climb(stop_at=stop_at).snapshot())
+    again = climb(job.load_state())
+    assert again.evaluations.rows == whole.evaluations.rows
+    for one, other in ((again.final()[1], whole.final()[1]), (again.result(), whole.result())):
+        assert torch.equal(one["weights"], other["weights"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (replace(CLIMB, evaluate_every=0), "staircase: .* set evaluate-every"),
+        (replace(CLIMB, learning_rate="0.01"), "has one stage in 60 steps; expected several"),
+        (replace(CLIMB, learning_rate="0.01:300, 0.002"), "has one stage in 60 steps; expected several"),
+    ],
+)
+def test_a_staircase_without_stages_or_evaluations_is_refused(
+    settings: LearningSettings, sentence: str
+) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        check_learning(settings)
 
 
 def test_gradients_are_summed_for_the_report() -> None:

@@ -203,3 +203,19 @@ def test_a_batch_has_a_mask_where_one_of_its_pictures_has() -> None:
                 )
             else:
                 assert 1 not in rows
+
+
+def test_pictures_whose_folder_is_called_by_another_word_call_that() -> None:
+    """Such as 10_zqy of sd-scripts, or 10_zqy dog."""
+    words = ("zqx", "zqy", "zqy dog", "dog", None)
+    subsets = [Subset(Path(), class_words=word) for word in words]
+    samples = TrainingSet(
+        latents(*[(8, 8)] * 5), ["[name2]"] * 5, ["[name]: [filewords]"], "zqx", SETTINGS,
+        subsets=subsets, others=("zqy",),
+    )  # fmt: skip
+    names = ["zqx", "zqy", "zqy", "zqx", "zqx"]
+    assert samples.names == names
+    rows = [row for step in (1, 2) for row in samples.rows(step)]
+    prompts = [prompt for step in (1, 2) for prompt in samples.prompts(step)]
+    drawn = dict(zip(rows, prompts, strict=True))
+    assert drawn == {row: f"{name}: zqy" for row, name in enumerate(names)}

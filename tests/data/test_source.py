@@ -11,7 +11,7 @@ from PIL import Image
 from lib_ti.core.errors import BadInput
 from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.samples import TrainingSet
-from lib_ti.data.source import Source, find_source, first_prompts, make_samples
+from lib_ti.data.source import Source, find_source, first_prompts, make_samples, steps_of_epoch
 
 LINES = ["[name], [filewords]"]
 
@@ -103,3 +103,44 @@ def test_a_size_without_a_bucket_is_refused_before_anything_is_written(
     with pytest.raises(BadInput, match="leave no place for 64x64"):
         make(source, settings, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+def test_each_folder_may_call_a_word_of_its_own(tmp_path: Path) -> None:
+    for folder, colour in (("10_zqx", 10), ("5_zqy dog", 20), ("1_other", 30)):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.new("RGB", (64, 64), (colour, 0, 0)).save(tmp_path / "set" / folder / "picture.png")
+    settings = TrainSettings(images=str(tmp_path / "set"))
+    source = find_source(settings, ["a [name]", "[filewords], [name2]"], tmp_path / "kept")
+    assert source.captions == ["zqx", "other", "zqy dog"]
+    assert source.names("zqx", ["zqy"]) == ["zqx", "zqx", "zqy"]
+    prompts = ["a zqx", "zqx, zqy", "other, zqy", "a zqy", "zqy dog, zqy"]
+    assert source.prompts("zqx", ["zqy"]) == prompts
+    assert set(first_prompts(source, settings, "zqx", others=["zqy"])) == set(prompts)
+
+
+def test_captions_in_sd_scripts_tokens_are_read_as_the_word_and_that_is_said_once(
+    tmp_path: Path, settings: TrainSettings
+) -> None:
+    (tmp_path / "own" / "red.txt").write_text("zqx zqx1 zqx2, red")
+    source = find_source(settings, ["[filewords]", "[name] [name]1"], tmp_path / "kept")
+    samples, said, _ = make(source, settings, tmp_path / "kept")
+    assert {"zqx, red", "zqx"} <= {prompt for step in range(1, 20) for prompt in samples.prompts(step)}
+    assert said[-1] == "zqx zqx1 ... is read as the one word zqx (2 times)"
+    assert len([told for told in said if "one word" in told]) == 1
+
+
+@pytest.mark.parametrize("regularised", [False, True])
+def test_an_epoch_is_known_before_a_picture_is_read(
+    tmp_path: Path, settings: TrainSettings, regularised: bool
+) -> None:
+    """Two pictures three times, five at a step; and as many regularisation pictures."""
+    (tmp_path / "own").rename(tmp_path / "3_star")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "3_star").rename(tmp_path / "own" / "3_star")
+    settings = replace(settings, batch_size=5, accumulation=1)
+    settings = settings if regularised else replace(settings, reg_images="")
+    source = find_source(settings, LINES, tmp_path / "kept")
+    assert steps_of_epoch(source, settings) == (3 if regularised else 2)
+    assert make(source, settings, tmp_path / "kept")[0].steps_of_epoch == steps_of_epoch(source, settings)
+    # The data set file's batch size goes before the settings'.
+    assert steps_of_epoch(replace(source, batch_size=2), settings) == (6 if regularised else 3)

@@ -8,6 +8,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.data.templates import (
     OUR_TEMPLATES,
     all_prompts,
+    as_one_word,
     fill,
     find_template,
     list_templates,
@@ -105,6 +106,43 @@ def test_fill(line: str, prompt: str) -> None:
 def test_a_name_in_the_caption_is_filled_and_filewords_in_a_name_are_not() -> None:
     assert fill("[filewords]", name="zq", filewords="a [name] on red") == "a zq on red"
     assert fill("[name] [filewords]", name="[filewords]", filewords="red") == "[filewords] red"
+
+
+def test_further_names_stand_for_the_words_beside_the_first() -> None:
+    line = "[name] with [name2], [filewords]"
+    assert fill(line, name="zq", filewords="[name3]", others=("zr", "zs")) == "zq with zr, zs"
+    assert fill(line, name="zq", filewords="") == "zq with [name2], "
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("mychar mychar1 mychar2, 1girl", "mychar, 1girl"),
+        ("a photo of mychar  mychar1", "a photo of mychar"),
+        ("(mychar mychar_1 mychar_2:1.2)", "(mychar:1.2)"),
+        ("mychar mychar1, mychar mychar1", "mychar, mychar"),
+        # What is not the tokens one after the other stays.
+        ("mychar1 mychar", "mychar1 mychar"),
+        ("mychar mychar2", "mychar mychar2"),
+        ("mychar, mychar1", "mychar, mychar1"),
+        ("mychar mychar1a", "mychar mychar1a"),
+        ("notmychar mychar1", "notmychar mychar1"),
+        ("my-mychar mychar1", "my-mychar mychar1"),
+        ("mychar", "mychar"),
+    ],
+)
+def test_a_word_in_the_tokens_of_sd_scripts_is_the_word(written: str, read: str) -> None:
+    assert as_one_word(written, "mychar") == read
+    assert fill("[filewords]", name="mychar", filewords=written) == read
+    assert fill(written, name="other", filewords="", others=("mychar",)) == read
+
+
+def test_a_word_that_is_called_like_a_token_is_a_word() -> None:
+    assert fill("[name] [name2]", name="cat", filewords="", others=("cat1",)) == "cat cat1"
+
+
+def test_no_word_has_no_tokens() -> None:
+    assert as_one_word("10 11 12", "") == "10 11 12"
 
 
 def test_all_prompts_are_distinct_and_in_order() -> None:

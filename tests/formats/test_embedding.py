@@ -63,6 +63,18 @@ STATES: Mapping[str, tuple[Mapping[str, object], Mapping[str, torch.Tensor]]] = 
     "cog": ({"text_encoders_0": CLIP_L, "text_encoders_1": CLIP_G}, BOTH),
     "OneTrainer": ({"emp_params": CLIP_L, "emp_params_out": CLIP_L + 1}, {"clip_l": CLIP_L}),
     "OneTrainer SDXL": ({**BOTH, "clip_l_out": CLIP_L + 1, "clip_g_out": CLIP_G + 1}, BOTH),
+    "a token for each vector, as sd-scripts calls them": (
+        {"mychar": CLIP_L[0], "mychar2": CLIP_L[2], "mychar1": CLIP_L[1]},
+        {"clip_l": CLIP_L},
+    ),
+    "the same inside A1111's": (
+        {**A1111, "string_to_param": {"m": CLIP_L[:1], "m1": CLIP_L[1:2], "m2": CLIP_L[2:]}},
+        {"clip_l": CLIP_L},
+    ),
+    "a token for each vector, as diffusers calls them": (
+        {"<mychar>": CLIP_H[:1], "<mychar>_1": CLIP_H[1:2], "<mychar>_2": CLIP_H[2:]},
+        {"clip_h": CLIP_H},
+    ),
     "the built-in model": ({"emb_params": TINY}, {"clip_l": TINY}),
 }
 

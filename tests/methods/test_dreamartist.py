@@ -14,6 +14,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.loop import Loop, Progress
 from lib_ti.core.objective import q_sample, target_of
 from lib_ti.core.schedule import parse_learning_rate
+from lib_ti.data.dataset import Subset
 from lib_ti.data.samples import Batch, LatentCache, TrainingSet
 from lib_ti.formats.embedding import read_embedding, write_safetensors
 from lib_ti.hosts.standalone import StandaloneHost
@@ -26,11 +27,10 @@ from lib_ti.methods.dreamartist import (
     negative_lines,
     preflight,
     vectors_of,
-    words_of,
 )
 from lib_ti.methods.guidance import parse_guidance
 from lib_ti.methods.starts import initial_vectors
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion
+from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, VectorSettings
 
 SETTINGS = DreamArtistSettings(
     name="zqx-cat",
@@ -42,7 +42,7 @@ SETTINGS = DreamArtistSettings(
 )
 LINES = ["a photo of [name], [filewords]", "[filewords] and a [name]"]
 CAPTIONS = ["red, large", "blue, small", "green, [name] on white", "white, left"]
-PLAIN = {name: getattr(SETTINGS, name) for name in InversionSettings.__dataclass_fields__}
+PLAIN = {name: getattr(SETTINGS, name) for name in VectorSettings.__dataclass_fields__}
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ class TestGuidance:
     def test_a_scale_of_one_is_plain_inversion_bit_for_bit(self, lent: StandaloneHost) -> None:
         settings = replace(SETTINGS, guidance="1", accumulation=2)
         method = make(lent, settings)
-        assert words_of(settings).all == ("zqx-cat",)
+        assert settings.words.all == ("zqx-cat",)
         plain_settings = InversionSettings(**{**PLAIN, "accumulation": 2})
         plain = TextualInversion(lent, plain_settings, samples(plain_settings))
         losses = train(method)
@@ -148,7 +148,7 @@ class TestGuidance:
     ) -> None:
         settings = replace(SETTINGS, negative_vectors=0)
         method = make(lent, settings)
-        assert words_of(settings).all == ("zqx-cat",) and method.parameters().keys() == {"clip_l"}
+        assert settings.words.all == ("zqx-cat",) and method.parameters().keys() == {"clip_l"}
         batch = method.draw(1)[0]
         expected = guided_by_hand(lent, batch, [("", prompt) for prompt in batch.prompts[3:]], [3.0] * 3)
         torch.testing.assert_close(method.losses(batch), expected, rtol=1e-4, atol=1e-5)
@@ -281,3 +281,33 @@ def test_one_embedding_alone_is_a_file_as_any(lent: StandaloneHost) -> None:
     (alone,) = as_embeddings(initial_pair(lent, settings), lent, settings, 5, "")
     assert alone.name == "zqx-cat" and "negative_embedding" not in alone.metadata
     assert torch.equal(alone.vectors["clip_l"], initial_vectors(lent, settings)["clip_l"])
+
+
+def test_a_regularisation_picture_teaches_the_negative_word_and_the_other_where_it_is_called(
+    lent: StandaloneHost,
+) -> None:
+    """Beside any prompt the negative word should leave the model's own pictures as they are."""
+    generator = torch.Generator().manual_seed(3)
+    cache = LatentCache(torch.randn(3, 1, 4, 8, 8, generator=generator), torch.zeros(3, 1, 4, 8, 8))
+    subsets = [Subset(Path()), *[Subset(Path(), regularisation=True)] * 2]
+    settings = replace(SETTINGS, batch_size=2, latents="mean")
+    captions = ["red", "a star", "a [name]"]
+    gradients: dict[str, list[bool]] = {}
+    for row in (1, 2):
+        told = TrainingSet(
+            LatentCache(cache.mean[[0, row]], cache.std[[0, row]]),
+            [captions[0], captions[row]],
+            LINES,
+            settings.name,
+            settings,
+            subsets=[subsets[0], subsets[row]],
+        )
+        method = DreamArtist(lent, settings, told, initial_pair(lent, settings))
+        (batch,) = method.draw(1)
+        place = next(i for i, latents in enumerate(batch.latents) if torch.equal(latents, cache.mean[row][0]))
+        negative, positive = batch.prompts[place], batch.prompts[2 + place]
+        assert negative == "zqx-cat-neg"
+        loss = method.losses(batch)[place]
+        reached = torch.autograd.grad(loss, list(method.parameters().values()), allow_unused=True)
+        gradients[positive] = [g is not None and bool(g.abs().max() > 0) for g in reached]
+    assert gradients == {"a star": [False, True], "a zqx-cat": [True, True]}

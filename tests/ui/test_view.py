@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lib_ti.ui.view import ASKING, duration, error_html, status_html
+from lib_ti.methods.kind import Words
+from lib_ti.ui.view import ASKING, duration, error_html, status_html, words_html
 from lib_ti.workshop import Status
 
 LOSSES = [(step, 1 / step, 0.01) for step in range(1, 1001)]
@@ -50,8 +51,8 @@ def text_of(html: str) -> str:
         (status("waiting"), "Waiting: the model is in use"),
         (status("preparing"), "Preparing"),
         (status(step=60, seconds_per_step=0.5, seconds_left=270.0), "0.50 s a step · 4 min 30 s left"),
-        (status("done", embedding="/e/my-cat.pt"), "in a prompt to use it. It lies in /e/my-cat"),
-        (PAIR, "Write my-cat in the prompt and my-cat-neg in the negative prompt to use it. They lie in"),
+        (status("done", embedding="/e/my-cat.pt"), "in a prompt. It lies in /e/my-cat"),
+        (PAIR, "Write my-cat in the prompt and my-cat-neg in the negative prompt. They lie in"),
         (status("stopped", step=60), "Resume goes on"),
         (status("stopped", step=60, embedding="/e/x"), "What it had learned is saved"),
         (status("failed", error="there is not enough memory"), "Failed: my-cat"),
@@ -96,6 +97,45 @@ def test_the_curve_stays_in_its_frame_and_falls_where_the_loss_falls() -> None:
     assert "<svg" not in status_html(status(step=29), LOSSES[:29], 0)
     flat = [(step, 0.5, 0.01) for step in range(1, 40)]
     assert "nan" not in status_html(status(), flat, 0)
+
+
+def buttons_of(html: str) -> list[tuple[str, str, str]]:
+    """Page, word for the prompt and word for the negative one of each button that writes them."""
+    pattern = r'data-ti-studio-write="(\w+)" data-prompt="([^"]*)" data-negative="([^"]*)"'
+    return re.findall(pattern, html)
+
+
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        (status("done", embedding="/e/my-cat.pt"), ("my-cat", "")),
+        (PAIR, ("my-cat", "my-cat-neg")),
+        (status("stopped", embedding="/e/my-cat.pt"), ("my-cat", "")),
+    ],
+)
+def test_words_that_are_ready_can_be_written_into_the_programs_pages(
+    shown: Status, words: tuple[str, str]
+) -> None:
+    assert buttons_of(status_html(shown, [], 0)) == [("txt2img", *words), ("img2img", *words)]
+
+
+def test_all_of_several_words_are_written() -> None:
+    several = status("done", embedding="/e/a.pt", other_embeddings=["/e/b.pt", "/e/c.pt"])
+    html = status_html(several, [], 0)
+    assert "Write <b>a</b>, <b>b</b>, <b>c</b> in a prompt. They lie in" in html
+    assert "/e/a.pt and /e/b.pt and /e/c.pt" in text_of(html)
+    assert buttons_of(html)[0] == ("txt2img", "a, b, c", "")
+
+
+def test_words_that_are_not_ready_cannot() -> None:
+    for state in ("training", "stopped", "failed"):
+        assert buttons_of(status_html(status(state, error="x"), [], 0)) == []
+
+
+def test_a_word_for_the_negative_prompt_is_called_one() -> None:
+    html = words_html(Words("", "bad"))
+    assert "Write bad in the negative prompt." in text_of(html)
+    assert buttons_of(html)[0] == ("txt2img", "", "bad")
 
 
 @pytest.mark.parametrize(
