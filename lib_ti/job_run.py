@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import fill
 from lib_ti.formats.together import write_together
 from lib_ti.hosts.base import Embeddings, Host, SampleRequest
+from lib_ti.job_memory import MEMORY_REMEDY, Memory, out_of_memory
 from lib_ti.methods.gauge import VectorReport, measure, told
 from lib_ti.methods.kind import ROLES, JobSettings, Product
 from lib_ti.methods.registry import kind_of
@@ -168,6 +170,7 @@ class Run:
             after_step=self.method.after_step,
         )
         job.forget_losses_after(self.loop.step)
+        self.memory = Memory(host, settings, self.loop, lambda sentence: report(Message(sentence)))
 
     def execute(self, stopped: Callable[[], bool]) -> Outcome:
         """Whatever ends it early, what is good so far has been saved. Raises JobFailed."""
@@ -176,9 +179,9 @@ class Run:
 
     def _execute(self, stopped: Callable[[], bool]) -> Outcome:
         try:
-            status = self.loop.run(
-                self.settings.steps, due=self._due, on_progress=self._progress, stopped=stopped
-            )
+            self.memory.fit()
+            while (status := self._train(stopped)) is None:
+                self.report(Message(f"memory ran out; going on from step {self.loop.step}"))
         except BaseException:
             self.loop.restore(self.loop.good)
             self._leave()
@@ -191,6 +194,22 @@ class Run:
         loss = sum(self.recent) / len(self.recent) if self.recent else None
         seconds = time.monotonic() - self.started
         return Outcome(status, self.job, self.loop.step, files, loss, seconds, kept, reports)
+
+    def _train(self, stopped: Callable[[], bool]) -> Literal["done", "stopped"] | None:
+        """To the end; None where memory ran out and the model now needs less, at the last good step."""
+        try:
+            return self.loop.run(
+                self.settings.steps, due=self._due, on_progress=self._progress, stopped=stopped
+            )
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            # Its frames hold what the step had allocated.
+            traceback.clear_frames(error.__traceback__)
+            self.loop.restore(self.loop.good)
+            if not self.memory.relieve():
+                raise
+        return None
 
     def _report(self, kept: int, parameters: Mapping[str, torch.Tensor]) -> list[VectorReport]:
         """Measure what came of the vectors, which are those of step ``kept``, and say it."""
@@ -271,7 +290,7 @@ class Run:
                 self.host.set_embeddings(self.kind.vectors(self.method.parameters(), self.settings))
                 images = self.host.sample(_preview_request(self.host, self.settings, self.samples))
         except Exception as error:
-            reason = _MEMORY_REMEDY if _out_of_memory(error) else error
+            reason = MEMORY_REMEDY if out_of_memory(error) else error
             self.report(Message(f"the preview of step {step} was skipped: {reason}"))
             return
         paths = [self.job.samples / f"step-{step:06d}-{i}.png" for i in range(len(images))]
@@ -330,27 +349,14 @@ def _preview_request(host: Host, settings: JobSettings, samples: TrainingSet) ->
     )
 
 
-_MEMORY_REMEDY = (
-    "there is not enough memory; take fewer pictures at once (batch-size, preview-count) or smaller ones "
-    "(width, height), or close what else uses the device."
-)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    # PyTorch's allocator on the CPU has no error class of its own.
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(
-        error
-    )
-
-
 @contextmanager
 def memory_told() -> Iterator[None]:
     """Raises JobFailed with a remedy in the place of an out-of-memory error."""
     try:
         yield
     except Exception as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        raise JobFailed(f"Stopped: {_MEMORY_REMEDY}") from error
+        raise JobFailed(f"Stopped: {MEMORY_REMEDY}") from error

@@ -25,6 +25,7 @@ from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name
 from lib_ti.formats.safetensors_file import read_tensors
 from lib_ti.formats.together import write_together
 from lib_ti.hosts.base import Embeddings, Folders, Host
+from lib_ti.job_memory import economy_of
 from lib_ti.job_run import (
     Drawn,
     Event,
@@ -158,6 +159,7 @@ def start(
         settings, source = settle(settings, folders)
         rate = check_learning(settings, host.info.device)
         noise_schedule(host, settings)
+        host.economise(economy_of(settings))
         targets = check_targets(settings, folders)
         # The prompts are checked before the pictures are encoded.
         vectors = _start_vectors(host, settings, targets)
@@ -251,6 +253,7 @@ def resume(
         raise BadInput(f"pictures, captions or template of job {job.id} have changed since; start a new job.")
     targets = check_targets(settings, folders, job)
     with host.lend(), memory_told():
+        host.economise(economy_of(settings))
         samples, _ = _samples(host, settings, source, folders)
         report(Message(f"resuming job {job.id}"))
         kept = started_from(job, settings)

@@ -133,9 +133,13 @@ class Workshop:
         return files
 
     def suggest(self, values: Mapping[str, Any]) -> list[Suggestion]:
-        """Words to start from, the likeliest first; waits until the model is free. Raises BadInput."""
+        """Words to start from, the likeliest first. Raises BadInput, also while a job has the model: nobody
+        would wait that long for an answer."""
         settings, folders = jobs.told_to_suggest(read_settings(values)), self.place.folders()
         jobs.read_source(settings, folders)
+        current = self.current()
+        if current and self.status(current).running:
+            raise BadInput(f"job {current} uses the model; wait for it, or stop it.")
         with self.place.turn(settings.clip_skip) as host:
             return jobs.suggest(host, settings, folders=folders, say=log.info, stopped=self.place.interrupted)
 

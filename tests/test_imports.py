@@ -19,14 +19,15 @@ BELOW_HOSTS = {"core", *MIDDLE, "methods"}
 # What each package, or module beside the packages, may import of ours apart from itself.
 MAY_IMPORT = {
     "core": set(),
-    "networks": {"core"},
+    "networks": {"core", "formats"},
     "data": {"core"},
     "formats": {"core"},
     "methods": {"core", *MIDDLE},
     "hosts": {"core", *MIDDLE},
-    "job_run": BELOW_HOSTS,
+    "job_memory": BELOW_HOSTS,
+    "job_run": {*BELOW_HOSTS, "job_memory"},
     "regularisation": BELOW_HOSTS,
-    "jobs": {*BELOW_HOSTS, "job_run", "regularisation"},
+    "jobs": {*BELOW_HOSTS, "job_memory", "job_run", "regularisation"},
     "report": {"core", "formats"},
     "tinyworld": {*BELOW_HOSTS, "hosts"},
     "bench": {*BELOW_HOSTS, "hosts", "job_run", "jobs", "tinyworld"},
@@ -39,9 +40,19 @@ MAY_IMPORT = {
 }
 # The protocol itself imports no host, so what works with any host may speak of it.
 SEAM = "lib_ti.hosts.base"
-MAY_IMPORT_SEAM = {"methods", "regularisation", "job_run", "jobs", "workshop"}
+MAY_IMPORT_SEAM = {"methods", "job_memory", "regularisation", "job_run", "jobs", "workshop"}
 
-HOSTLESS = {"core", *MIDDLE, "methods", "regularisation", "job_run", "jobs", "workshop", "api"}
+HOSTLESS = {
+    "core",
+    *MIDDLE,
+    "methods",
+    "job_memory",
+    "regularisation",
+    "job_run",
+    "jobs",
+    "workshop",
+    "api",
+}
 # Who may import a host, and which. A WebUI's own modules are for its adapter alone.
 HOST_MODULES = {
     "diffusers": {"hosts", "tinyworld", "bench"},

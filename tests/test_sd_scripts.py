@@ -270,8 +270,8 @@ def test_what_has_to_stand_in_the_data_set_file(option: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (["train_network.py"], "train_network.py cannot be run here"),
-        (["rm", "x.py"], "expected train_textual_inversion.py"),
+        (["train_db.py"], "train_db.py cannot be run here"),
+        (["rm", "x.py"], "expected train_textual_inversion.py, "),
         ([], "got nothing"),
         (["train_textual_inversion.py", "--token_string=x"], "--pretrained_model_name_or_path is missing"),
     ],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ import numpy as np
 from PIL import Image
 
 from lib_ti.bench.world import CFG_SCALE, draw, draw_asked
+from lib_ti.core.settings import options_of
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import Embeddings, Host
 from lib_ti.job_run import Event, Outcome, started_from
 from lib_ti.jobs import folders_under, start
 from lib_ti.methods.kind import Product, Words
-from lib_ti.methods.registry import kind_of, read_settings
+from lib_ti.methods.registry import DEFAULT, kind_named, kind_of, read_settings
+from lib_ti.networks.attach import attach
 from lib_ti.tinyworld.concepts import SPLITS, Concept, parse_concept
 from lib_ti.tinyworld.corpus import BENCH_SEED
 from lib_ti.tinyworld.judge import Judge
@@ -158,7 +161,11 @@ class Exam:
 
 def lesson(exam: Exam, folder: Path, **settings: Any) -> dict[str, Any]:
     """The settings of a job on the exam's pictures, which lie in ``folder``."""
+    kind = kind_named(settings.get("method", DEFAULT))
+    # A network has no word of its own: the prompts that it learns and is judged by call it so.
+    trigger = {"trigger_word": TRIGGER} if "trigger_word" in options_of(kind.settings) else {}
     return {
+        **trigger,
         "name": TRIGGER,
         "images": str(folder),
         "template": "captions",
@@ -193,7 +200,8 @@ def train_and_judge(
     with host.lend():
         began = started_from(outcome.job, chosen) or kind.start(host, chosen)
         before, untrained = _judge(host, judge, exam, exam.plain, words, began)
-    after, plain, edited = judge_words(host, judge, exam, words, read_words(outcome.files))
+    networks = [file for product, file in outcome.files.items() if product.role == "network"]
+    after, plain, edited = judge_words(host, judge, exam, words, read_words(outcome.files), networks=networks)
     return ConceptResult(
         exam.concept, plain, edited, sum(untrained) / len(untrained), outcome, training, before, after
     )
@@ -213,10 +221,13 @@ def judge_words(
     words: Words,
     vectors: Embeddings,
     ceiling: tuple[list[bool], list[bool]] | None = None,
+    networks: Sequence[Path] = (),
 ) -> tuple[list[Image.Image], Scores, Scores]:
     """The pictures of the plain prompts, and how they and the edited ones compare to the ceiling, which is
-    judged too where it is not given."""
-    with host.lend():
+    the model's without ``networks``, and judged too where it is not given."""
+    with host.lend(), ExitStack() as undo:
+        for network in networks:
+            undo.enter_context(attach(host, network, family=host.info.family))
         after, plain = _judge(host, judge, exam, exam.plain, words, vectors)
         _, edited = _judge(host, judge, exam, exam.edited, words, vectors)
     plain_ceiling, edited_ceiling = ceiling or judge_ceiling(host, judge, exam)

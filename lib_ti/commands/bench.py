@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lib_ti.bench.cost import ConceptCost, bench_cost
+from lib_ti.bench.lora import bench_lora
 from lib_ti.bench.parity import bench_parity
 from lib_ti.bench.quality import ConceptResult, bench_quality, choose_concepts
 from lib_ti.bench.step import bench_step
 from lib_ti.bench.webui_step import bench_webui
 from lib_ti.bench.world import CFG_SCALE, bench_world
+from lib_ti.commands.lora import PRECISIONS
 from lib_ti.commands.shared import Stopped, given_settings, settings_options, shared_options
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts.standalone import StandaloneHost
@@ -117,6 +121,17 @@ def add_to(commands: Any) -> None:
     webui_.add_argument("--size", type=int, default=0, help="pixels (default: 64 for tiny, 256 for sd15)")
     webui_.add_argument("--pairs", type=int, default=8, help="steps of each, in turn (default: 8)")
 
+    lora_ = kinds.add_parser(
+        "lora", help="merging a LoRA into a checkpoint of SD 1.5's shapes, and extracting it: time and memory"
+    )
+    shared_options(lora_, lora, model=False)
+    lora_.add_argument("--rank", type=int, default=16, help="(default: 16)")
+    lora_.add_argument(
+        "--conv", action=argparse.BooleanOptionalAction, default=True, help="extract 3x3 convolutions, too"
+    )
+    lora_.add_argument("--precision", choices=tuple(PRECISIONS), default="fp16", help="(default: fp16)")
+    lora_.add_argument("--device", default="cpu")
+
     parity_ = kinds.add_parser(
         "parity", help="does a job in an installed WebUI give the vectors of the command line?"
     )
@@ -202,6 +217,13 @@ def step(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
 
 def webui(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     return _shown(bench_webui(args.arch, _size(args), _pairs(args)), args)
+
+
+def lora(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    if args.rank < 1:
+        raise BadInput(f"rank: got {args.rank}, expected at least 1.")
+    dtype, device = PRECISIONS[args.precision], torch.device(args.device)
+    return _shown(bench_lora(args.rank, dtype, device, conv=args.conv), args)
 
 
 def parity(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:

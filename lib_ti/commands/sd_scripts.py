@@ -1,6 +1,7 @@
-"""``ti-studio sd-scripts``: the command lines of sd-scripts' textual inversion, run as they stand.
+"""``ti-studio sd-scripts``: the command lines of sd-scripts' training, run as they stand.
 
-The table of sd_scripts_options translates them into options of ``ti-studio train``.
+The tables of sd_scripts_options and sd_scripts_network translate them into options of ``ti-studio train``.
+Those of its tools for networks are in sd_scripts_tools.
 """
 
 from __future__ import annotations
@@ -8,20 +9,59 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lib_ti.commands import train
-from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS, Ours, kept_copies
+from lib_ti.commands.sd_scripts_network import NETWORK_DEFAULTS, NETWORK_OPTIONS, network_ours
+from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS, Entry, Ours, kept_copies
+from lib_ti.commands.sd_scripts_tools import TOOLS, find_tool, run_tool
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import write_atomically
 from lib_ti.formats.embedding import read_embedding, safe_name, write_pt, write_safetensors
 
-SCRIPTS = ("train_textual_inversion.py", "sdxl_train_textual_inversion.py")
-_REQUIRED = ("pretrained_model_name_or_path", "token_string")
+
+@dataclass(frozen=True)
+class Script:
+    """What a script of sd-scripts takes, and what is to be done about it."""
+
+    options: Mapping[str, Entry]
+    defaults: Ours  # what it does where it is told nothing
+    required: tuple[str, ...]
+    output: Callable[[Mapping[str, str]], str]  # the name of its file, without the suffix
+    suffix: str  # of the file, without --save_model_as
+    # Options of ours that several of its own make together.
+    together: Callable[[Mapping[str, str], Ours], Ours] = lambda given, ours: {}
+
+
+_INVERSION = Script(
+    options=OPTIONS,
+    defaults=DEFAULTS,
+    required=("pretrained_model_name_or_path", "token_string"),
+    output=lambda given: given.get("output_name", given["token_string"]),
+    suffix="pt",
+)
+_NETWORK = Script(
+    options=NETWORK_OPTIONS,
+    defaults=NETWORK_DEFAULTS,
+    required=("pretrained_model_name_or_path", "network_module"),
+    output=lambda given: given.get("output_name", "last"),
+    suffix="safetensors",
+    together=network_ours,
+)
+SCRIPTS: Mapping[str, Script] = {
+    "train_textual_inversion.py": _INVERSION,
+    "sdxl_train_textual_inversion.py": _INVERSION,
+    "train_network.py": _NETWORK,
+    "sdxl_train_network.py": _NETWORK,
+}
+_NAMES = " or ".join((", ".join([*SCRIPTS][:-1]), [*SCRIPTS][-1]))
 
 
 @dataclass(frozen=True)
@@ -34,21 +74,22 @@ class Translation:
 
 
 def add_to(commands: Any) -> None:
-    parser = commands.add_parser(
-        "sd-scripts", help="run a command line of sd-scripts' textual inversion as it stands"
-    )
+    parser = commands.add_parser("sd-scripts", help="run a command line of sd-scripts as it stands")
     shared_options(parser, run, model=False)
     parser.add_argument("--device", default="", help="cpu, cuda, mps (default: the best there is)")
     parser.add_argument(
         "line",
         nargs=argparse.REMAINDER,
         metavar="SCRIPT ...",
-        help=f"{' or '.join(SCRIPTS)} with its options; 'accelerate launch ...' before it is skipped",
+        help=f"{', '.join((*SCRIPTS, *TOOLS))}, with its options; "
+        "'accelerate launch ...' before it is skipped",
     )
     parser.set_defaults(parser_class=type(parser))
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    if tool := find_tool(args.line):
+        return run_tool(tool, args, stopped)
     translation = translate(args.line, args.data, args.parser_class)
     for sentence in translation.told:
         print(sentence, file=sys.stderr)
@@ -59,7 +100,11 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     train.add_to(parser.add_subparsers(parser_class=args.parser_class))
     result = train.run(parser.parse_args(["train", *words]), stopped)
     if result["status"] == "done":
-        result["file"] = str(_save(Path(result["embedding"]), translation.output))
+        result["file"] = str(translation.output)
+        if result["embedding"]:
+            _save_embedding(Path(result["embedding"]), translation.output)
+        else:
+            _save_network(Path(result["network"]), translation.output)
     return result
 
 
@@ -71,36 +116,37 @@ def translate(
 
     Raises BadInput, by the option's name, for what has no counterpart here.
     """
-    script = next((i for i, word in enumerate(line) if word.endswith(".py")), None)
-    if script is None or (script > 0 and not re.match(r"accelerate|python", Path(line[0]).name)):
-        raise BadInput(
-            f"expected {' or '.join(SCRIPTS)} with its options, got {shlex.join(line) or 'nothing'}."
-        )
-    if (name := Path(line[script]).name) not in SCRIPTS:
-        raise BadInput(f"{name} cannot be run here; expected {' or '.join(SCRIPTS)}.")
-    given = _parse(line[script + 1 :], parser_class)
-    _check_presence(given)
-    ours: dict[str, str] = {"--data": str(folder), **DEFAULTS}
+    place = next((i for i, word in enumerate(line) if word.endswith(".py")), None)
+    if place is None or (place > 0 and not re.match(r"accelerate|python", Path(line[0]).name)):
+        raise BadInput(f"expected {_NAMES} with its options, got {shlex.join(line) or 'nothing'}.")
+    if (name := Path(line[place]).name) not in SCRIPTS:
+        raise BadInput(f"{name} cannot be run here; expected one of {', '.join((*SCRIPTS, *TOOLS))}.")
+    script = SCRIPTS[name]
+    given = _parse(line[place + 1 :], script, parser_class)
+    _check_presence(given, script)
+    ours: dict[str, str] = {"--data": str(folder), **script.defaults}
     told = []
     for option, value in given.items():
-        entry = OPTIONS[option].of(value)
+        entry = script.options[option].of(value)
         if entry.instead:
             raise BadInput(f"{_shown(option, value)} is not to be had here: {entry.instead}.")
         ours |= entry.ours(value)
         if entry.told:
             told.append(f"{_shown(option, value)}: {entry.told}")
     ours |= kept_copies(given)
+    ours |= script.together(given, ours)
     if "--buckets" in ours:
         del ours["--no-buckets"]
-    name = safe_name(given.get("output_name", safe_name(given["token_string"])))
-    suffix = given.get("save_model_as", "pt").lower()
-    return Translation(ours, told, Path(ours["--data"]) / f"{name}.{suffix}")
+    suffix = given.get("save_model_as", script.suffix).lower()
+    return Translation(ours, told, Path(ours["--data"]) / f"{safe_name(script.output(given))}.{suffix}")
 
 
-def _parse(arguments: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> dict[str, str]:
+def _parse(
+    arguments: Sequence[str], script: Script, parser_class: type[argparse.ArgumentParser]
+) -> dict[str, str]:
     """The options that are given, in the table's order; a switch has an empty value."""
     parser = parser_class(prog="ti-studio sd-scripts", add_help=False, allow_abbrev=False)
-    for option, entry in OPTIONS.items():
+    for option, entry in script.options.items():
         if entry.switch:
             parser.add_argument(f"--{option}", action="store_const", const="")
         else:
@@ -112,7 +158,7 @@ def _parse(arguments: Sequence[str], parser_class: type[argparse.ArgumentParser]
             "ti-studio train --help."
         )
     given = {}
-    for option, entry in OPTIONS.items():
+    for option, entry in script.options.items():
         value = getattr(values, option)
         # To sd-scripts an empty value is none.
         if value or (entry.switch and value is not None):
@@ -120,9 +166,9 @@ def _parse(arguments: Sequence[str], parser_class: type[argparse.ArgumentParser]
     return given
 
 
-def _check_presence(given: Mapping[str, str]) -> None:
+def _check_presence(given: Mapping[str, str], script: Script) -> None:
     """Raises BadInput where an option is missing, or two are given that do not go together."""
-    if absent := [option for option in _REQUIRED if option not in given]:
+    if absent := [option for option in script.required if option not in given]:
         raise BadInput(f"--{absent[0]} is missing.")
     if not {"train_data_dir", "dataset_config"} & given.keys():
         raise BadInput("--dataset_config is missing, or --train_data_dir in its place.")
@@ -135,9 +181,14 @@ def _shown(option: str, value: str) -> str:
     return f"--{option}={value}" if value else f"--{option}"
 
 
-def _save(made: Path, path: Path) -> Path:
-    """The embedding as sd-scripts names and stores it; as there, what was at ``path`` is replaced."""
+def _save_embedding(made: Path, path: Path) -> None:
+    """As sd-scripts names and stores it; as there, what was at ``path`` is replaced."""
     embedding = replace(read_embedding(made), name=path.stem)
     (write_pt if path.suffix == ".pt" else write_safetensors)(embedding, path)
     print(f"saved: {path}; a prompt calls it by the file's name, {path.stem}", file=sys.stderr)
-    return path
+
+
+def _save_network(made: Path, path: Path) -> None:
+    """Where sd-scripts puts it."""
+    write_atomically(path, partial(shutil.copyfile, made))
+    print(f"saved: {path}", file=sys.stderr)

@@ -99,7 +99,7 @@ _MODEL: Mapping[str, Entry] = {
     "tokenizer_cache_dir": needless("the tokenizer is built in"),
     "vae": missing("bake it into the checkpoint"),
 }
-_EMBEDDING: Mapping[str, Entry] = {
+EMBEDDING: Mapping[str, Entry] = {
     "token_string": becomes("--name"),
     "init_word": Entry(lambda word: {"--init": "text", "--init-text": word}),
     "num_vectors_per_token": becomes("--vectors"),
@@ -302,7 +302,7 @@ _SAVING: Mapping[str, Entry] = {
 
 # In the order in which they are translated: of two that set the same option of ours the later one wins.
 OPTIONS: Mapping[str, Entry] = {
-    **_MODEL, **_EMBEDDING, **_PICTURES, **_LEARNING, **_MACHINE, **_SAVING,
+    **_MODEL, **EMBEDDING, **_PICTURES, **_LEARNING, **_MACHINE, **_SAVING,
 }  # fmt: skip
 
 

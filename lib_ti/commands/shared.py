@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lib_ti.commands.network_args import read_network_args
+from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import Option
 from lib_ti.methods.registry import DEFAULT, KINDS, all_options
 
@@ -33,6 +35,13 @@ def settings_options(parser: argparse.ArgumentParser, leave_out: tuple[str, ...]
     methods = ", ".join(f"{kind.name} for {kind.title}" for kind in KINDS.values())
     told = f"what is trained: {methods} (default: {DEFAULT})"
     parser.add_argument("--method", choices=tuple(KINDS), default=argparse.SUPPRESS, help=told)
+    parser.add_argument(
+        "--network-args",
+        nargs="*",
+        default=argparse.SUPPRESS,
+        metavar="NAME=VALUE",
+        help="settings of a network as sd-scripts writes them, e.g. conv_dim=4 down_lr_weight=sine+.5",
+    )
     groups: dict[str, Any] = {}
     for name, (option, plain, defaults) in all_options().items():
         if name in leave_out:
@@ -70,5 +79,18 @@ def _notes(option: Option, defaults: dict[str, Any]) -> str:
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given on the command line, with the method if that was."""
-    return {name: getattr(args, name) for name in ("method", *all_options()) if hasattr(args, name)}
+    """The settings that were given on the command line, with the method if that was. Raises BadInput."""
+    given = {name: getattr(args, name) for name in ("method", *all_options()) if hasattr(args, name)}
+    if not getattr(args, "network_args", None):
+        return given
+    told = read_network_args(args.network_args, given.pop("method", "lora"))
+    method = told.pop("method")
+    return {"method": method, **{name: _typed(name, text) for name, text in told.items()}, **given}
+
+
+def _typed(name: str, text: str) -> Any:
+    _, plain, _ = all_options()[name]
+    try:
+        return plain(text)
+    except ValueError:
+        raise BadInput(f"network-args: got {text!r} for {name}, expected a number.") from None

@@ -38,7 +38,8 @@ class Method(Protocol):
         """Named leaf tensors, float32, the only ones that require gradient."""
 
     def draw(self, step: int) -> Sequence[Any]:
-        """The micro-batches of optimizer step ``step`` (from 1), from seed and step alone."""
+        """The micro-batches of optimizer step ``step`` (from 1), from seed and step alone. A ``split()`` of
+        one gives its samples, each as a micro-batch."""
 
     def losses(self, batch: Any) -> torch.Tensor:
         """Loss of each sample of a micro-batch, (b,), with gradient."""
@@ -170,6 +171,7 @@ class Loop:
         self.stage_ends = rate.stages.ends(self.settings.steps) if staircase else frozenset()
         self.parameters = dict(method.parameters())
         self.step = 0
+        self.one_by_one = False  # a micro-batch for every sample, whatever the method draws: less memory
         self.optimizer = self._make_optimizer()
         self.precision = Precision(self.settings.precision, next(iter(self.parameters.values())).device)
         self.vectors = [name for name in self.parameters if vectors is None or name in vectors]
@@ -196,16 +198,22 @@ class Loop:
         for kind, values in self._kept().items():
             for name, value in values.items():
                 beside[name][kind] = value.clone()
-        beside[WHOLE] = {"evaluations": list(self.evaluations.rows), "precision": self.precision.state()}
+        beside[WHOLE] = {
+            "evaluations": list(self.evaluations.rows),
+            "precision": self.precision.state(),
+            "one_by_one": self.one_by_one,
+        }
         return TrainState(self.step, self._copies(), state_of(self.optimizer, self.parameters), beside)
 
     def restore(self, state: TrainState) -> None:
-        """Go back, or on, to ``state``."""
+        """Go back, or on, to ``state``. Once samples are taken one by one they stay so."""
         self.step = state.step
+        self.optimizer.zero_grad(set_to_none=True)  # an error may have left a part of a step's
         self._set(state.parameters)
         restore_state(self.optimizer, self.parameters, state.optimizer)
         whole = state.beside.get(WHOLE, {})
         self.precision.restore(whole.get("precision", {}))
+        self.one_by_one = self.one_by_one or bool(whole.get("one_by_one"))
         self.evaluations.rows = [(step, loss) for step, loss in whole.get("evaluations", [])]
         self.evaluations.best = {}
         for kind, values in self._kept().items():
@@ -266,7 +274,7 @@ class Loop:
         """One optimizer step; returns the mean loss, on the device."""
         self.step += 1
         set_rate(self.optimizer, self.rate.at(self.step))
-        batches = self.method.draw(self.step)
+        batches = self.micro_batches(self.method.draw(self.step))
         count = sum(len(batch) for batch in batches)
         total: torch.Tensor | None = None
         for batch in batches:
@@ -281,6 +289,10 @@ class Loop:
         if total is None:
             raise ValueError("a step needs at least one micro-batch")
         return total
+
+    def micro_batches(self, batches: Sequence[Any]) -> Sequence[Any]:
+        """As they go through the model."""
+        return [single for batch in batches for single in batch.split()] if self.one_by_one else batches
 
     def apply_gradients(self) -> None:
         """Clip, step the optimizer and the average; nothing at all where nothing was taught."""
@@ -308,7 +320,8 @@ class Loop:
             return None
         result = self.result()
         with self.showing(result), torch.no_grad(), self.precision.computing():
-            losses = torch.cat([self.method.losses(batch) for batch in self.evaluation])
+            batches = self.micro_batches(self.evaluation)
+            losses = torch.cat([self.method.losses(batch) for batch in batches])
         loss = float(losses.mean())
         self.evaluations.add(self.step, loss, result)
         return loss

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lib_ti.core.settings import option
 
 PRIVATE = frozenset(
-    {"images", "reg_images", "dataset_config", "weights"}
+    {"images", "reg_images", "dataset_config", "weights", "network_weights", "base_weights"}
 )  # places on the user's disk: no file that is shared names them
 
 

@@ -47,6 +47,11 @@ def option(
     return dataclasses.field(default=default, metadata={"option": told})
 
 
+def with_default(kind: type, name: str, default: Any) -> Any:
+    """The settings field ``name`` of ``kind``, with another default."""
+    return dataclasses.field(default=default, metadata=options_of(kind)[name][0].metadata)
+
+
 def options_of(kind: type) -> dict[str, tuple[dataclasses.Field[Any], Option, type]]:
     """Field, option and plain type (int, float, str or bool) of every setting, in order."""
     hints = typing.get_type_hints(kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lib_ti.core.memory_settings import MemorySettings
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.settings import option
 
@@ -370,5 +371,5 @@ class SavingSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings(SavingSettings, NoiseSettings, LearningSettings, PictureSettings):
+class TrainSettings(SavingSettings, MemorySettings, NoiseSettings, LearningSettings, PictureSettings):
     """What every training method is told."""

@@ -111,11 +111,11 @@ def to_pixels(
     """
     # Lanczos both ways: Pillow widens the kernel when it shrinks, so nothing aliases, and it keeps
     # more detail than a box. ``fit`` crops at a fraction of a pixel, so the proportions stay exact.
-    image = ImageOps.fit(_flatten(image), (width, height), Image.Resampling.LANCZOS, centering=place)
+    image = ImageOps.fit(flatten(image), (width, height), Image.Resampling.LANCZOS, centering=place)
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def flatten(image: Image.Image) -> Image.Image:
     """Any mode as RGB, transparency laid on white."""
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
         sixteen_bit = np.asarray(image, dtype=np.uint32)

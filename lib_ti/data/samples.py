@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -40,6 +40,38 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def prompts_of(self, sample: int) -> Sequence[str]:
+        return [self.prompts[sample]]
+
+    def split(self) -> list[Batch]:
+        """Its samples, each as a batch of one."""
+        return [
+            replace(
+                self,
+                prompts=self.prompts_of(i),
+                **{
+                    told.name: value[i : i + 1]
+                    for told in fields(self)
+                    if torch.is_tensor(value := getattr(self, told.name))
+                },
+            )
+            for i in range(len(self))
+        ]
+
+    def resized(self, side: int) -> Batch:
+        """As many samples, prompts and timesteps, with latents of ``side`` by ``side`` that show nothing."""
+
+        def blank(tensor: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(*tensor.shape[:2], side, side, dtype=tensor.dtype)
+
+        return replace(
+            self,
+            latents=blank(self.latents),
+            noise=blank(self.noise),
+            input_noise=blank(self.input_noise),
+            mask=None if self.mask is None else blank(self.mask),
+        )
 
 
 class TrainingSet:

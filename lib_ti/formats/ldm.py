@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -70,13 +71,32 @@ def _inside(modules: Mapping[str, str], parts: Mapping[str, str]) -> dict[str, s
     }
 
 
+@dataclass(frozen=True)
+class _UnetPlan:
+    layers: int  # residual blocks of a level on the way down
+    attended: tuple[bool, ...]  # of each level on the way up: whether it attends to the prompt
+
+
+def _unet_plan(keys: Sequence[str]) -> _UnetPlan:
+    """Of a U-Net whose parameters are named ``keys``, in either layout."""
+    downsamplers = [int(key.split(".")[1]) for key in keys if key.endswith(".0.op.weight")]
+    if not downsamplers:
+        attends = [f"up_blocks.{level}.attentions." for level in range(_count(keys, "up_blocks"))]
+        layers = _count(keys, r"down_blocks\.0\.resnets")
+    else:
+        levels, step = len(downsamplers) + 1, min(downsamplers)
+        attends = [f"output_blocks.{step * level}.1.norm." for level in range(levels)]
+        layers = step - 1
+    return _UnetPlan(layers, tuple(any(key.startswith(start) for key in keys) for start in attends))
+
+
 def unet_names(keys: Iterable[str]) -> dict[str, str]:
-    """diffusers' module names -> LDM's, of the U-Net whose parameters are named ``keys``."""
-    keys = list(keys)
-    layers = _count(keys, r"down_blocks\.0\.resnets")
+    """diffusers' module names -> LDM's, of the U-Net whose parameters have the names ``keys`` in either."""
+    plan = _unet_plan(list(keys))
+    layers = plan.layers
     names = dict(_UNET_ENDS)
     resnets = {"mid_block.resnets.0": "middle_block.0", "mid_block.resnets.1": "middle_block.2"}
-    for level in range(_count(keys, "down_blocks")):
+    for level, attends in enumerate(plan.attended):
         first = level * (layers + 1)
         for i in range(layers):  # input_blocks.0 is conv_in
             resnets[f"down_blocks.{level}.resnets.{i}"] = f"input_blocks.{first + i + 1}.0"
@@ -85,7 +105,6 @@ def unet_names(keys: Iterable[str]) -> dict[str, str]:
         for i in range(layers + 1):
             resnets[f"up_blocks.{level}.resnets.{i}"] = f"output_blocks.{first + i}.0"
             names[f"up_blocks.{level}.attentions.{i}"] = f"output_blocks.{first + i}.1"
-        attends = any(key.startswith(f"up_blocks.{level}.attentions.") for key in keys)
         upsampler = f"output_blocks.{first + layers}.{2 if attends else 1}.conv"
         names[f"up_blocks.{level}.upsamplers.0.conv"] = upsampler
     return names | _inside(resnets, _UNET_RESNET)

@@ -11,7 +11,7 @@ import mmap
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import Pickler
 from typing import IO, Any
@@ -69,10 +69,11 @@ def read_torch_pickle(path: Path, *, unknown: Unknown = "refuse") -> object:
         raise BadInput(f"{path.name} is damaged, or torch did not write it: {error}.") from error
 
 
-def write_torch_pickle(content: object, path: Path) -> None:
+def write_torch_pickle(content: object, path: Path, later: Iterable[torch.Tensor] = ()) -> None:
     """Plain values and tensors in the older stream layout; the same content gives the same bytes.
 
-    torch.save names the storages of this layout by their addresses; here they are numbered.
+    ``later``: in their order, what the meta tensors of ``content`` stand for, taken one by one while the
+    file grows. torch.save names the storages of this layout by their addresses; here they are numbered.
     """
 
     def write(temporary: Path) -> None:
@@ -86,9 +87,11 @@ def write_torch_pickle(content: object, path: Path) -> None:
             pickler = _Pickler(file)
             pickler.dump(content)
             _Pickler(file).dump([str(number) for number in range(len(pickler.storages))])
-            for elements in pickler.storages:
+            others = iter(later)
+            for storage in pickler.storages:
+                elements = next(others).reshape(-1) if storage.is_meta else storage
                 file.write(struct.pack("<q", elements.numel()))
-                file.write(elements.view(torch.uint8).numpy().tobytes())
+                file.write(elements.view(torch.uint8).numpy().data)
 
     write_atomically(path, write)
 
@@ -111,7 +114,9 @@ class _Pickler(Pickler):
     def reducer_override(self, value: object) -> Any:
         if not isinstance(value, torch.Tensor):
             return NotImplemented
-        tensor = value.detach().cpu().contiguous()
+        tensor = value.detach().contiguous()
+        if not tensor.is_meta:
+            tensor = tensor.cpu()
         view = (0, tuple(tensor.shape), tensor.stride())  # offset, shape, stride
         hooks: OrderedDict[object, object] = OrderedDict()
         return torch._utils._rebuild_tensor_v2, (Storage(tensor.reshape(-1)), *view, False, hooks)

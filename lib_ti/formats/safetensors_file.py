@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,22 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import write_atomically
+from lib_ti.formats.streaming import bytes_of, header, in_order, stream_safetensors
 
 _MAX_HEADER = 16 << 20  # bytes; the format allows 100 MB
-
-_DTYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -45,27 +31,13 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path) -> None:
-    """The library writes metadata in an order that changes from run to run; here it is sorted."""
-    # Wide types first, as the library does, so that every tensor is aligned.
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    data = {name: _bytes(tensors[name]) for name in names}
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    end = 0
-    for name in names:
-        start, end = end, end + len(data[name])
-        dtype, shape = _DTYPE_NAMES[tensors[name].dtype], list(tensors[name].shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    # Half a surrogate pair, from a pickle or a file name, has no UTF-8.
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
-    text += b" " * (-len(text) % 8)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            file.writelines(data.values())
-
-    write_atomically(path, write)
+    """All at once, in the order of their names."""
+    stream_safetensors(path, dict(sorted(tensors.items())), tensors.__getitem__, metadata)
 
 
-def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def serialized(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[bytes]]:
+    """The bytes of the file that ``write_tensors`` writes: its head, and those of each tensor after it."""
+    plan = dict(sorted(tensors.items()))
+    names = in_order(plan)
+    data = [bytes(bytes_of(tensors[name].detach().cpu().contiguous())) for name in names]
+    return header(names, plan, metadata), data

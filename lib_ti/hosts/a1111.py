@@ -24,7 +24,6 @@ from lib_ti.hosts.a1111_loan import (
     differentiable,
     frozen,
     kept,
-    moved,
     neutral,
     option_set,
     own_vae,
@@ -39,8 +38,12 @@ from lib_ti.hosts.a1111_model import (
     token_layers,
     wants_mask,
 )
-from lib_ti.hosts.base import Condition, Embeddings, LatentDistribution, SampleRequest
+from lib_ti.hosts.base import Condition, Economy, Embeddings, LatentDistribution, SampleRequest
+from lib_ti.hosts.economy import economised
+from lib_ti.hosts.loan import moved
 from lib_ti.hosts.prompts import Trigger, Vocabulary, tokenize_triggers
+from lib_ti.networks.layers import Parts
+from lib_ti.networks.names import PARTS
 
 _PIXELS_AT_ONCE = 1024 * 1024  # pictures of a request are drawn in groups of so many pixels
 _EMPHASIS = re.compile(r"[(\[]")
@@ -83,10 +86,12 @@ class A1111Host:
         self._frames: dict[tuple[int, int], _Frame] = {}  # by the latents' height and width
         self._reordered: list[nn.Parameter] = []
         self._lent = False
+        self._economy = ExitStack()  # what the last call of economise changed
 
     @contextmanager
     def lend(self) -> Iterator[None]:
-        """See ``Host``. The cross-attention implementation stays the user's.
+        """See ``Host``. The cross-attention implementation stays the user's, unless ``economise`` is told
+        another.
 
         Raises BadInput where the WebUI was started with --lowvram or keeps weights in 8 bits.
         """
@@ -114,7 +119,30 @@ class A1111Host:
             give_back.enter_context(kept(self._database, "find_embedding_at_position"))
             self._database.find_embedding_at_position = self._find
             self._lent, self._frames = True, {}
+            give_back.enter_context(self._economy)
             yield
+
+    def economise(self, economy: Economy) -> None:
+        from modules import devices
+
+        if not self._lent:
+            raise RuntimeError("a model is economised in a loan only, which takes it back")
+        self._economy.close()
+        model = self._model
+        texts = text_models(model)
+        self._economy.enter_context(economised(model.model.diffusion_model, texts, economy))
+        # With --medvram the WebUI itself sends it away.
+        if economy.vae_away and not model.lowvram:
+            self._economy.enter_context(moved(model.first_stage_model, devices.cpu))
+
+    def parts(self) -> Parts:
+        # OpenCLIP's wrapper keeps its model under another name than transformers' does.
+        texts = [
+            getattr(text.wrapped, "transformer", None) or text.wrapped.model
+            for text in text_models(self._model)
+        ]
+        models = self._model.model.diffusion_model, *texts
+        return dict(zip(PARTS[self.info.family], models, strict=True))
 
     def tokenize(self, text: str) -> list[int]:
         return list(self._model.cond_stage_model.tokenize([text])[0])

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib_ti.hosts.loan import moved
+
 _MISSING = object()
 
 
@@ -129,17 +131,6 @@ def _reorder(weights: Iterable[nn.Parameter], order: torch.memory_format) -> Non
     for weight in weights:
         values = weight.data.clone(memory_format=order)
         weight.data = weight.data.as_strided(values.shape, values.stride()).copy_(values)
-
-
-@contextmanager
-def moved(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """``module`` on ``device``, then back where it was."""
-    before = next(module.parameters()).device
-    module.to(device)
-    try:
-        yield
-    finally:
-        module.to(before)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from lib_ti.formats.embedding import Family
+from lib_ti.networks.layers import Parts
 
 Prediction = Literal["eps", "v"]
 
@@ -62,6 +63,15 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Economy:
+    """How a lent model runs: what it does without to need less memory. The answers stay the same."""
+
+    checkpointing: bool = False  # blocks are computed again in the backward pass
+    attention: str = "model"  # as the host has it; or "sdpa", "sliced", "xformers"
+    vae_away: bool = False  # the VAE is on the device while it works, and not between
+
+
+@dataclass(frozen=True)
 class SampleRequest:
     """One batch of pictures to draw; picture i takes seed ``seeds[i]``, whatever the batch is."""
 
@@ -84,6 +94,13 @@ class Host(Protocol):
     def lend(self) -> AbstractContextManager[None]:
         """Freeze the model and switch off what would spoil training; on exit, also after an error,
         everything is exactly as before."""
+
+    def economise(self, economy: Economy) -> None:
+        """How the model runs from now to the end of the loan, or to the next call. Raises BadInput for
+        what is not installed."""
+
+    def parts(self) -> Parts:
+        """The living U-Net and text encoders, whose layers a network changes; in the program's own layout."""
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text``, without start and end marks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,13 @@ from PIL import Image
 from torch import nn
 
 from lib_ti.core.errors import BadInput
-from lib_ti.hosts.base import Condition, Embeddings, LatentDistribution, ModelInfo, SampleRequest
+from lib_ti.hosts.base import Condition, Economy, Embeddings, LatentDistribution, ModelInfo, SampleRequest
 from lib_ti.hosts.checkpoints import Components, load_components
 from lib_ti.hosts.clip_text import ClipText
+from lib_ti.hosts.economy import economised
+from lib_ti.hosts.loan import moved
+from lib_ti.networks.layers import Parts
+from lib_ti.networks.names import PARTS
 
 _PIXELS_AT_ONCE = 1024 * 1024  # pictures of a request are drawn in groups of so many pixels
 _ENCODERS = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
@@ -49,6 +53,7 @@ class StandaloneHost:
         self._texts = _text_encoders(components, device)
         self._clip_skip = _layer(components, clip_skip)
         self._embeddings: Embeddings = {}
+        self._economy: ExitStack | None = None  # in a loan
         self.info = ModelInfo(
             name=components.name,
             sha256=components.sha256,
@@ -85,11 +90,26 @@ class StandaloneHost:
         try:
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
-            yield
+            with ExitStack() as self._economy:
+                yield
         finally:
+            self._economy = None
             self._embeddings = {}
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+    def economise(self, economy: Economy) -> None:
+        if self._economy is None:
+            raise RuntimeError("a model is economised in a loan only, which takes it back")
+        self._economy.close()
+        texts = [text.model for text in self._texts.values()]
+        self._economy.enter_context(economised(self._unet, texts, economy))
+        if economy.vae_away:
+            self._economy.enter_context(moved(self._vae, torch.device("cpu")))
+
+    def parts(self) -> Parts:
+        models = self._unet, *(text.model for text in self._texts.values())
+        return dict(zip(PARTS[self.info.family], models, strict=True))
 
     def tokenize(self, text: str) -> list[int]:
         first, *_ = self._texts.values()
@@ -131,7 +151,8 @@ class StandaloneHost:
 
     @torch.no_grad()
     def encode_images(self, pixels: torch.Tensor) -> LatentDistribution:
-        posterior = self._vae.encode(pixels.to(self.info.device, self._vae.dtype)).latent_dist
+        with moved(self._vae, self.info.device):
+            posterior = self._vae.encode(pixels.to(self.info.device, self._vae.dtype)).latent_dist
         scale = self.info.latent_scale
         return LatentDistribution(posterior.mean.float() * scale, posterior.std.float() * scale)
 
@@ -156,7 +177,8 @@ class StandaloneHost:
         return torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=self.info.device)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return self._vae.decode((latents / self.info.latent_scale).to(self._vae.dtype)).sample.float()
+        with moved(self._vae, self.info.device):
+            return self._vae.decode((latents / self.info.latent_scale).to(self._vae.dtype)).sample.float()
 
     def sampler_names(self) -> list[str]:
         return list(_SAMPLERS)

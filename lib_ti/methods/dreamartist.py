@@ -3,7 +3,6 @@ together with classifier-free guidance inside the loss."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.randomness import generator_at
-from lib_ti.core.settings import option
+from lib_ti.core.settings import option, with_default
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding
@@ -51,11 +50,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def _with_default(name: str, default: Any) -> Any:
-    """The setting of textual inversion of that name, with another default."""
-    return dataclasses.field(default=default, metadata=VectorSettings.__dataclass_fields__[name].metadata)
-
-
 @dataclass(frozen=True)
 class DreamArtistSettings(VectorSettings):
     """What DreamArtist is told beside what textual inversion is."""
@@ -69,7 +63,7 @@ class DreamArtistSettings(VectorSettings):
         label="Preset",
         basic=True,
     )
-    vectors: int = _with_default("vectors", 3)
+    vectors: int = with_default(VectorSettings, "vectors", 3)
     negative_vectors: int = option(
         6,
         "Vectors of the second embedding, which goes into the negative prompt; 0: none, the guidance then "
@@ -208,6 +202,9 @@ class _PairBatch(Batch):
     def __len__(self) -> int:
         return len(self.latents)
 
+    def prompts_of(self, sample: int) -> Sequence[str]:
+        return [self.prompts[sample], self.prompts[len(self) + sample]]
+
 
 class _PairedSamples:
     """The training set, of which every sample has two prompts."""
@@ -299,6 +296,7 @@ class DreamArtist(TextualInversion):
         losses = super().losses(batch)
         if self.pair.reconstruction:
             losses = losses + self.pair.reconstruction * self._reconstruction_error(batch)
+        self.asked.last = None  # it would keep the step's activations in memory
         return losses
 
     def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> list[Writer]:

@@ -7,10 +7,13 @@ from typing import Any
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import Option, build, options_of
-from lib_ti.methods import dreamartist, textual_inversion
+from lib_ti.methods import dreamartist, lora, textual_inversion
 from lib_ti.methods.kind import JobSettings, Kind
 
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (textual_inversion.KIND, dreamartist.KIND)}
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (textual_inversion.KIND, dreamartist.KIND, lora.LORA, lora.C3LIER, lora.DYLORA)
+}
 DEFAULT = textual_inversion.KIND.name
 
 

@@ -270,7 +270,7 @@ def vectors_of(parameters: Mapping[str, torch.Tensor], settings: VectorSettings)
 def as_embedding(
     vectors: Mapping[str, torch.Tensor],
     host: Host,
-    settings: VectorSettings,
+    settings: JobSettings,
     step: int,
     job: str = "",
     *,

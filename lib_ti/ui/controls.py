@@ -19,9 +19,11 @@ _SLIDER_SPAN = 100  # a wider range is typed, not dragged
 # The groups in the order of a page, and what it calls them.
 GROUPS = {
     "embedding": "The new word",
+    "network": "The network",
     "pictures": "The pictures",
     "length": "How long",
     "learning": "How it learns",
+    "memory": "What it needs in memory",
     "saving": "What is saved",
     "previews": "Previews",
 }

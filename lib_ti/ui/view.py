@@ -104,11 +104,14 @@ def _result(status: Status) -> str:
 
 
 def _words(status: Status) -> Words:
-    """A file is called by its name."""
+    """A file is called by its name, a network's in a call of its own, beside the word that it was taught."""
     positive, negative, *others = (
         Path(file or "").stem
         for file in (status.embedding, status.negative_embedding, *status.other_embeddings)
     )
+    if status.network:
+        word = positive or status.settings.get("trigger_word", "")
+        positive, *others = filter(None, (word, f"<lora:{Path(status.network).stem}:1>"))
     return Words(positive, negative, tuple(others))
 
 
@@ -139,7 +142,7 @@ def _buttons(words: Words) -> str:
 
 def _place(status: Status) -> str:
     words = (status.embedding, status.negative_embedding, *status.other_embeddings)
-    files = [escape(file) for file in words if file]
+    files = [escape(file) for file in (*words, status.network, status.bundle) if file]
     return f"It lies in {files[0]}." if len(files) == 1 else f"They lie in {' and '.join(files)}."
 
 

@@ -15,7 +15,7 @@ from lib_ti.methods.registry import DEFAULT, KINDS, all_options, kind_of, read_s
 def test_settings_tell_their_kind_and_every_one_tells_of_itself(name: str) -> None:
     settings = read_settings({"method": name, "name": "zqx"})
     assert kind_of(settings) is KINDS[name] and type(settings) is KINDS[name].settings
-    assert KINDS[name].words(settings).positive == "zqx"
+    assert KINDS[name].products(settings)[0].name == "zqx"
     assert all(told.help and told.group for _, told, _ in options_of(type(settings)).values())
 
 

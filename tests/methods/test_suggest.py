@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from lib_ti import jobs
 from lib_ti.api import PREFIX, make_router
 from lib_ti.bench.quality import Exam
 from lib_ti.cli import main
+from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import build
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under
@@ -93,6 +95,16 @@ def test_it_is_offered_over_http(workshop: Workshop, hearts: str, monkeypatch: p
     assert len(answer.json()) == 3 and answer.json()[0].keys() == {"word", "loss"}
     refused = client.post(f"{PREFIX}/suggest", json={"images": "nowhere"})
     assert refused.status_code == 422 and "nowhere" in refused.json()["error"]
+
+
+def test_it_is_refused_where_nobody_could_answer(
+    workshop: Workshop, hearts: str, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(BadInput, match="LoRA does not start at words"):
+        workshop.suggest({"method": "lora", "images": hearts})
+    job = workshop.train({**settings, "steps": 100_000})
+    with pytest.raises(BadInput, match=f"job {job} uses the model"):
+        workshop.suggest({"images": hearts})
 
 
 def test_it_is_a_command(

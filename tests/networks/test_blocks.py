@@ -1,60 +1,41 @@
-"""Numbers for blocks: sd-scripts' lists and presets."""
-
 from __future__ import annotations
 
 import pytest
 
 from lib_ti.core.errors import BadInput
-from lib_ti.networks.blocks import block_count, block_weights, read_ranks
-
-# sin(pi/2 * i / 11), as sd-scripts gives them.
-SINE = [0, 0.1423, 0.2817, 0.4154, 0.5406, 0.6549, 0.7557, 0.8413, 0.9096, 0.9595, 0.9898, 1]
+from lib_ti.networks.blocks import block_weights
 
 
-def test_every_block_has_a_weight_and_what_is_left_out_is_one() -> None:
-    down = ",".join(["0.5"] * 4 + ["1.0"] * 4 + ["1.5"] * 4)
-    assert block_weights("", "", "", "sd1") == [1.0] * 25
-    assert block_weights(down, "2.0", "", "sd1") == [0.5] * 4 + [1.0] * 4 + [1.5] * 4 + [2.0] + [1.0] * 12
-    sdxl = block_weights("linear", "1,2,3", "zeros+.5", "sdxl")
-    assert (len(sdxl), sdxl[0], sdxl[-1]) == (23, 1.0, 1.0)
-    assert sdxl[1:10] == [i / 8 for i in range(9)] and sdxl[10:] == [1, 2, 3, *[0.5] * 9, 1]
+def test_sd_scripts_lists_are_taken_as_they_are():
+    assert block_weights(range(25), "sd1").blocks == tuple(range(25))
+    assert block_weights(range(23), "sdxl").blocks == tuple(range(23))
+    assert block_weights(range(23), "sdxl").of(None) == 1
 
 
-def test_presets_are_those_of_sd_scripts() -> None:
-    weights = block_weights("sine+.5", "1.5", "cosine+.5", "sd2")
-    assert weights[:12] == pytest.approx([value + 0.5 for value in SINE], abs=1e-4)
-    assert weights[13:] == pytest.approx([value + 0.5 for value in SINE[::-1]], abs=1e-4)
-    assert block_weights("linear", "", "reverse_linear", "sd1")[:12] == [i / 11 for i in range(12)]
-    assert block_weights("linear", "", "reverse_linear", "sd1")[13:] == [1 - i / 11 for i in range(12)]
+def test_the_lists_with_a_base():
+    """The numbers of the lists are their own places: BASE 0, IN00 1, ..."""
+    full = block_weights(range(26), "sd2")
+    assert full.of(None) == 0 and full.blocks == tuple(range(1, 26))
+    short = block_weights(range(1, 18), "sd1")
+    assert short.of(None) == 1
+    assert [short.of(block) for block in (1, 2, 4, 5, 7, 8)] == [2, 3, 4, 5, 6, 7]
+    assert short.of(12) == 8 and [short.of(block) for block in range(16, 25)] == [*range(9, 18)]
+    assert [short.of(block) for block in (0, 3, 6, 9, 10, 11, 13, 14, 15)] == [0] * 9
 
 
-def test_a_weight_up_to_the_threshold_counts_as_none() -> None:
-    weights = block_weights("linear", "0.1", "", "sd1", least=0.1)
-    assert weights[:3] == [0, 0, 2 / 11] and weights[12] == 0
+def test_the_lists_of_sdxl():
+    full = block_weights(range(1, 21), "sdxl")
+    assert full.blocks == (1, *range(2, 11), 11, 11, 11, *range(12, 21), 1)
+    short = block_weights(range(1, 13), "sdxl")
+    assert [short.of(block) for block in (5, 6, 8, 9)] == [2, 3, 4, 5]
+    assert [short.of(block) for block in (10, 11, 12)] == [6, 6, 6]
+    assert [short.of(block) for block in range(13, 19)] == [*range(7, 13)]
+    assert short.of(None) == short.of(0) == short.of(22) == 1 and short.of(4) == short.of(21) == 0
 
 
 @pytest.mark.parametrize(
-    ("down", "middle", "up"),
-    [
-        ("0.5", "", ""),
-        ("", "sine", ""),
-        ("", "1,2", ""),
-        ("", "", ",".join("1" * 13)),
-        ("wave", "", ""),
-        ("sine+", "", ""),
-        ("sine+x", "", ""),
-        ("sine*2", "", ""),
-        (",".join(["-1"] * 12), "", ""),
-        (",".join(["nan"] * 12), "", ""),
-    ],
+    ("count", "family", "known"), [(23, "sd1", "17, 25, 26"), (25, "sdxl", "12, 20, 23")]
 )
-def test_what_cannot_be_read_is_refused_by_name(down: str, middle: str, up: str) -> None:
-    with pytest.raises(BadInput, match=r"(down|mid|up)-lr-weight: got .*, expected"):
-        block_weights(down, middle, up, "sd1")
-
-
-def test_ranks_are_whole_numbers_one_for_each_block() -> None:
-    assert read_ranks("block-dims", ",".join(["2"] * 25), "sd1") == [2] * 25 and block_count("sdxl") == 23
-    for text in ("2,4", ",".join(["2.5"] * 25), ",".join(["-2"] * 25)):
-        with pytest.raises(BadInput, match="block-dims: got"):
-            read_ranks("block-dims", text, "sd1")
+def test_another_length_is_refused(count, family, known):
+    with pytest.raises(BadInput, match=known):
+        block_weights([1.0] * count, family)

@@ -19,6 +19,10 @@ def status(state: str = "training", **more: object) -> Status:
     return Status(job="20260101-000000-my-cat", status=state, settings=settings, steps=600, **more)  # type: ignore[arg-type]
 
 
+NETWORK = status("done", network="/l/my-cat.safetensors")
+BUNDLE = status(
+    "done", embedding="/e/zqx.pt", network="/l/my-cat.safetensors", bundle="/l/my-cat-bundle.safetensors"
+)
 PAIR = status("done", embedding="/e/my-cat.pt", negative_embedding="/e/my-cat-neg.pt")
 
 
@@ -53,6 +57,8 @@ def text_of(html: str) -> str:
         (status(step=60, seconds_per_step=0.5, seconds_left=270.0), "0.50 s a step · 4 min 30 s left"),
         (status("done", embedding="/e/my-cat.pt"), "in a prompt. It lies in /e/my-cat"),
         (PAIR, "Write my-cat in the prompt and my-cat-neg in the negative prompt. They lie in"),
+        (NETWORK, "Write <lora:my-cat:1> in a prompt. It lies in /l/my-cat.safetensors."),
+        (BUNDLE, "Write zqx , <lora:my-cat:1> in a prompt. They lie in /e/zqx.pt and /l/my-cat"),
         (status("stopped", step=60), "Resume goes on"),
         (status("stopped", step=60, embedding="/e/x"), "What it had learned is saved"),
         (status("failed", error="there is not enough memory"), "Failed: my-cat"),

@@ -1,0 +1,48 @@
+"""sd-scripts' ``network_args`` (and what LyCORIS adds to them) as settings of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lib_ti.core.errors import BadInput
+
+# Its names -> ours.
+_NAMES = {
+    "conv_dim": "conv_rank",
+    "conv_alpha": "conv_alpha",
+    "unit": "unit",
+    "block_size": "unit",  # LyCORIS' word for it
+    "loraplus_lr_ratio": "up_rate",
+    **{
+        name: name
+        for name in (
+            *("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"),
+            *("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold"),
+            *("dropout", "rank_dropout", "module_dropout"),
+        )
+    },
+}
+_ALGORITHMS = ("lora", "locon", "dylora")
+
+
+def read_network_args(words: Sequence[str], method: str = "lora") -> dict[str, str]:
+    """``conv_dim=4 down_lr_weight=sine+.5``: settings with their values as text, "method" among them.
+
+    ``method``: the one without these arguments. Raises BadInput for what is not known here.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if name == "algo" and value.lower() in _ALGORITHMS:
+            method = "dylora" if value.lower() == "dylora" else method
+        elif equals and name in _NAMES:
+            found[_NAMES[name]] = value
+        else:
+            known = f"algo ({', '.join(_ALGORITHMS)}), {', '.join(_NAMES)}"
+            raise BadInput(f"network-args: got {word!r}, expected NAME=VALUE with one of {known}.")
+    conv = {"conv_rank", "conv_block_dims"} & found.keys()
+    if conv:
+        found.setdefault("conv_alpha", "1")  # as there
+    if "unit" in found:
+        method = "dylora"
+    return {"method": "c3lier" if conv and method == "lora" else method, **found}

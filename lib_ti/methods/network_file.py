@@ -1,0 +1,64 @@
+"""What the file of a trained network says of itself: sd-scripts' ss_ keys, and our own."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+
+from lib_ti.core.picture_settings import PRIVATE
+from lib_ti.core.schedule import learning_rate_of
+from lib_ti.hosts.base import Host
+from lib_ti.methods.network_settings import DyLoraSettings, NetworkSettings
+from lib_ti.networks.files import network_metadata
+
+
+def metadata_of(host: Host, settings: NetworkSettings, step: int, job: str) -> dict[str, str]:
+    """After so many steps of the job of this id."""
+    info, rate = host.info, learning_rate_of(settings).at(1)
+    told = {key: value for key, value in asdict(settings).items() if key not in PRIVATE}
+    by_block = settings.dim_from_weights or settings.block_dims or settings.block_alphas
+    usual = network_metadata(
+        info.family,
+        prediction=info.prediction,
+        dim="Dynamic" if by_block else settings.rank,
+        alpha="Dynamic" if by_block else settings.alpha or settings.rank,
+        args=network_args(settings),
+        title=settings.name,
+        module="networks.dylora" if settings.rank_unit else "networks.lora",
+    )
+    return usual | {
+        "job": job,
+        "settings": json.dumps(told, ensure_ascii=False, sort_keys=True),
+        "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "ss_session_id": job,
+        "ss_training_finished_at": str(time.time()),
+        "ss_sd_model_name": info.name,
+        "ss_new_sd_model_hash": info.sha256,
+        "ss_network_dropout": str(settings.dropout),
+        "ss_learning_rate": str(rate),
+        "ss_unet_lr": str(rate * settings.unet_rate),
+        "ss_text_encoder_lr": str(rate * settings.text_rate),
+        "ss_optimizer": settings.optimizer,
+        "ss_lr_scheduler": settings.decay,
+        "ss_max_train_steps": str(settings.steps),
+        "ss_steps": str(step),
+        "ss_seed": str(settings.seed),
+        "ss_clip_skip": str(settings.clip_skip or None),
+        "ss_min_snr_gamma": str(settings.min_snr_gamma if settings.weighting == "min-snr" else None),
+        "ss_noise_offset": str(settings.noise_offset or None),
+    }
+
+
+def network_args(settings: NetworkSettings) -> dict[str, str]:
+    """The settings that sd-scripts takes as network_args, by its names."""
+    told: dict[str, object] = {}
+    if settings.conv_rank:
+        told |= {"conv_dim": settings.conv_rank, "conv_alpha": settings.conv_alpha or settings.conv_rank}
+    if isinstance(settings, DyLoraSettings):
+        told["unit"] = settings.unit
+    names = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
+    weights = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold")
+    for name in (*names, *weights, "rank_dropout", "module_dropout"):
+        told |= {name: value} if (value := getattr(settings, name)) else {}
+    return {name: str(value) for name, value in told.items()}

@@ -1,0 +1,343 @@
+"""What the training of a network is told, and what that means for each layer of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.settings import option, with_default
+from lib_ti.formats.embedding import Family
+from lib_ti.methods.kind import JobSettings
+from lib_ti.methods.textual_inversion import VectorSettings
+from lib_ti.networks.block_numbers import block_count, block_weights, read_numbers, read_ranks
+from lib_ti.networks.layers import Layer, trained_layers
+from lib_ti.networks.trainable import Dropout, Size
+
+
+@dataclass(frozen=True)
+class RateSettings:
+    """Who learns how fast."""
+
+    unet_rate: float = option(
+        1.0,
+        "Learning rate of the U-Net's layers, as a multiple of the job's.",
+        group="network",
+        low=0.001,
+        high=1000,
+        label="U-Net learning rate weight",
+    )
+    text_rate: float = option(
+        0.5,
+        "Learning rate of the text encoder's layers, as a multiple of the job's.",
+        group="network",
+        low=0.001,
+        high=1000,
+        label="Text encoder learning rate weight",
+    )
+    up_rate: float = option(
+        1.0,
+        "Learning rate of the matrices that start at zero, as a multiple of the others' (LoRA+, which "
+        "advises 16).",
+        group="network",
+        low=0.01,
+        high=1000,
+        label="LoRA+ ratio",
+    )
+    down_lr_weight: str = option(
+        "",
+        "Learning rates of the U-Net's down blocks, as multiples: 12 numbers (9 for SDXL), or sine, cosine, "
+        "linear, reverse_linear, zeros, with +0.25 to add that; empty: 1. At 0 a block is left as it is.",
+        group="network",
+        label="Down blocks' learning rate weights",
+    )
+    mid_lr_weight: str = option(
+        "",
+        "The same of the middle block: 1 number (3 for SDXL).",
+        group="network",
+        label="Middle block's learning rate weight",
+    )
+    up_lr_weight: str = option(
+        "",
+        "The same of the up blocks: 12 numbers (9 for SDXL), or a name as above.",
+        group="network",
+        label="Up blocks' learning rate weights",
+    )
+    block_lr_zero_threshold: float = option(
+        0.0,
+        "Such a weight counts as 0 up to this.",
+        group="network",
+        low=0,
+        high=1000,
+        label="Block weight threshold",
+    )
+
+
+@dataclass(frozen=True)
+class SizeSettings:
+    """How large the matrices are."""
+
+    rank: int = option(
+        8,
+        "Rank of the matrices (dim): more can hold more, and takes a larger file.",
+        group="network",
+        low=1,
+        high=1024,
+        basic=True,
+    )
+    alpha: float = option(
+        8.0,
+        "The network counts alpha / rank times; 0: the rank.",
+        group="network",
+        low=0,
+        high=1024,
+        label="Network alpha",
+    )
+    conv_rank: int = option(
+        0,
+        "Rank of the matrices of 3x3 convolutions; 0: those are left as they are.",
+        group="network",
+        low=0,
+        high=1024,
+        label="Convolution rank",
+    )
+    conv_alpha: float = option(
+        0.0,
+        "Alpha of the 3x3 convolutions; 0: their rank.",
+        group="network",
+        low=0,
+        high=1024,
+        label="Convolution alpha",
+    )
+    block_dims: str = option(
+        "",
+        "A rank for each of the U-Net's 25 blocks (23 for SDXL), in the place of the one above; at 0 a block "
+        "is left as it is.",
+        group="network",
+        label="Ranks of blocks",
+    )
+    block_alphas: str = option(
+        "", "An alpha for each of those blocks.", group="network", label="Alphas of blocks"
+    )
+    conv_block_dims: str = option(
+        "",
+        "A rank for the 3x3 convolutions of each block.",
+        group="network",
+        label="Convolution ranks of blocks",
+    )
+    conv_block_alphas: str = option(
+        "",
+        "An alpha for the 3x3 convolutions of each block.",
+        group="network",
+        label="Convolution alphas of blocks",
+    )
+
+
+@dataclass(frozen=True)
+class WordSettings:
+    """A word that is learned together with the network."""
+
+    trigger_word: str = option(
+        "",
+        "What [name] in captions and templates stands for; a network needs none.",
+        group="network",
+        label="Trigger word",
+        basic=True,
+    )
+    word_vectors: int = option(
+        0,
+        "Learn an embedding of so many vectors for the trigger word too; both are saved, each for itself and "
+        "in one bundle. 0: none.",
+        group="network",
+        low=0,
+        high=75,
+        label="Vectors of the trigger word",
+    )
+    word_rate: float = option(
+        5.0,
+        "Learning rate of those vectors, as a multiple of the job's.",
+        group="network",
+        low=0.001,
+        high=1000,
+        label="Trigger word learning rate weight",
+    )
+    init_text: str = with_default(VectorSettings, "init_text", "*")
+
+
+@dataclass(frozen=True)
+class NetworkSettings(WordSettings, RateSettings, SizeSettings, JobSettings):
+    """What the training of a network is told beside what every method is."""
+
+    template: str = with_default(JobSettings, "template", "captions")
+    learning_rate: str = with_default(JobSettings, "learning_rate", "1e-3")
+    weighting: str = with_default(JobSettings, "weighting", "none")
+    train_parts: str = option(
+        "both",
+        "What the network changes.",
+        group="network",
+        choices=("both", "unet", "text"),
+        label="Train U-Net or text encoder",
+        basic=True,
+    )
+    dropout: float = option(
+        0.0,
+        "Share of the numbers between the two matrices that each step leaves out.",
+        group="network",
+        low=0,
+        high=0.95,
+        label="Network dropout",
+    )
+    rank_dropout: float = option(
+        0.0, "Share of the rank's rows that each step leaves out.", group="network", low=0, high=0.95
+    )
+    module_dropout: float = option(
+        0.0, "Share of the layers that each step leaves out.", group="network", low=0, high=0.95
+    )
+    max_norm: float = option(
+        0.0,
+        "Largest norm of a layer's change, to which larger ones are scaled down after every step; 0: none.",
+        group="network",
+        low=0,
+        high=1000,
+        label="Scale weight norms",
+    )
+    network_weights: str = option(
+        "", "File of a network to go on from.", group="network", label="Continue from network"
+    )
+    dim_from_weights: bool = option(
+        False, "Take layers, ranks and alphas from that file.", group="network", label="Ranks from that file"
+    )
+    base_weights: str = option(
+        "",
+        "File of a network that is on the model while this one learns the difference.",
+        group="network",
+        label="Learn the difference to network",
+    )
+    base_multiplier: float = option(
+        1.0, "How strongly that one is on.", group="network", low=-10, high=10, label="Its multiplier"
+    )
+    save_precision: str = option(
+        "fp16",
+        "Precision of the network's file; the job itself goes on in fp32.",
+        group="saving",
+        choices=("fp32", "fp16", "bf16"),
+        label="Precision of the file",
+    )
+
+    @property
+    def trigger(self) -> str:
+        return self.trigger_word
+
+    @property
+    def rank_unit(self) -> int:
+        """Ranks of DyLoRA are multiples of this; 0: every step has the whole rank."""
+        return 0
+
+    @property
+    def all_dropout(self) -> Dropout:
+        return Dropout(self.dropout, self.rank_dropout, self.module_dropout)
+
+
+@dataclass(frozen=True)
+class LoraSettings(NetworkSettings):
+    """LierLa: linear layers and 1x1 convolutions."""
+
+
+@dataclass(frozen=True)
+class C3LierSettings(NetworkSettings):
+    """C3Lier, which others call LoCon: 3x3 convolutions too."""
+
+    conv_rank: int = with_default(SizeSettings, "conv_rank", 4)
+
+
+@dataclass(frozen=True)
+class DyLoraSettings(NetworkSettings):
+    """DyLoRA: every step learns at another rank, so that any rank can be used afterwards."""
+
+    unit: int = option(
+        1, "Ranks to be had are multiples of this.", group="network", low=1, high=1024, label="DyLoRA unit"
+    )
+    keep_lower: bool = option(
+        False,
+        "Let a step learn the last unit of its rank only, and leave the lower rows as they are.",
+        group="network",
+        label="DyLoRA: learn the last unit only",
+    )
+
+    @property
+    def rank_unit(self) -> int:
+        return self.unit
+
+
+def check_network(settings: NetworkSettings) -> None:
+    """Raises BadInput where settings contradict each other, as far as can be told without a model."""
+    unit = settings.rank_unit
+    if unit and settings.rank % unit:
+        raise BadInput(f"unit: got {unit}, expected a number that divides the rank, {settings.rank}.")
+    if unit and (settings.conv_rank not in (0, settings.rank) or _by_block(settings)):
+        raise BadInput(
+            f"conv-rank: got {settings.conv_rank}, expected 0 or the rank, {settings.rank}, and no ranks of "
+            "blocks: DyLoRA trains one rank in all layers."
+        )
+    if settings.dim_from_weights and not settings.network_weights:
+        raise BadInput("dim-from-weights takes the ranks from a file; name it with network-weights.")
+    if settings.word_vectors and not settings.trigger_word:
+        raise BadInput("word-vectors are learned for a trigger word; give one with trigger-word.")
+    if settings.word_vectors and "." in settings.trigger_word:
+        raise BadInput(
+            f"trigger-word: got {settings.trigger_word!r}, expected one without a point: programs that read "
+            "bundles would end it there."
+        )
+
+
+def _by_block(settings: NetworkSettings) -> bool:
+    return bool(settings.block_dims or settings.conv_block_dims)
+
+
+def plan_sizes(layers: Mapping[str, Layer], settings: NetworkSettings, family: Family) -> dict[str, Size]:
+    """The layers that the settings have trained, by name, with the size of each update. Raises BadInput."""
+    weights = _block_weights(settings, family)
+    conv = bool(settings.conv_rank or settings.conv_block_dims)
+    linear_sizes = _sizes(settings, "", family)
+    conv_sizes = _sizes(settings, "conv_", family)
+    plan = {}
+    for name, layer in trained_layers(layers, conv=conv).items():
+        in_unet = layer.part == "unet"
+        if settings.train_parts not in ("both", "unet" if in_unet else "text"):
+            continue
+        if not in_unet:
+            size = Size(settings.rank, settings.alpha or settings.rank)
+        elif layer.block is None or not weights[layer.block]:
+            continue
+        else:
+            size = (conv_sizes if layer.kind == "conv" else linear_sizes)[layer.block]
+        if size.rank:
+            plan[name] = size
+    return plan
+
+
+def _sizes(settings: NetworkSettings, prefix: str, family: Family) -> list[Size]:
+    """Of each block of the U-Net; ``prefix``: "" or "conv_"."""
+    count, flag = block_count(family), prefix.replace("_", "-")
+    rank, alpha = (settings.conv_rank, settings.conv_alpha) if prefix else (settings.rank, settings.alpha)
+    dims, alphas = getattr(settings, f"{prefix}block_dims"), getattr(settings, f"{prefix}block_alphas")
+    ranks = read_ranks(f"{flag}block-dims", dims, family) if dims else [rank] * count
+    given = read_numbers(f"{flag}block-alphas", alphas, count) if alphas else [alpha] * count
+    return [Size(rank, alpha or rank) for rank, alpha in zip(ranks, given, strict=True)]
+
+
+def _block_weights(settings: NetworkSettings, family: Family) -> list[float]:
+    return block_weights(
+        settings.down_lr_weight,
+        settings.mid_lr_weight,
+        settings.up_lr_weight,
+        family,
+        settings.block_lr_zero_threshold,
+    )
+
+
+def layer_share(layer: Layer, settings: NetworkSettings, family: Family) -> float:
+    """The learning rate of a layer, as a multiple of the job's."""
+    if layer.block is None:
+        return settings.text_rate
+    return settings.unet_rate * _block_weights(settings, family)[layer.block]

@@ -1,0 +1,481 @@
+"""The algorithms of the LoRA family: what each makes of a layer's weight W (m x n[, k, k]) and bias.
+
+Each tells its change twice: as a weight, ``delta``, and as what it adds to the layer's answer,
+``forward``; the two are equal. Formulas and key names: LoRA arXiv 2106.09685; LoHa, LoKr and the Tucker
+forms LyCORIS arXiv 2309.14859; (IA)3 arXiv 2205.05638; DoRA arXiv 2402.09353.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lib_ti.core.errors import BadInput
+
+Node = TypeVar("Node")
+Tensors = dict[str, torch.Tensor]
+
+
+def answer(
+    x: torch.Tensor, module: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What ``module`` would answer with this weight and bias in place of its own.
+
+    Linear in weight and bias, so with a change of both it is the change of the answer.
+    """
+    if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+        weight, bias = weight.float(), None if bias is None else bias.float()
+    if isinstance(module, nn.GroupNorm):
+        return F.group_norm(x.float(), module.num_groups, weight, bias, module.eps).to(x.dtype)
+    if isinstance(module, nn.LayerNorm):
+        return F.layer_norm(x.float(), module.normalized_shape, weight, bias, module.eps).to(x.dtype)
+    weight, bias = _as(x, weight), None if bias is None else _as(x, bias)
+    if weight.ndim == 4:
+        # Its stride and padding, and its padding mode, which programs change to make pictures tile.
+        return module._conv_forward(x, weight, bias)  # type: ignore[operator]
+    return F.linear(x, weight, bias)
+
+
+def _weight(module: nn.Module) -> torch.Tensor:
+    return cast(torch.Tensor, module.weight)
+
+
+def _as(x: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """In the type of ``x``, unless autocast is going to choose one for both."""
+    return tensor if _autocasts(x.device.type) else tensor.to(x.dtype)
+
+
+def _autocasts(kind: str) -> bool:
+    if hasattr(torch, "get_autocast_dtype"):  # torch 2.4
+        return torch.is_autocast_enabled(kind)
+    return torch.is_autocast_cpu_enabled() if kind == "cpu" else torch.is_autocast_enabled()
+
+
+def moved(node: Node, device: torch.device, dtype: torch.dtype | None = None) -> Node:
+    """An update, or a part of one, with its tensors on ``device``; in ``dtype`` if one is given."""
+    changes: dict[str, Any] = {}
+    for item in fields(node):  # type: ignore[arg-type]
+        value = getattr(node, item.name)
+        if isinstance(value, torch.Tensor):
+            changes[item.name] = value.to(device, dtype)
+        elif isinstance(value, Update | Product):
+            changes[item.name] = moved(value, device, dtype)
+    return replace(node, **changes)  # type: ignore[type-var]
+
+
+def is_trained(node: Any) -> bool:
+    """Whether a tensor of an update asks for gradient."""
+    values = (getattr(node, item.name) for item in fields(node))
+    return any(
+        value.requires_grad if isinstance(value, torch.Tensor) else is_trained(value)
+        for value in values
+        if isinstance(value, torch.Tensor | Update | Product)
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Update:
+    """A change of one layer. ``bias``: what is added to the layer's bias, (m,)."""
+
+    bias: torch.Tensor | None = None
+
+    @property
+    def rank(self) -> int | None:
+        """None where the algorithm has no such number."""
+        return None
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a weight of that shape can be changed so; nothing is computed."""
+        raise NotImplementedError
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        """What is added to the weight, in its shape, float32."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
+        """What is added to the answer of ``module`` to ``x``."""
+        return answer(x, module, self.delta(_weight(module)), self.bias)
+
+    def tensors(self) -> Tensors:
+        """What ``read_update`` makes this update of; contiguous."""
+        found = self._tensors() | ({} if self.bias is None else {"diff_b": self.bias})
+        return {key: tensor.detach().contiguous() for key, tensor in found.items()}
+
+    def _tensors(self) -> Tensors:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LowRank(Update):
+    """LoRA, LoCon / C3Lier, DyLoRA: up (m, r[, 1, 1]) times down (r, n[, k, k]), times alpha / r.
+
+    ``mid``: (r, r, k, k), the Tucker form of a convolution, whose ``down`` is (r, n, 1, 1).
+    ``alpha``: r where it is None.
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+    mid: torch.Tensor | None = None
+    alpha: float | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.up.shape[1]
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def truncated(self, rank: int) -> LowRank:
+        """The first ``rank`` rows at full strength, as a DyLoRA extracted at that rank is.
+
+        The scale becomes alpha / rank, with which DyLoRA trains that rank (arXiv 2210.07558).
+        """
+        if self.mid is not None or rank >= self.rank:
+            return self
+        alpha = float(self.rank) if self.alpha is None else self.alpha
+        return replace(self, down=self.down[:rank], up=self.up[:, :rank], alpha=alpha)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        inner = self.down.shape[0] if self.mid is None else self.mid.shape[0]
+        kernel = 1 if self.mid is None else self.mid[0, 0].numel()
+        size = self.up.shape[0] * self.down[0].numel() * kernel
+        return inner == self.rank and self.up.shape[0] == shape[0] and size == math.prod(shape)
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        up, down = self.up.float().flatten(1), self.down.float().flatten(1)
+        if self.mid is None:
+            product = up @ down
+        else:
+            product = torch.einsum("or,rs...,si->oi...", up, self.mid.float(), down)
+        return product.reshape(weight.shape) * self.scale
+
+    def forward(self, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
+        weight = _weight(module)
+        down, up = _as(x, self.down), _as(x, self.up)
+        bias = None if self.bias is None else _as(x, self.bias)
+        if weight.ndim == 2:
+            return F.linear(F.linear(x, down.flatten(1)) * self.scale, up.flatten(1), bias)
+        if self.mid is None:
+            hidden = answer(x, module, down.reshape(len(down), -1, *weight.shape[2:]))
+        else:
+            hidden = answer(F.conv2d(x, down), module, self.mid)
+        return F.conv2d(hidden * self.scale, up.reshape(*up.shape[:2], 1, 1), bias)
+
+    def _tensors(self) -> Tensors:
+        mid = {} if self.mid is None else {"lora_mid.weight": self.mid}
+        factors = {"lora_down.weight": self.down, "lora_up.weight": self.up}
+        return factors | mid | {"alpha": torch.tensor(self.scale * self.rank)}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Product:
+    """A matrix, given whole or as a product.
+
+    ``a`` alone; ``a`` (p, r) @ ``b`` (r, q); or in the Tucker form ``a`` (r, p), ``b`` (s, q) and
+    ``core`` (r, s, k, k).
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor | None = None
+    core: torch.Tensor | None = None
+
+    @property
+    def rank(self) -> int | None:
+        return None if self.b is None else self.b.shape[0]
+
+    @property
+    def rows(self) -> int:
+        return self.a.shape[0] if self.core is None else self.a.shape[1]
+
+    @property
+    def size(self) -> int:
+        if self.b is None:
+            return self.a.numel()
+        return self.rows * self.b[0].numel() * (1 if self.core is None else self.core[0, 0].numel())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the factors fit each other."""
+        if self.b is None:
+            return self.core is None
+        outer = self.a.shape[1] if self.core is None else self.a.shape[0]
+        inner = (self.b.shape[0],) * 2 if self.core is None else tuple(self.core.shape[:2])
+        return (outer, self.b.shape[0]) == inner
+
+    def value(self) -> torch.Tensor:
+        """(p, q[, k, k]), float32."""
+        if self.b is None:
+            return self.a.float()
+        if self.core is None:
+            return self.a.float() @ self.b.float()
+        return torch.einsum("rs...,rp,sq->pq...", self.core.float(), self.a.float(), self.b.float())
+
+    def tensors(self, name: str, core: str) -> Tensors:
+        if self.b is None:
+            return {name: self.a}
+        factors = {f"{name}_a": self.a, f"{name}_b": self.b}
+        return factors if self.core is None else {**factors, core: self.core}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LoHa(Update):
+    """Hadamard product of two matrices of low rank, times alpha / r."""
+
+    first: Product
+    second: Product
+    alpha: float | None = None
+
+    @property
+    def rank(self) -> int | None:
+        return self.first.rank
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        return all(
+            part.is_whole and part.rows == shape[0] and part.size == math.prod(shape)
+            for part in (self.first, self.second)
+        )
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        return (self.first.value() * self.second.value()).reshape(weight.shape) * self.scale
+
+    def _tensors(self) -> Tensors:
+        factors = self.first.tensors("hada_w1", "hada_t1") | self.second.tensors("hada_w2", "hada_t2")
+        return factors | {"alpha": torch.tensor(self.scale * (self.rank or 1))}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LoKr(Update):
+    """Kronecker product of two matrices, times alpha / r; times 1 where neither is a product."""
+
+    first: Product  # (a, b)
+    second: Product  # (c, d[, k, k]), with m = a c and n = b d
+    alpha: float | None = None
+
+    @property
+    def rank(self) -> int | None:
+        return self.first.rank if self.first.rank is not None else self.second.rank
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        parts = self.first, self.second
+        columns = self.second.size // self.second.rows, math.prod(shape[2:])
+        return (
+            all(part.is_whole for part in parts)
+            and self.first.rows * self.second.rows == shape[0]
+            and self.first.size * self.second.size == math.prod(shape)
+            and columns[0] % columns[1] == 0
+        )
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        kernel = weight.shape[2:]
+        first = self.first.value().flatten(1)
+        # torch.kron wants them contiguous
+        second = self.second.value().reshape(self.second.rows, -1, *kernel).contiguous()
+        product = torch.kron(first.reshape(*first.shape, *(1 for _ in kernel)), second)
+        return product.reshape(weight.shape) * self.scale
+
+    def _tensors(self) -> Tensors:
+        factors = self.first.tensors("lokr_w1", "lokr_t1") | self.second.tensors("lokr_w2", "lokr_t2")
+        return factors | {"alpha": torch.tensor(self.scale * (self.rank or 1))}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class IA3(Update):
+    """A factor for each input (``on_input``) or each output: W (1 + factor)."""
+
+    factor: torch.Tensor  # n or m numbers
+    on_input: bool
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        return len(shape) > 1 and self.factor.numel() == shape[1 if self.on_input else 0]
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        shape = [1] * weight.ndim
+        shape[1 if self.on_input else 0] = -1
+        return weight.float() * self.factor.float().reshape(shape)
+
+    def _tensors(self) -> Tensors:
+        return {"weight": self.factor, "on_input": torch.tensor(self.on_input)}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Full(Update):
+    """The change itself, of a layer of any kind, norms too."""
+
+    diff: torch.Tensor
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        return self.diff.shape[0] == shape[0] and self.diff.numel() == math.prod(shape)
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        return self.diff.float().reshape(weight.shape)
+
+    def _tensors(self) -> Tensors:
+        return {"diff": self.diff}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DoRA(Update):
+    """The direction from W and another update, the length of each row or column from ``magnitude``.
+
+    Of shape (m, 1, ...) it holds the lengths of rows, which belong to one output each; of shape
+    (1, n, ...) those of columns, which belong to one input.
+    """
+
+    direction: Update
+    magnitude: torch.Tensor
+
+    @property
+    def rank(self) -> int | None:
+        return self.direction.rank
+
+    def _axis(self, shape: Sequence[int]) -> int:
+        return 0 if self.magnitude.shape[0] == shape[0] == self.magnitude.numel() else 1
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        whole = len(shape) > 1 and self.magnitude.numel() == shape[self._axis(shape)]
+        return whole and self.direction.fits(shape)
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        original, axis = weight.float(), self._axis(weight.shape)
+        changed = original + self.direction.delta(weight)
+        others = [dim for dim in range(weight.ndim) if dim != axis]
+        length = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
+        magnitude = self.magnitude.float().reshape(length.shape)
+        return changed * (magnitude / length.clamp(min=torch.finfo(torch.float32).tiny)) - original
+
+    def _tensors(self) -> Tensors:
+        return self.direction.tensors() | {"dora_scale": self.magnitude}
+
+
+def truncated(update: Update, rank: int) -> Update:
+    """The first ``rank`` rows of a DyLoRA; what has no such rows is left as it is."""
+    if isinstance(update, LowRank):
+        return update.truncated(rank)
+    if isinstance(update, DoRA):
+        return replace(update, direction=truncated(update.direction, rank))
+    return update
+
+
+def read_update(tensors: Mapping[str, torch.Tensor]) -> Update:
+    """The update of one layer, from its tensors by what follows the layer's name in a file
+    ("lora_down.weight", "hada_w1_a", ...).
+
+    Raises BadInput where they are of no algorithm we know, or not all of them are of use.
+    """
+    left = dict(tensors)
+    for key, tensor in left.items():
+        if key != "on_input" and not tensor.is_floating_point():
+            raise BadInput(f"{key} is of type {tensor.dtype}; expected floating point numbers.")
+    alpha, magnitude = _number(left, "alpha"), _optional(left, "dora_scale")
+    scale, scalar = _number(left, "scale"), _number(left, "scalar")
+    bias = next((left.pop(key) for key in ("diff_b", "b_norm") if key in left), None)
+    up_bias = _optional(left, "lora_up.bias")  # PEFT's: inside what is scaled
+    for keys, read in _READERS:
+        if all(key in left for key in keys):
+            update = read(left)
+            break
+    else:
+        known = ", ".join(sorted(tensors))
+        raise BadInput(f"{known}: of no algorithm we know (LoRA, LoHa, LoKr, IA3, full, norm, DoRA).")
+    if left:
+        raise BadInput(f"{', '.join(sorted(left))}: not understood beside {type(update).__name__}.")
+    update = _scaled(update, alpha, scale, scalar)
+    if up_bias is not None and isinstance(update, LowRank):
+        bias = up_bias * update.scale
+    update = replace(update, bias=bias)
+    return update if magnitude is None else DoRA(direction=update, magnitude=magnitude, bias=bias)
+
+
+def _optional(left: Tensors, key: str) -> torch.Tensor | None:
+    return left.pop(key) if key in left else None
+
+
+def _number(left: Tensors, key: str) -> float | None:
+    tensor = _optional(left, key)
+    if tensor is None:
+        return None
+    if tensor.numel() != 1 or not math.isfinite(tensor.item()):
+        raise BadInput(f"{key} must be one finite number, not a tensor of shape {tuple(tensor.shape)}.")
+    return float(tensor)
+
+
+def _scaled(update: Update, alpha: float | None, scale: float | None, scalar: float | None) -> Update:
+    """``alpha`` 0 means the rank, as in sd-scripts; ``scale`` stands for alpha / rank; ``scalar`` is
+    LyCORIS' learned factor."""
+    if not isinstance(update, LowRank | LoHa | LoKr) or update.rank is None:
+        return update
+    alpha = alpha or float(update.rank)
+    if scale is not None:
+        alpha = scale * update.rank
+    return replace(update, alpha=alpha * (1.0 if scalar is None else scalar))
+
+
+def _read_low_rank(left: Tensors) -> Update:
+    down, up = left.pop("lora_down.weight"), left.pop("lora_up.weight")
+    _check_ndim(down, up)
+    return LowRank(down=down, up=up, mid=_optional(left, "lora_mid.weight"))
+
+
+def _read_loha(left: Tensors) -> Update:
+    first, second = _product(left, "hada_w1", "hada_t1"), _product(left, "hada_w2", "hada_t2")
+    return LoHa(first=first, second=second)
+
+
+def _read_lokr(left: Tensors) -> Update:
+    return LoKr(first=_product(left, "lokr_w1", "lokr_t1"), second=_product(left, "lokr_w2", "lokr_t2"))
+
+
+def _product(left: Tensors, name: str, core: str) -> Product:
+    if name in left:
+        whole = left.pop(name)
+        _check_ndim(whole)
+        return Product(a=whole)
+    a, b = _optional(left, f"{name}_a"), _optional(left, f"{name}_b")
+    if a is None or b is None:
+        raise BadInput(f"{name}_a and {name}_b belong together; one of them is missing.")
+    _check_ndim(a, b)
+    return Product(a=a, b=b, core=_optional(left, core))
+
+
+def _check_ndim(*tensors: torch.Tensor) -> None:
+    for tensor in tensors:
+        if tensor.ndim not in (2, 4) or tensor.numel() == 0:
+            raise BadInput(f"a factor has the shape {tuple(tensor.shape)}; expected a matrix or a kernel.")
+
+
+def _read_ia3(left: Tensors) -> Update:
+    return IA3(factor=left.pop("weight"), on_input=bool(left.pop("on_input").any()))
+
+
+def _read_full(left: Tensors) -> Update:
+    return Full(diff=left.pop("diff"))
+
+
+def _read_norm(left: Tensors) -> Update:
+    return Full(diff=left.pop("w_norm"))
+
+
+_READERS: Sequence[tuple[Sequence[str], Callable[[Tensors], Update]]] = (
+    (("lora_down.weight", "lora_up.weight"), _read_low_rank),
+    (("hada_w1_a",), _read_loha),
+    (("lokr_w1",), _read_lokr),
+    (("lokr_w1_a",), _read_lokr),
+    (("weight", "on_input"), _read_ia3),
+    (("diff",), _read_full),
+    (("w_norm",), _read_norm),
+)

@@ -1,0 +1,287 @@
+"""Network files: those of every trainer are read, sd-scripts' layout is written.
+
+What a file is, is decided by its content, never by its name; every key of it is used or reported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib_ti.core.errors import BadInput
+from lib_ti.formats.embedding import Family
+from lib_ti.formats.pickles import ZIP_MAGIC, read_torch_pickle
+from lib_ti.formats.safetensors_file import read_tensors, serialized, write_tensors
+from lib_ti.networks.algebra import Tensors, Update, read_update, truncated
+from lib_ti.networks.keys import Key, name_of, parse_key
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".safetensors", ".pt", ".ckpt"})  # of network files in a WebUI's folder
+
+_BUNDLED = re.compile(r"bundle_emb\.(.+?)\..+")
+_OTHER_KINDS = (
+    (
+        r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\.|state_dict$",
+        "a checkpoint",
+    ),
+    (r"(emb_params|string_to_param|clip_[lgh])$", "an embedding"),
+    (r"(down_blocks|up_blocks|text_model|encoder|decoder)\.", "a part of a diffusers model"),
+)
+# sd-scripts' own names that only SDXL has.
+_OF_SDXL = re.compile(r"(?:lora|lycoris)_(te1|unet_(input_blocks|middle_block|output_blocks))_")
+_LEGACY_HASH = slice(0x100000, 0x110000)  # bytes of the file
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A file of the LoRA family. ``updates``: layer name, as sd-scripts gives it -> what changes there.
+
+    ``unread``: what was of no use -> why. ``embeddings``: words that the file brings besides, to be read
+    with ``formats.embedding.read_embeddings``.
+    """
+
+    name: str
+    family: Family | None  # None: the file does not tell SD1 from SD2
+    updates: Mapping[str, Update]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
+    embeddings: tuple[str, ...] = ()
+
+    def truncated(self, rank: int) -> Network:
+        """A DyLoRA at that rank, at full strength."""
+        if rank < 1:
+            raise BadInput(f"the rank of {self.name} is {rank}; expected at least 1.")
+        return replace(self, updates={name: truncated(update, rank) for name, update in self.updates.items()})
+
+
+def read_network(path: Path, model: Family = "sd1") -> Network:
+    """Raises BadInput where there is nothing of a network in it.
+
+    ``model``: the family whose layer names are wanted, where the file does not tell its own.
+    """
+    tensors, metadata = _read_content(path)
+    keys = {key: found for key in tensors if (found := parse_key(key)) is not None}
+    embeddings = sorted({match[1] for key in tensors if (match := _BUNDLED.fullmatch(key))})
+    if not keys:
+        raise _no_network(path, tensors)
+    family = _family(keys, tensors, metadata)
+    unread = {
+        key: "no key of a network that we know"
+        for key in tensors
+        if key not in keys and not _BUNDLED.fullmatch(key)
+    }
+    layers: dict[str, Tensors] = defaultdict(dict)
+    for key, found in keys.items():
+        layers[name_of(found, family or model)][found.suffix] = tensors[key]
+    _add_alphas(layers, keys, family or model, _adapter_config(path, metadata))
+    updates = {}
+    for name, parts in layers.items():
+        try:
+            updates[name] = read_update(_own(_with_lengths(parts)))
+        except BadInput as error:
+            unread[name] = str(error)
+    if not updates:
+        name, why = next(iter(unread.items()))
+        raise BadInput(f"{path.name}: none of its {len(layers)} layers is understood; {name}: {why}")
+    for name, why in unread.items():
+        log.warning("%s: %s is left out: %s", path.name, name, why)
+    return Network(path.stem, family, updates, metadata, unread, tuple(embeddings))
+
+
+def _read_content(path: Path) -> tuple[Tensors, dict[str, str]]:
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
+    if head[8:] == b"{":
+        return read_tensors(path)
+    if not head.startswith((ZIP_MAGIC, b"\x80")):
+        raise BadInput(f"{path.name} is neither a safetensors file nor a torch pickle, so no network file.")
+    content = read_torch_pickle(path)
+    if not isinstance(content, dict):
+        raise BadInput(f"{path.name} holds a {type(content).__name__}; expected the tensors of a network.")
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if len(tensors) < len(content) and not tensors:
+        raise _no_network(path, map(str, content))
+    return tensors, {}
+
+
+def _no_network(path: Path, content: Iterable[str]) -> BadInput:
+    content = list(content)
+    for pattern, kind in _OTHER_KINDS:
+        if any(re.match(pattern, key) for key in content):
+            return BadInput(f"{path.name} is {kind}; a network file (LoRA and its like) is needed here.")
+    found = ", ".join(content[:5]) or "nothing"
+    return BadInput(f"{path.name} is no network of the LoRA family that we know; it holds {found}.")
+
+
+def _with_lengths(parts: Tensors) -> Tensors:
+    """PEFT's lengths are of rows, in a shape of its own."""
+    lengths = parts.get("lora_magnitude_vector")
+    if lengths is None or "lora_down.weight" not in parts:
+        return parts
+    rest = {key: tensor for key, tensor in parts.items() if key != "lora_magnitude_vector"}
+    ones = (1,) * (parts["lora_down.weight"].ndim - 1)
+    return {**rest, "dora_scale": lengths.reshape(-1, *ones)}
+
+
+def _own(parts: Tensors) -> Tensors:
+    """In memory of their own, since the file may be written over; finite."""
+    for key, tensor in parts.items():
+        if not torch.isfinite(tensor.float()).all():
+            raise BadInput(f"{key} holds numbers that are not finite (NaN or infinite).")
+    return {key: tensor.clone() for key, tensor in parts.items()}
+
+
+def _family(
+    keys: Mapping[str, Key], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> Family | None:
+    """By what the trainer wrote, by the layers, by the width of the prompts that the U-Net reads."""
+    version = metadata.get("ss_base_model_version", metadata.get("modelspec.architecture", ""))
+    if re.match(r"sdxl|stable-diffusion-xl", version):
+        return "sdxl"
+    if metadata.get("ss_v2") == "True" or re.match(r"sd_v2|stable-diffusion-v2", version):
+        return "sd2"
+    if re.match(r"sd_v1|stable-diffusion-v1", version):
+        return "sd1"
+    paths = {key: found.path.replace(".", "_") for key, found in keys.items()}
+    if any(found.model == "second text encoder" for found in keys.values()) or any(
+        _OF_SDXL.match(key) or re.match(r"(label_emb|add_embedding)_", path) for key, path in paths.items()
+    ):
+        return "sdxl"
+    for key, path in paths.items():
+        if path.endswith("attn2_to_k") and keys[key].suffix in ("lora_down.weight", "hada_w1_b", "diff"):
+            width = tensors[key].shape[1]
+            if family := _BY_CONTEXT.get(width):
+                return family
+    for key, found in keys.items():
+        if found.suffix == "lora_down.weight" and paths[key].endswith("self_attn_q_proj"):
+            return _BY_TEXT.get(tensors[key].shape[1])
+    depths = [int(match[1]) for path in paths.values() if (match := _DEPTH.search(path))]
+    return "sdxl" if max(depths, default=0) > 0 else None
+
+
+_BY_CONTEXT: Mapping[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+_BY_TEXT: Mapping[int, Family] = {768: "sd1", 1024: "sd2"}
+_DEPTH = re.compile(r"transformer_blocks_(\d+)_")
+
+
+def _adapter_config(path: Path, metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    """What PEFT says of its adapter, whose files carry no alpha: in diffusers' metadata, or beside."""
+    try:
+        if "lora_adapter_metadata" in metadata:
+            config = json.loads(metadata["lora_adapter_metadata"])
+        else:
+            beside = path.with_name("adapter_config.json")
+            config = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise BadInput(f"the description of the adapter {path.name} cannot be read: {error}.") from error
+    return config if isinstance(config, dict) else {}
+
+
+_CONFIG_PREFIXES = {
+    "unet": "unet.",
+    "first text encoder": "text_encoder.",
+    "second text encoder": "text_encoder_2.",
+}
+
+
+def _add_alphas(
+    layers: Mapping[str, Tensors], keys: Mapping[str, Key], family: Family, config: Mapping[str, Any]
+) -> None:
+    """Where a layer has none and the adapter's description knows it."""
+    for found in keys.values():
+        parts = layers[name_of(found, family)]
+        prefix = _CONFIG_PREFIXES[found.model]
+        own = {key.removeprefix(prefix): value for key, value in config.items()}
+        if not config or "alpha" in parts or found.suffix != "lora_down.weight":
+            continue
+        patterns = own.get("alpha_pattern") or {}
+        alpha = next(
+            (value for end, value in patterns.items() if f".{found.path}".endswith(f".{end}")),
+            own.get("lora_alpha"),
+        )
+        if isinstance(alpha, int | float):
+            rank = parts["lora_down.weight"].shape[0]
+            parts["alpha"] = torch.tensor(alpha * (rank**0.5 if own.get("use_rslora") else 1.0))
+
+
+def tensors_of(updates: Mapping[str, Update]) -> Tensors:
+    """The tensors of a file with these updates, by their keys."""
+    return {
+        f"{name}.{suffix}": tensor
+        for name, update in updates.items()
+        for suffix, tensor in update.tensors().items()
+    }
+
+
+def write_network(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """A `.safetensors` of sd-scripts' layout, with both hashes that it puts into the metadata.
+
+    ``metadata``: "ss_..." and "modelspec....", as ``network_metadata`` gives them and more.
+    """
+    write_tensors(tensors, {**metadata, **hashes(tensors, metadata)}, path)
+
+
+def hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """By which programs find a network again: over the tensors alone, and the older one over a stretch
+    of the file as it would be with the trainer's own metadata."""
+    head, data = serialized(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    whole = hashlib.sha256()
+    legacy, position = hashlib.sha256(), 0
+    for chunk in (head, *data):
+        if chunk is not head:
+            whole.update(chunk)
+        start, stop = (max(0, edge - position) for edge in (_LEGACY_HASH.start, _LEGACY_HASH.stop))
+        legacy.update(chunk[start:stop])
+        position += len(chunk)
+    return {"sshs_model_hash": whole.hexdigest(), "sshs_legacy_hash": legacy.hexdigest()[:8]}
+
+
+def network_metadata(
+    family: Family,
+    *,
+    prediction: str = "eps",
+    dim: int | str,
+    alpha: float | str,
+    args: Mapping[str, object] | None = None,
+    title: str,
+    module: str = "networks.lora",
+) -> dict[str, str]:
+    """What every network file should say of itself; ``dim`` and ``alpha`` "Dynamic" where they vary.
+
+    ``prediction``: "eps" or "v". ``args``: what the algorithm was told besides, such as conv_dim.
+    """
+    v = prediction == "v"
+    version, architecture = {
+        "sd1": ("sd_v1", "stable-diffusion-v1"),
+        "sd2": ("sd_v2_v", "stable-diffusion-v2-768-v") if v else ("sd_v2", "stable-diffusion-v2-512"),
+        "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
+    }[family]
+    metadata = {
+        "ss_base_model_version": version,
+        "ss_v2": str(family == "sd2"),
+        "ss_output_name": title,
+        "ss_network_module": module,
+        "ss_network_dim": str(dim),
+        "ss_network_alpha": str(alpha),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{architecture}/lora",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models"
+        if family == "sdxl"
+        else "diffusers",
+        "modelspec.title": title,
+        "modelspec.prediction_type": "v" if v else "epsilon",
+    }
+    return metadata | ({"ss_network_args": json.dumps(dict(args))} if args else {})

@@ -1,0 +1,141 @@
+"""The layers of a model that a network can change: in living modules, and in a checkpoint file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from lib_ti.formats import ldm
+from lib_ti.formats.embedding import Family
+from lib_ti.networks.names import PARTS, Kind, NamedWeight, Part, Scope, name_weights
+
+Parts = Mapping[Part, nn.Module]
+
+_CHECKPOINT_PREFIXES: Mapping[Family, Mapping[Part, str]] = {
+    "sd1": {"unet": ldm.UNET, "te": ldm.CLIP},
+    "sd2": {"unet": ldm.UNET, "te": ldm.OPEN_CLIP},
+    "sdxl": {"unet": ldm.UNET, "te1": ldm.CLIP_L, "te2": ldm.CLIP_G},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer of a living model, by the name that network files give it.
+
+    ``scope``: "lierla" layers are what LierLa trains, "c3lier" those that C3Lier adds, "full" the rest
+    (norms, the first and the last convolution, time embedding). ``block``: place among sd-scripts' 25
+    blocks (SDXL: 23), None in a text encoder. ``rows``: the layer's own in a fused weight.
+    """
+
+    name: str
+    part: Part
+    kind: Kind
+    scope: Scope
+    block: int | None
+    module: nn.Module
+    attribute: str = "weight"  # of the module: "weight" or "in_proj_weight"
+    rows: slice | None = None
+    # torch's MultiheadAttention computes with the weights of its projections itself: calling it is what
+    # uses this layer, and no hook on ``module`` would ever run.
+    attention: nn.MultiheadAttention | None = None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Of this layer alone: a view where the weight is fused."""
+        weight = getattr(self.module, self.attribute)
+        return weight if self.rows is None else weight[self.rows]
+
+    @property
+    def bias_attribute(self) -> str:
+        return "in_proj_bias" if self.attribute == "in_proj_weight" else "bias"
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        bias = getattr(self.module, self.bias_attribute)
+        return bias if self.rows is None or bias is None else bias[self.rows]
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A layer in a checkpoint of the original layout; fields as in ``Layer``."""
+
+    name: str
+    part: Part
+    kind: Kind
+    scope: Scope
+    block: int | None
+    key: str  # of its weight in the file
+    rows: slice | None = None
+
+    @property
+    def bias_key(self) -> str:
+        """Where its bias is, if it has one."""
+        return f"{self.key.removesuffix('weight')}bias"
+
+
+def find_layers(parts: Parts, family: Family) -> dict[str, Layer]:
+    """Name -> layer, of the parts given ("unet" and "te", of SDXL "te1" and "te2"), in whatever layout."""
+    layers = {}
+    for part, model in parts.items():
+        if part not in PARTS[family]:
+            raise ValueError(f"{family} has the parts {PARTS[family]}, not {part!r}")
+        attentions = {
+            f"{path}.out_proj": module
+            for path, module in model.named_modules()
+            if isinstance(module, nn.MultiheadAttention)
+        }
+        shapes = {key: parameter.shape for key, parameter in model.named_parameters()}
+        for weight in name_weights(shapes, part, family):
+            layers[weight.name] = _living(model, weight, attentions)
+    return layers
+
+
+def _living(model: nn.Module, weight: NamedWeight, attentions: Mapping[str, nn.MultiheadAttention]) -> Layer:
+    path, _, attribute = weight.key.rpartition(".")
+    module = model.get_submodule(path)
+    return Layer(
+        name=weight.name,
+        part=weight.part,
+        kind=weight.kind,
+        scope=weight.scope,
+        block=weight.block,
+        module=module,
+        attribute=attribute,
+        rows=weight.rows,
+        attention=module if isinstance(module, nn.MultiheadAttention) else attentions.get(path),
+    )
+
+
+def find_stored_layers(shapes: Mapping[str, Sequence[int]], family: Family) -> dict[str, StoredLayer]:
+    """Name -> layer, of a checkpoint file whose tensors are named and shaped as ``shapes`` says."""
+    layers = {}
+    for part, prefix in _CHECKPOINT_PREFIXES[family].items():
+        inside = {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
+        for weight in name_weights(inside, part, family):
+            layers[weight.name] = StoredLayer(
+                name=weight.name,
+                part=weight.part,
+                kind=weight.kind,
+                scope=weight.scope,
+                block=weight.block,
+                key=prefix + weight.key,
+                rows=weight.rows,
+            )
+    return layers
+
+
+AnyLayer = TypeVar("AnyLayer", Layer, StoredLayer)
+
+
+def trained_layers(layers: Mapping[str, AnyLayer], *, conv: bool) -> dict[str, AnyLayer]:
+    """Those that LierLa trains; with ``conv`` those that C3Lier does.
+
+    C3Lier's conv rank is for the kind "conv" alone: the 1x1 convolutions and linear layers of residual
+    blocks take the rank of LierLa's.
+    """
+    scopes = ("lierla", "c3lier") if conv else ("lierla",)
+    return {name: layer for name, layer in layers.items() if layer.scope in scopes}

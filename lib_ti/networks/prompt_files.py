@@ -1,0 +1,80 @@
+"""The network files that prompts may call, by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from lib_ti.core.errors import BadInput
+from lib_ti.networks.prompt import nearest
+
+SUFFIX = ".safetensors"
+
+
+class NetworkFolders:
+    """The files in and below some folders; of two with one name the earlier folder's counts."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+
+    def files(self) -> dict[str, Path]:
+        """Name -> file, in the order of the names. Hidden files and folders do not count."""
+        found: dict[str, Path] = {}
+        for folder in self.folders:
+            for place, inside, names in os.walk(folder, followlinks=True):
+                inside[:] = sorted(name for name in inside if not name.startswith("."))
+                for name in sorted(names):
+                    if name.lower().endswith(SUFFIX) and not name.startswith("."):
+                        found.setdefault(Path(name).stem, Path(place, name))
+        return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
+
+    def find(self, name: str) -> Path:
+        """By the file's name, in small letters too, or by the one its metadata give it.
+
+        Raises BadInput, with the nearest name where there is one.
+        """
+        files = self.files()
+        wanted = name.removesuffix(SUFFIX)
+        folded = {known.casefold(): path for known, path in files.items()}
+        path = files.get(wanted) or folded.get(wanted.casefold()) or _by_alias(files, wanted)
+        if path is None:
+            told = nearest(wanted, files) if files else ""
+            where = ", ".join(map(str, self.folders))
+            raise BadInput(f"there is no network {name!r} in {where}{told}.")
+        return path
+
+
+def _by_alias(files: dict[str, Path], wanted: str) -> Path | None:
+    for path in files.values():
+        try:
+            if metadata_of(path).get("ss_output_name") == wanted:
+                return path
+        except BadInput:
+            continue  # a damaged file is not the one that was meant
+    return None
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Without reading the tensors; kept until the file changes. Raises BadInput."""
+    try:
+        return dict(_metadata(path, *stamp(path)))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
+    except SafetensorError as error:
+        raise BadInput(f"{path.name} is not a whole safetensors file: {error}.") from error
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Another one when the file has changed: its time in nanoseconds, its size in bytes."""
+    told = path.stat()
+    return told.st_mtime_ns, told.st_size
+
+
+@lru_cache(maxsize=4096)
+def _metadata(path: Path, _time: int, _size: int) -> dict[str, str]:
+    with safe_open(path, framework="pt") as content:
+        return content.metadata() or {}

@@ -1,0 +1,78 @@
+"""What a network is: its family, algorithms, ranks, and how much it changes each layer."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from typing import Any
+
+from lib_ti.networks.algebra import Full, LoHa, LoKr, LowRank, Product, Update
+from lib_ti.networks.files import Network
+from lib_ti.networks.tools.combine import without_core
+
+
+def describe(network: Network) -> dict[str, Any]:
+    """As JSON values. ``norm``: Frobenius, of the change at multiplier 1; None where it depends on the
+    weights that are changed."""
+    layers = {
+        name: {
+            "algorithm": type(update).__name__,
+            "rank": update.rank,
+            "alpha": alpha_of(update),
+            "norm": norm_of(update),
+        }
+        for name, update in network.updates.items()
+    }
+    return {
+        "name": network.name,
+        "family": network.family,
+        "modules": len(layers),
+        "algorithms": _counted(layer["algorithm"] for layer in layers.values()),
+        "parts": _counted(_part(name) for name in layers),
+        "ranks": _counted(layer["rank"] for layer in layers.values()),
+        "alphas": _counted(layer["alpha"] for layer in layers.values()),
+        "layers": layers,
+        "embeddings": list(network.embeddings),
+        "unread": dict(network.unread),
+        "metadata": dict(network.metadata),
+    }
+
+
+def _counted(values: Any) -> dict[str, int]:
+    """The most frequent first."""
+    return {str(value): count for value, count in Counter(values).most_common()}
+
+
+def _part(name: str) -> str:
+    found = re.match(r"lora_(unet|te\d?)_", name)
+    return found[1] if found else "?"
+
+
+def alpha_of(update: Update) -> float | None:
+    """None where the algorithm has no such number."""
+    if isinstance(update, LowRank | LoHa | LoKr) and update.rank is not None:
+        return update.scale * update.rank
+    return None
+
+
+def norm_of(update: Update) -> float | None:
+    """The Frobenius norm of the change, without a bias; None where it depends on the weight."""
+    if isinstance(update, LowRank):
+        return _norm_of_product(update) * abs(update.scale)
+    if isinstance(update, LoHa):
+        return float((update.first.value() * update.second.value()).norm()) * abs(update.scale)
+    if isinstance(update, LoKr):
+        return _size(update.first) * _size(update.second) * abs(update.scale)
+    return float(update.diff.float().norm()) if isinstance(update, Full) else None
+
+
+def _size(product: Product) -> float:
+    return float(product.value().norm())
+
+
+def _norm_of_product(update: LowRank) -> float:
+    plain = without_core(update)
+    up, down = plain.up.double().flatten(1), plain.down.double().flatten(1)
+    # The trace of (up down)^T (up down), without forming the product.
+    return math.sqrt(max(0.0, float(((up.T @ up) * (down @ down.T)).sum())))

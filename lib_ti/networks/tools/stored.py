@@ -1,0 +1,70 @@
+"""Checkpoint files of the original layout, and the layers in them that networks change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from lib_ti.core.errors import BadInput
+from lib_ti.formats.embedding import Family
+from lib_ti.formats.ldm import CLIP, CLIP_G, CLIP_L, OPEN_CLIP, UNET
+from lib_ti.formats.streaming import TensorFile, open_tensors
+from lib_ti.networks.layers import StoredLayer, find_stored_layers
+
+# Which text encoders a checkpoint carries, by the prefix of their weights.
+_TEXT_ENCODERS: Mapping[Family, tuple[str, ...]] = {
+    "sd1": (CLIP,),
+    "sd2": (OPEN_CLIP,),
+    "sdxl": (CLIP_L, CLIP_G),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole model in one file; its tensors are read when they are asked for."""
+
+    file: TensorFile
+    family: Family
+
+    @cached_property
+    def layers(self) -> Mapping[str, StoredLayer]:
+        """By the names that network files give them."""
+        return find_stored_layers({key: entry.shape for key, entry in self.file.plan.items()}, self.family)
+
+    def shape(self, layer: StoredLayer) -> tuple[int, ...]:
+        """Of the layer's own weight, also where that is a part of a fused one."""
+        rows, *others = self.file.plan[layer.key].shape
+        if layer.rows is not None:
+            rows = layer.rows.stop - layer.rows.start
+        return rows, *others
+
+    @property
+    def prediction(self) -> Literal["eps", "v"]:
+        """As far as the file says: by the modelspec standard, or the mark ``v_pred`` of merges."""
+        hint = self.file.metadata.get("modelspec.prediction_type", "")
+        return "v" if hint.startswith("v") or "v_pred" in self.file.plan else "eps"
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Raises BadInput where ``path`` is no checkpoint of SD1, SD2 or SDXL."""
+    file = open_tensors(path)
+    family = _family(file.plan)
+    if family is None:
+        raise BadInput(
+            f"{path.name} is no checkpoint of SD 1.x, 2.x or SDXL in the original layout; it begins with "
+            f"{', '.join(list(file.plan)[:3]) or 'nothing'}."
+        )
+    return Checkpoint(file, family)
+
+
+def _family(keys: Iterable[str]) -> Family | None:
+    keys = list(keys)
+    if not any(key.startswith(UNET) for key in keys):
+        return None
+    for family, prefixes in _TEXT_ENCODERS.items():
+        if all(any(key.startswith(prefix) for key in keys) for prefix in prefixes):
+            return family
+    return None
