@@ -157,6 +157,8 @@ class Tab:
         def act() -> str:
             found = self.workshop.suggest(self._values(title, from_txt2img, given))
             words.extend(suggestion.word for suggestion in found)
+            if not words:
+                return "Stopped before a word was tried."
             return f"Near to the pictures: {', '.join(words)}. Choose one as init text."
 
         return _told(act), gr.update(choices=words, value=None)
