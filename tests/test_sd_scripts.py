@@ -211,6 +211,7 @@ def test_captions_are_the_prompts_where_no_template_is_asked_for() -> None:
         ("--min_snr_gamma=5", {"--weighting": "min-snr", "--min-snr-gamma": "5"}),
         ("--debiased_estimation_loss", {"--weighting": "debiased"}),
         ("--loss_type=smooth_l1 --huber_c=0.2", {"--loss": "smooth-l1", "--huber-c": "0.2"}),
+        ("--weights=old.pt", {"--weights": "old.pt"}),
         ("--resolution=512,768", {"--width": "512", "--height": "768"}),
         ("--enable_bucket --max_bucket_reso=768",
          {"--buckets": "", "--bucket-min": "256", "--bucket-max": "768", "--bucket-step": "64"}),
