@@ -33,7 +33,7 @@ class LearningSettings:
     )
     evaluate_every_epochs: int = option(
         0,
-        "The same in epochs; 0: as the steps say.",
+        "As evaluate-every, in epochs, and before it; 0: the steps count.",
         group="length",
         low=0,
         high=100_000,
@@ -55,7 +55,7 @@ class LearningSettings:
     )
     stop_window_epochs: int = option(
         0,
-        "The same in epochs; 0: as the steps say.",
+        "As stop-window, in epochs, and before it; 0: the steps count.",
         group="length",
         low=0,
         high=100_000,
@@ -286,7 +286,7 @@ class SavingSettings:
     )
     copy_every_epochs: int = option(
         0,
-        "The same in epochs; 0: as the steps say.",
+        "As copy-every, in epochs, and before it; 0: the steps count.",
         group="saving",
         low=0,
         high=100_000,
@@ -312,7 +312,7 @@ class SavingSettings:
     )
     preview_every_epochs: int = option(
         0,
-        "The same in epochs; 0: as the steps say.",
+        "As preview-every, in epochs, and before it; 0: the steps count.",
         group="previews",
         low=0,
         high=100_000,
