@@ -229,7 +229,7 @@ def test_a_pair_of_ones_own_is_written_into_both_prompts_and_generated_with(page
     page.fill("#txt2img_height input[type=number]", "64")
     page.fill("#txt2img_steps input[type=number]", "1")
     page.click("#txt2img_generate")
-    told = page.locator("#html_info_txt2img")
+    told = page.locator("#html_info_txt2img").first
     expect(told).to_contain_text("a (zqx-own:1.2) on a table", timeout=PATIENCE)
     expect(told).to_contain_text("Negative prompt: blurry, zqx-own-neg, zqx-bad")
 
