@@ -26,7 +26,6 @@ from lib_ti.methods.dreamartist import DreamArtistSettings
 from lib_ti.methods.guidance import is_plain, parse_guidance
 from lib_ti.methods.kind import JobSettings
 from lib_ti.methods.registry import kind_of, read_settings
-from lib_ti.methods.starts import steps_alone
 from lib_ti.tinyworld.concepts import Concept
 from lib_ti.tinyworld.judge import Judge
 
@@ -206,7 +205,7 @@ def measure_curve(
     """Train and judge copy after copy, until ``REACH`` is reached or to the end."""
     kind, copies = kind_of(settings), list[Copy]()
     words = kind.words(settings)
-    alone = steps_alone(settings, len(exam.scenes)) * settings.batch_size * settings.accumulation
+    before = settings.steps_before(len(exam.scenes)) * settings.batch_size * settings.accumulation
 
     def judged(step: int, vectors: Embeddings) -> Copy:
         return Copy(step, *judge_words(host, judge, exam, words, vectors, ceiling)[1:])
@@ -225,7 +224,7 @@ def measure_curve(
         evaluations = job.evaluations()
         if not to_the_end and Curve(settings, copies).reached_at is not None:
             break
-    return Curve(settings, copies, evaluations, alone * unet_passes(settings))
+    return Curve(settings, copies, evaluations, before * unet_passes(settings))
 
 
 def bench_cost(

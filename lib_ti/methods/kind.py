@@ -60,6 +60,10 @@ class JobSettings(TrainSettings):
         """Whether the start takes the model itself, and not its vocabulary alone."""
         return False
 
+    def steps_before(self, pictures: int) -> int:
+        """The optimizer steps that finding the start in so many pictures takes, before the first one."""
+        return 0
+
 
 @dataclass(frozen=True)
 class Words:

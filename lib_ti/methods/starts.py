@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -115,7 +115,7 @@ def from_pictures(
     ``start``, with the job's seed, batch, loss and first stage of its learning rate. A job that starts
     elsewhere keeps its ``start``.
     """
-    if not _from_images(settings):
+    if not settings.starts_from_pictures:
         return start
     alone = replace(settings, decay="constant", warmup="0", ema=0.0, stop_rule="none")
     rate = learning_rate_of(alone).at(1)
@@ -147,15 +147,6 @@ def _taught(word: str, found: Sequence[Embeddings], start: Embeddings) -> list[M
 
 def _mean(found: Sequence[Mapping[str, torch.Tensor]]) -> Vectors:
     return {encoder: torch.stack([vectors[encoder] for vectors in found]).mean(0) for encoder in found[0]}
-
-
-def steps_alone(settings: Any, pictures: int) -> int:
-    """The optimizer steps that a start from so many pictures takes; 0 for any other start."""
-    return settings.init_steps * min(pictures, MOST_PICTURES) if _from_images(settings) else 0
-
-
-def _from_images(settings: Any) -> bool:
-    return getattr(settings, "init", "") == "images" and not settings.weights
 
 
 def _spread(rows: Sequence[int], most: int) -> list[int]:

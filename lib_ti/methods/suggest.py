@@ -37,7 +37,8 @@ def suggest_words(
 
     The gradient of the loss to the vector in the new word's place tells of every word how much it would
     change the loss: (word - vector) . gradient (HotFlip, arXiv 1712.06751, section 3). That is the first
-    order only, and words lie far apart, so the likeliest ones are then tried.
+    order only, and words lie far apart, so the likeliest ones are then tried. Between losses that agree to
+    two digits the gradient decides.
     """
     search = _Search(host, settings, samples)
     say(f"suggesting words: the likeliest {_TRIED} of {len(search.words)} are tried on the pictures")
@@ -46,7 +47,7 @@ def suggest_words(
         if stopped():
             break
         losses[word] = search.loss(word)
-    best = sorted(losses, key=losses.__getitem__)[:OFFERED]
+    best = sorted(losses, key=lambda word: float(f"{losses[word]:.2g}"))[:OFFERED]
     return [Suggestion(word, losses[word]) for word in best]
 
 

@@ -22,7 +22,7 @@ from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, safe_name, write_sa
 from lib_ti.hosts.base import Embeddings, Host
 from lib_ti.methods.denoising import denoising_losses, noise_schedule
 from lib_ti.methods.kind import JobSettings, Kind, Words, Writer
-from lib_ti.methods.starts import from_pictures, initial_vectors
+from lib_ti.methods.starts import MOST_PICTURES, from_pictures, initial_vectors
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,13 @@ class VectorSettings(JobSettings):
     @property
     def start_asks_model(self) -> bool:
         return self.init == "cross" and not self.weights
+
+    @property
+    def starts_from_pictures(self) -> bool:
+        return self.init == "images" and not self.weights
+
+    def steps_before(self, pictures: int) -> int:
+        return self.init_steps * min(pictures, MOST_PICTURES) if self.starts_from_pictures else 0
 
     @property
     def words(self) -> Words:

@@ -18,7 +18,7 @@ from lib_ti.formats.embedding import Embedding, write_pt, write_safetensors
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.methods import dreamartist
 from lib_ti.methods.dreamartist import DreamArtistSettings
-from lib_ti.methods.starts import at_usual_length, from_pictures, initial_vectors, steps_alone
+from lib_ti.methods.starts import at_usual_length, from_pictures, initial_vectors
 from lib_ti.methods.textual_inversion import KIND, InversionSettings, TextualInversion, as_embedding
 
 SETTINGS = InversionSettings(name="zqx-cat", vectors=3, init_text="star", steps=100)
@@ -144,9 +144,9 @@ class TestImages:
             assert not torch.equal(vectors, at_usual_length(lent, start[word])["clip_l"])
 
     def test_its_steps_are_counted(self) -> None:
-        assert steps_alone(FROM_IMAGES, 5) == 15
-        assert steps_alone(FROM_IMAGES, 500) == 3 * 16
-        assert steps_alone(replace(FROM_IMAGES, weights="x.pt"), 5) == steps_alone(SETTINGS, 5) == 0
+        assert FROM_IMAGES.steps_before(5) == 15
+        assert FROM_IMAGES.steps_before(500) == 3 * 16
+        assert replace(FROM_IMAGES, weights="x.pt").steps_before(5) == SETTINGS.steps_before(5) == 0
 
 
 class TestFile:
