@@ -41,9 +41,12 @@ def economy_of(settings: MemorySettings) -> Economy:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    # PyTorch's allocator on the CPU has no error class of its own.
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(
-        error
+    # PyTorch's allocators of a CPU and of Apple's cards have no error class of their own.
+    told = str(error)
+    return (
+        isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+        or "can't allocate memory" in told
+        or "MPS backend out of memory" in told
     )
 
 

@@ -44,7 +44,7 @@ def train(host: StandaloneHost, pictures: str, tmp_path: Path) -> Callable[..., 
 
 
 def vectors_of(outcome: Outcome) -> torch.Tensor:
-    return torch.cat([read_embedding(file).vectors["clip_l"] for file in outcome.files])
+    return torch.cat([read_embedding(file).vectors["clip_l"] for file in outcome.files.values()])
 
 
 def recomputes(host: StandaloneHost) -> bool:
