@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "bench": {*BELOW_HOSTS, "hosts", "job_memory", "job_run", "jobs", "tinyworld"},
     "workshop": {*BELOW_HOSTS, "job_run", "jobs"},
     "api": {"core", "methods", "job_run", "workshop"},
-    "ui": {"core", "methods", "workshop"},
+    "ui": {"core", "networks", "methods", "workshop"},
     "webui": {"hosts", "workshop", "api", "ui"},
     "commands": {*BELOW_HOSTS, "hosts", "job_run", "jobs", "report", "tinyworld", "bench"},
     "cli": {"core", "commands"},

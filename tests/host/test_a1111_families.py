@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -107,6 +108,16 @@ def test_the_webui_loads_what_a_job_made(webui: WebUI, family: str, pictures: st
     assert (seen["vectors"], seen["shape"]) == (2, sum(widths.values()))
     assert seen["keys"] == (sorted(widths) if len(widths) > 1 else ["emb_params"])
     assert len(list(tmp_path.rglob("step-*.png"))) == 4
+
+
+def test_a_network_reaches_every_layer_and_leaves_none_changed(webui: WebUI, family: str) -> None:
+    found = probe(webui, "network_on_every_layer", checkpoint=family)
+    assert found["names"] == []  # in the file and in the living model the same
+    applied, every = re.search(r"applied (\d+) of (\d+) modules", found["report"]).groups()
+    assert applied == every
+    assert found["effect"] > 0.01 and found["text"] > 1e-4
+    assert found["apart"] < 1e-4
+    assert found["left"] == 0 and found["weights"]
 
 
 def test_vectors_for_other_encoders_are_refused_in_a_sentence(webui: WebUI, family: str) -> None:
