@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 # Sides of the latents of the two runs that tell what a step needs; smaller ones end in a single place.
 _SIDES = (16, 24)
+_WARM_UP = 8
 # Of every trained number: two moments of an optimizer, and the last good state's copy of them.
 _COPIES = 4
 # A CPU's C library keeps much of what was freed, and oneDNN copies weights: a process grows by so many times
@@ -40,9 +41,12 @@ def economy_of(settings: MemorySettings) -> Economy:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    # PyTorch's allocator on the CPU has no error class of its own.
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(
-        error
+    # PyTorch's allocators of a CPU and of Apple's cards have no error class of their own.
+    told = str(error)
+    return (
+        isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+        or "can't allocate memory" in told
+        or "MPS backend out of memory" in told
     )
 
 
@@ -124,6 +128,8 @@ class Memory:
         places = batch.latents[0, 0].numel()
         most: float | None
         try:
+            # What is made once and kept, such as a prompt's answer, is no step's.
+            self._rehearse(batch.resized(_WARM_UP))
             if places <= _SIDES[1] ** 2:
                 run = self._record(batch)
                 most = run.peak

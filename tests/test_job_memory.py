@@ -44,7 +44,7 @@ def train(host: StandaloneHost, pictures: str, tmp_path: Path) -> Callable[..., 
 
 
 def vectors_of(outcome: Outcome) -> torch.Tensor:
-    return torch.cat([read_embedding(file).vectors["clip_l"] for file in outcome.files])
+    return torch.cat([read_embedding(file).vectors["clip_l"] for file in outcome.files.values()])
 
 
 def recomputes(host: StandaloneHost) -> bool:
@@ -61,7 +61,7 @@ def test_a_job_that_runs_out_of_memory_goes_down_the_ladder_and_on(
     pairs = 2 if method == "dreamartist" else 1
 
     def short(self: StandaloneHost, latents: torch.Tensor, *more: Any) -> torch.Tensor:
-        if next(calls) > 10 and (len(latents) > pairs or not recomputes(self)):
+        if next(calls) > 11 and (len(latents) > pairs or not recomputes(self)):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return predict(self, latents, *more)
 
