@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from lib_ti.networks.tools.extract import Extraction, extract
 from lib_ti.networks.tools.into_checkpoint import CheckpointMerge
 from lib_ti.networks.tools.saving import save_network
 from lib_ti.networks.tools.stored import Checkpoint, open_checkpoint
+
+log = logging.getLogger(__name__)
 
 
 def sd15_plan(dtype: torch.dtype) -> Plan:
@@ -96,18 +99,20 @@ def bench_lora(rank: int, dtype: torch.dtype, device: torch.device, *, conv: boo
             "checkpoint_mb": round(base.stat().st_size / 2**20, 1),
             "largest_tensor_mb": round(largest * dtype.itemsize / 2**20, 1),
             "modules": len(network.updates),
-            "merge": _measured(merge, device),
-            "extract": _measured(pull, device),
+            "merge": _measured("merge", merge, device),
+            "extract": _measured("extract", pull, device),
         }
 
 
-def _measured(run: Callable[[], None], device: torch.device) -> dict[str, float]:
+def _measured(name: str, run: Callable[[], None], device: torch.device) -> dict[str, float]:
     memory = PeakMemory(device)
     memory.start()
     started, worked = time.perf_counter(), time.process_time()
     run()
-    return {
+    figures = {
         "seconds": round(time.perf_counter() - started, 2),
         "processor_seconds": round(time.process_time() - worked, 2),
         "peak_mb": round(memory.bytes() / 2**20, 1),
     }
+    log.info("%s: %s", name, figures)  # the next one may take minutes
+    return figures
