@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from gradio import Blocks
 
+    from lib_ti.ui.slots import Slots
     from lib_ti.workshop import Workshop
 
 
@@ -29,11 +30,45 @@ def add_options() -> None:
     add()
 
 
+def before_page() -> None:
+    """What the WebUI forgets when it makes its page anew: networks in prompts, cards, axes."""
+    from lib_ti.hosts import a1111_cards, a1111_networks, a1111_slots
+    from lib_ti.hosts.a1111_options import takes_over_lora
+
+    a1111_networks.register(takes_over=takes_over_lora())
+    a1111_cards.register()
+    a1111_slots.add_axes()
+
+
+def before_denoising(params: Any) -> None:
+    """At every step of every picture."""
+    from lib_ti.hosts.a1111_networks import before_denoising as tell
+
+    tell(params)
+
+
+def build_slots(tab: str) -> Slots:
+    """The slots for networks, in the gradio context that is open now. ``tab``: "txt2img" or "img2img"."""
+    from lib_ti.hosts.a1111_networks import network_folders
+    from lib_ti.ui.slots import build_slots as build
+
+    return build(lambda: [*network_folders().files()], tab)
+
+
+def use_slots(generation: Any, values: Sequence[Any]) -> None:
+    from lib_ti.hosts.a1111_slots import use_slots as use
+
+    use(generation, values)
+
+
 def build_tab(txt2img: Sequence[Any]) -> None:
     """The studio's controls, in the gradio context that is open now."""
+    from lib_ti.hosts.a1111_networks import network_folders
+    from lib_ti.ui.metadata import MetadataEditor
     from lib_ti.ui.tab import Tab
 
     Tab(workshop(), txt2img)
+    MetadataEditor(network_folders())
 
 
 def add_routes(page: Blocks | None, app: FastAPI) -> None:

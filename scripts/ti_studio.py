@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import gradio as gr
-from modules import script_callbacks
+from modules import script_callbacks, scripts
 
 import lib_ti.webui  # found now, while the WebUI has this folder on its path, or never
 
@@ -33,9 +33,30 @@ def own_tab() -> list[tuple[gr.Blocks, str, str]]:
     return [(page, "TI Studio", "ti_studio")]
 
 
+class NetworkSlots(scripts.Script):
+    """The slots for networks below the prompts of txt2img and img2img."""
+
+    def title(self) -> str:
+        return "Networks (TI Studio)"
+
+    def show(self, _is_img2img: bool) -> Any:
+        return not IS_FORGE and scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        slots = lib_ti.webui.build_slots("img2img" if is_img2img else "txt2img")
+        self.infotext_fields = slots.pasted
+        self.paste_field_names = [read for _, read in slots.pasted]
+        return slots.controls
+
+    def process(self, p: Any, *values: Any) -> None:
+        lib_ti.webui.use_slots(p, values)
+
+
 if IS_FORGE:
     script_callbacks.on_ui_tabs(own_tab)
 else:
+    script_callbacks.on_before_ui(lib_ti.webui.before_page)
     script_callbacks.on_ui_settings(lib_ti.webui.add_options)
+    script_callbacks.on_cfg_denoiser(lib_ti.webui.before_denoising)
     script_callbacks.on_ui_train_tabs(train_tab)
     script_callbacks.on_app_started(lib_ti.webui.add_routes)

@@ -1,9 +1,11 @@
-"""``ti-studio generate``: draw pictures, with the embeddings that are there."""
+"""``ti-studio generate``: draw pictures, with the embeddings and networks that are there."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,26 @@ from lib_ti.formats.embedding import read_embedding, read_embeddings
 from lib_ti.hosts.base import Host, SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under
+from lib_ti.networks.prompt import take_calls
+from lib_ti.networks.prompt_files import NetworkFolders
+from lib_ti.networks.prompt_run import Called, PromptNetworks
 from lib_ti.report import save_png
 
 
 def add_to(commands: Any) -> None:
-    parser = commands.add_parser("generate", help="draw pictures, with the embeddings that are there")
+    parser = commands.add_parser("generate", help="draw pictures, with the embeddings and networks there are")
     shared_options(parser, run)
-    parser.add_argument("prompt", help="(a) and (a:1.2) stress, [a] softens; an embedding's name calls it")
-    parser.add_argument("--negative", default="", help="negative prompt")
+    parser.add_argument(
+        "prompt",
+        help="(a) and (a:1.2) stress, [a] softens; an embedding's name calls it, <net:NAME:0.8> a network",
+    )
+    parser.add_argument(
+        "--negative", default="", help="negative prompt; a network called in it acts on that half alone"
+    )
     parser.add_argument("--embedding", type=Path, action="append", default=[], metavar="FILE",
                         help="an embedding file beside those in DATA/embeddings")  # fmt: skip
+    parser.add_argument("--networks", type=Path, action="append", default=[], metavar="FOLDER",
+                        help="a folder of networks beside DATA/loras")  # fmt: skip
     parser.add_argument("--count", type=int, default=4, help="pictures (default: 4)")
     parser.add_argument(
         "--seed", type=int, default=1, help="of the first picture; the others follow (default: 1)"
@@ -39,29 +51,61 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     for name, low, high in (("count", 1, 1000), ("steps", 1, 1000), ("cfg", 1, 50), ("seed", 0, 2**32 - 1)):
         if not low <= getattr(args, name) <= high:
             raise BadInput(f"{name}: got {getattr(args, name)}, expected {low} to {high}.")
+    folders = NetworkFolders([*args.networks, folders_under(args.data).networks])
+    prompt, called = _take_called(args.prompt, folders, negative=False)
+    negative, called_there = _take_called(args.negative, folders, negative=True)
+    called += called_there
     host = StandaloneHost.load(args.model, args.device, args.clip_skip)
-    with host.lend():
+    with host.lend(), hung(host, called) as networks:
         load_embeddings(host, folders_under(args.data).embeddings, args.embedding)
-        counts = host.count_triggers(f"{args.prompt} BREAK {args.negative}")
-        called = sorted(name for name, count in counts.items() if count)
+        counts = host.count_triggers(f"{prompt} BREAK {negative}")
         paths: list[Path] = []
         for seed in range(args.seed, args.seed + args.count):
             if stopped():
                 break
             request = SampleRequest(
-                prompts=[args.prompt],
+                prompts=[prompt],
                 seeds=[seed],
-                negative_prompt=args.negative,
+                negative_prompt=negative,
                 steps=args.steps,
                 cfg_scale=args.cfg,
                 width=args.width or host.info.native_size,
                 height=args.height or host.info.native_size,
             )
             paths.append(_free_name(args.out, seed))
-            save_png(host.sample(request)[0], paths[-1])
+            save_png(host.sample(request, networks)[0], paths[-1])
             print(paths[-1], file=sys.stderr)
     status = "done" if len(paths) == args.count else "stopped"
-    return {"status": status, "images": [str(path) for path in paths], "embeddings": called}
+    return {
+        "status": status,
+        "images": [str(path) for path in paths],
+        "embeddings": sorted(name for name, count in counts.items() if count),
+        "networks": sorted({str(each.file) for each in called}),
+    }
+
+
+def _take_called(text: str, folders: NetworkFolders, *, negative: bool) -> tuple[str, list[Called]]:
+    """A prompt without its tags, and the networks that these call. Raises BadInput."""
+    prompt, calls = take_calls(text)
+    return prompt, [Called.of(call, folders.find(call.name), negative=negative) for call in calls]
+
+
+@contextmanager
+def hung(host: StandaloneHost, called: Sequence[Called]) -> Iterator[PromptNetworks | None]:
+    """The networks in the model, for a while; None where none is called. Raises BadInput for one that
+    cannot be used; what is missing of one that can is said."""
+    if not called:
+        yield None
+        return
+    networks = PromptNetworks(host.parts(), host.info.family, called)
+    try:
+        if networks.refused:
+            raise BadInput(networks.refused[0])
+        for sentence in networks.told:
+            print(sentence, file=sys.stderr)
+        yield networks
+    finally:
+        networks.remove()
 
 
 def load_embeddings(host: Host, folder: Path, files: list[Path]) -> None:

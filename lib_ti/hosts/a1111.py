@@ -32,6 +32,7 @@ from lib_ti.hosts.a1111_loan import (
     usual_order,
 )
 from lib_ti.hosts.a1111_model import (
+    parts_of,
     read_info,
     refuse_memory_settings,
     text_models,
@@ -43,7 +44,6 @@ from lib_ti.hosts.economy import economised
 from lib_ti.hosts.loan import moved
 from lib_ti.hosts.prompts import Trigger, Vocabulary, tokenize_triggers
 from lib_ti.networks.layers import Parts
-from lib_ti.networks.names import PARTS
 
 _PIXELS_AT_ONCE = 1024 * 1024  # pictures of a request are drawn in groups of so many pixels
 _EMPHASIS = re.compile(r"[(\[]")
@@ -136,16 +136,16 @@ class A1111Host:
             self._economy.enter_context(moved(model.first_stage_model, devices.cpu))
 
     def parts(self) -> Parts:
-        # OpenCLIP's wrapper keeps its model under another name than transformers' does.
-        texts = [
-            getattr(text.wrapped, "transformer", None) or text.wrapped.model
-            for text in text_models(self._model)
-        ]
-        models = self._model.model.diffusion_model, *texts
-        return dict(zip(PARTS[self.info.family], models, strict=True))
+        return parts_of(self._model, self.info.family)
 
     def tokenize(self, text: str) -> list[int]:
         return list(self._model.cond_stage_model.tokenize([text])[0])
+
+    def words(self) -> Mapping[str, int]:
+        # Not above: it imports transformers, which a WebUI's start need not wait for.
+        from lib_ti.hosts.tokenizer import clip_words
+
+        return clip_words()
 
     def token_vectors(self, encoder: str) -> torch.Tensor:
         if encoder not in self.info.text_encoders:

@@ -7,7 +7,6 @@ leaves everything as training needs it.
 from __future__ import annotations
 
 import random
-import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib_ti.hosts.a1111_networks import builtin_networks, end_drawing
 from lib_ti.hosts.loan import moved
 
 _MISSING = object()
@@ -149,6 +149,7 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
 def neutral(model: Any) -> Iterator[None]:
     """The checkpoint as it is: without hypernetworks, LoRAs, another U-Net, token merging and tiling."""
     with ExitStack() as undo:
+        undo.enter_context(_no_prompt_networks())
         undo.enter_context(_no_hypernetworks())
         undo.enter_context(_no_loras(model))
         undo.enter_context(_own_unet())
@@ -206,10 +207,13 @@ def _no_hypernetworks() -> Iterator[None]:
         active[:] = before
 
 
-def builtin_networks() -> Any:
-    """The module of the built-in Lora extension; None where that is switched off."""
-    networks = sys.modules.get("networks")
-    return networks if hasattr(networks, "loaded_networks") else None  # it may be somebody else's module
+@contextmanager
+def _no_prompt_networks() -> Iterator[None]:
+    end_drawing()  # of a generation that was broken off
+    try:
+        yield
+    finally:
+        end_drawing()  # of a preview
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import torch
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
 from lib_ti.hosts.base import ModelInfo
+from lib_ti.networks.layers import Parts
+from lib_ti.networks.names import PARTS
 
 # The WebUI's classes of text encoders, in a checkpoint's order. Not told by its flags alone, which call
 # a model with another encoder SD1, and the SDXL refiner SDXL.
@@ -33,6 +35,13 @@ def family_of(model: Any) -> Family | None:
     """None for a family that cannot be trained here."""
     family = _FAMILIES.get(tuple(type(text).__name__ for text in text_models(model)))
     return family if family and getattr(model, f"is_{family}") else None
+
+
+def parts_of(model: Any, family: Family) -> Parts:
+    """The living U-Net and text encoders, whose layers a network changes."""
+    # OpenCLIP's wrapper keeps its model under another name than transformers' does.
+    texts = [getattr(text.wrapped, "transformer", None) or text.wrapped.model for text in text_models(model)]
+    return dict(zip(PARTS[family], (model.model.diffusion_model, *texts), strict=True))
 
 
 def token_layers(model: Any) -> dict[str, Any]:

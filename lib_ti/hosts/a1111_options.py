@@ -7,6 +7,7 @@ from pathlib import Path
 _SECTION = ("ti_studio", "TI Studio")
 _JOBS = "ti_studio_jobs_dir"
 _DESCRIBE = "ti_studio_describe_embeddings"
+_TAKE_OVER = "ti_studio_take_over_lora"
 
 
 def add_options() -> None:
@@ -19,6 +20,9 @@ def add_options() -> None:
     )
     shared.opts.add_option(_JOBS, jobs.info("empty: .ti-studio/jobs, which is not served over the network"))
     shared.opts.add_option(_DESCRIBE, describe)
+    over = shared.OptionInfo(False, "Read <lora:...> in prompts as <net:...>", **where)
+    when = "only where the built-in Lora extension is switched off; at the next start"
+    shared.opts.add_option(_TAKE_OVER, over.info(when))
 
 
 def jobs_folder() -> Path:
@@ -33,3 +37,9 @@ def describe_embeddings() -> bool:
     from modules import shared
 
     return bool(shared.opts.data.get(_DESCRIBE, True))
+
+
+def takes_over_lora() -> bool:
+    from modules import shared
+
+    return bool(shared.opts.data.get(_TAKE_OVER, False))

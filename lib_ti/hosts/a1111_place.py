@@ -12,7 +12,8 @@ from PIL import Image
 from lib_ti.core.files import write_atomically, write_text
 from lib_ti.data.templates import OUR_TEMPLATES
 from lib_ti.hosts.a1111 import A1111Host, sampler_names
-from lib_ti.hosts.a1111_loan import builtin_networks, condition_caches_cleared, option_set
+from lib_ti.hosts.a1111_loan import condition_caches_cleared, option_set
+from lib_ti.hosts.a1111_networks import builtin_networks
 from lib_ti.hosts.a1111_options import describe_embeddings, jobs_folder
 from lib_ti.hosts.base import Folders
 

@@ -22,6 +22,7 @@ from lib_ti.hosts.economy import economised
 from lib_ti.hosts.loan import moved
 from lib_ti.networks.layers import Parts
 from lib_ti.networks.names import PARTS
+from lib_ti.networks.prompt_run import PromptNetworks
 
 _PIXELS_AT_ONCE = 1024 * 1024  # pictures of a request are drawn in groups of so many pixels
 _ENCODERS = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
@@ -115,6 +116,10 @@ class StandaloneHost:
         first, *_ = self._texts.values()
         return first.tokenize(text)
 
+    def words(self) -> Mapping[str, int]:
+        first, *_ = self._texts.values()
+        return first.words()
+
     def token_vectors(self, encoder: str) -> torch.Tensor:
         if encoder not in self._texts:
             raise ValueError(f"this model has the text encoders {[*self._texts]}, not {encoder!r}")
@@ -180,7 +185,8 @@ class StandaloneHost:
         return list(_SAMPLERS)
 
     @torch.no_grad()
-    def sample(self, request: SampleRequest) -> list[Image.Image]:
+    def sample(self, request: SampleRequest, networks: PromptNetworks | None = None) -> list[Image.Image]:
+        """``networks``: what the prompts called, which hangs in this model."""
         factor = self.info.pixels_per_latent
         if request.width % factor or request.height % factor:
             raise BadInput(
@@ -190,23 +196,33 @@ class StandaloneHost:
         images: list[Image.Image] = []
         for start in range(0, len(request.prompts), group):
             part = slice(start, start + group)
-            latents = self._denoise(request, request.prompts[part], request.seeds[part])
+            latents = self._denoise(request, request.prompts[part], request.seeds[part], networks)
             images += [_to_image(pixels) for pixels in self.decode(latents)]
         return images
 
-    def _denoise(self, request: SampleRequest, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+    def _denoise(
+        self,
+        request: SampleRequest,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        networks: PromptNetworks | None,
+    ) -> torch.Tensor:
         """Latents by the request's sampler (DPM-Solver++(2M), arXiv 2211.01095, with Karras' noise levels
         if it names none) and classifier-free guidance."""
         info, factor = self.info, self.info.pixels_per_latent
         guided = request.cfg_scale != 1
-        condition = self._sampling_condition(prompts, request.negative_prompt if guided else None)
+        negative = request.negative_prompt if guided else None
+        condition = self._sampling_condition(prompts, negative, networks)
+        negative_rows = [True] * len(prompts) * guided + [False] * len(prompts)
         scheduler = self._scheduler(request.sampler)
         scheduler.set_timesteps(request.steps, device=info.device)
         shape = (info.latent_channels, request.height // factor, request.width // factor)
         # Drawn on the CPU, a generator a picture: the same on every device and in every batch.
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         latents = torch.stack(noise).to(info.device) * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
+        for step, t in enumerate(scheduler.timesteps):
+            if networks is not None:
+                networks.denoise(step / len(scheduler.timesteps), negative_rows)
             scaled = scheduler.scale_model_input(latents, t)
             if guided:
                 answer = self.predict_noise(torch.cat([scaled, scaled]), t, condition)
@@ -215,17 +231,30 @@ class StandaloneHost:
             else:
                 answer = self.predict_noise(scaled, t, condition)
             latents = scheduler.step(answer, t, latents).prev_sample
+        if networks is not None:
+            networks.rest()
         return latents
 
-    def _sampling_condition(self, prompts: Sequence[str], negative: str | None) -> Condition:
+    def _sampling_condition(
+        self, prompts: Sequence[str], negative: str | None, networks: PromptNetworks | None
+    ) -> Condition:
         """Of the prompts; before them, where there is a negative one, as often of that."""
-        if negative is None:
-            return self.encode_prompts(prompts)
-        condition = self.encode_prompts([negative] * len(prompts) + [*prompts])
+        count = 0 if negative is None else len(prompts)
+        texts = [negative or ""] * count + [*prompts]
+        if networks is None:
+            condition = self.encode_prompts(texts)
+        else:
+            with networks.reading(negative=False):
+                condition = self.encode_prompts(texts)
+            with networks.reading(negative=True):
+                below = self.encode_prompts(texts)
+            condition.hidden[:count] = below.hidden[:count]
+            if condition.pooled is not None and below.pooled is not None:
+                condition.pooled[:count] = below.pooled[:count]
         if condition.pooled is not None and not negative:
             # SDXL was trained with zeros where the prompt was left out.
-            condition.hidden[: len(prompts)] = 0
-            condition.pooled[: len(prompts)] = 0
+            condition.hidden[:count] = 0
+            condition.pooled[:count] = 0
         return condition
 
     def _scheduler(self, sampler: str) -> Any:

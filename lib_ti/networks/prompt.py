@@ -41,8 +41,8 @@ class NetworkCall:
         return wanted and self.start < self.stop and bool(self.unet or self.text)
 
     def acts_at(self, share: float) -> bool:
-        """``share`` of the sampling steps done, 0 <= share < 1."""
-        return self.start <= share < self.stop
+        """``share`` of the sampling steps done; samplers that choose their own steps pass 1."""
+        return self.start <= share and (share < self.stop or self.stop == 1)
 
 
 def take_tags(prompt: str, words: Iterable[str] = (WORD,)) -> tuple[str, list[str]]:

@@ -1,7 +1,6 @@
-"""Weights by the U-Net's block, as lists of 17, 26, 12 or 20 numbers or by a preset's name.
+"""Weights of a U-Net's blocks as a tag in a prompt gives them: a list of numbers, or a preset's name.
 
-The lists are those that users of sd-webui-lora-block-weight write: BASE, then blocks from the input to the
-output. The short ones name the blocks with attention only; the others then have no weight.
+Lists are those of ``blocks``, the presets those that users of sd-webui-lora-block-weight know by name.
 """
 
 from __future__ import annotations
@@ -11,77 +10,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.embedding import Family
+from lib_ti.networks.blocks import BlockWeights, block_weights
 
-
-def _names(kind: str, *numbers: int) -> list[str]:
-    return [f"{kind}{number:02}" for number in numbers]
-
-
-BASE = "BASE"  # the text encoder, and what belongs to no block
-_SD = [*_names("IN", *range(12)), "M00", *_names("OUT", *range(12))]
-_SDXL = [*_names("IN", *range(9)), "M00", *_names("OUT", *range(9))]
-# Numbers in a list -> the blocks that they are for, after BASE.
-_SD_LISTS = {17: [*_names("IN", 1, 2, 4, 5, 7, 8), "M00", *_names("OUT", *range(3, 12))], 26: _SD}
-_SDXL_LISTS = {12: [*_names("IN", 4, 5, 7, 8), "M00", *_names("OUT", *range(6))], 20: _SDXL}
-# sd-scripts' place of each block: its first is SD's IN00, and SDXL's embeddings; SDXL's middle has three.
-_PLACES: Mapping[str, tuple[str, ...]] = {
-    "sd1": tuple(_SD),
-    "sd2": tuple(_SD),
-    "sdxl": (BASE, *_SDXL[:9], "M00", "M00", "M00", *_SDXL[10:], BASE),
-}
-# Preset -> first and last of each run of blocks with weight 1; for SD, and for SDXL.
-_PRESETS: Mapping[str, tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]] = {
-    "NONE": ((), ()),
-    "ALL": ((("IN00", "OUT11"),), (("IN00", "OUT08"),)),
-    "INS": ((("IN00", "IN02"),), (("IN00", "IN05"),)),
-    "IND": ((("IN05", "IN11"),), (("IN06", "IN08"),)),
-    "INALL": ((("IN00", "IN11"),), (("IN00", "IN08"),)),
-    "MIDD": ((("IN05", "OUT06"),), (("IN06", "OUT02"),)),
-    "OUTD": ((("OUT00", "OUT06"),), (("OUT00", "OUT02"),)),
-    "OUTS": ((("OUT07", "OUT11"),), (("OUT03", "OUT08"),)),
-    "OUTALL": ((("OUT00", "OUT11"),), (("OUT00", "OUT08"),)),
+_LENGTHS = (17, 25, 26, 12, 20, 23)  # of lists, whatever the family
+# Preset -> the blocks with weight 1, as places among SD's 25 (12 inputs, the middle, 12 outputs) and among
+# SDXL's 19 of a full list (9, 1, 9). Those that hold attention are the same as in the known lists of 17.
+_PRESETS: Mapping[str, tuple[range, range]] = {
+    "NONE": (range(0), range(0)),
+    "ALL": (range(25), range(19)),
+    "INS": (range(3), range(6)),
+    "IND": (range(5, 12), range(6, 9)),
+    "INALL": (range(12), range(9)),
+    "MIDD": (range(5, 20), range(6, 13)),
+    "OUTD": (range(13, 20), range(10, 13)),
+    "OUTS": (range(20, 25), range(13, 19)),
+    "OUTALL": (range(13, 25), range(10, 19)),
 }
 PRESETS = tuple(_PRESETS)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """What a tag says of the blocks: a preset, or as many numbers as one of the lists has."""
+    """What a tag says of the blocks: a preset, or where there is none, a list."""
 
     preset: str = "ALL"
     numbers: tuple[float, ...] = ()
 
-    def weights(self, family: str) -> BlockWeights:
+    def weights(self, family: Family) -> BlockWeights:
         """For a model of ``family``. Raises BadInput where the list is another family's."""
-        of = self._listed(family) if self.numbers else self._preset(family)
-        return BlockWeights(of[BASE], tuple(of[name] for name in _PLACES[family]))
+        return block_weights(self.numbers or self._preset(family), family)
 
-    def _preset(self, family: str) -> dict[str, float]:
-        blocks = _SDXL if family == "sdxl" else _SD
-        runs = _PRESETS[self.preset][family == "sdxl"]
-        on = {name for first, last in runs for name in blocks[blocks.index(first) : blocks.index(last) + 1]}
-        return {BASE: float(self.preset != "NONE"), **{name: float(name in on) for name in blocks}}
-
-    def _listed(self, family: str) -> dict[str, float]:
-        blocks, lists = (_SDXL, _SDXL_LISTS) if family == "sdxl" else (_SD, _SD_LISTS)
-        names = lists.get(len(self.numbers))
-        if names is None:
-            raise BadInput(
-                f"blocks: got a list of {len(self.numbers)} numbers, expected one of "
-                f"{' or '.join(map(str, lists))} for this model, or a preset such as OUTALL."
-            )
-        return dict.fromkeys(blocks, 0.0) | dict(zip([BASE, *names], self.numbers, strict=True))
-
-
-@dataclass(frozen=True)
-class BlockWeights:
-    """``blocks``: by the place in sd-scripts' 25 blocks (SDXL: 23)."""
-
-    base: float
-    blocks: tuple[float, ...]
-
-    def of(self, block: int | None) -> float:
-        return self.base if block is None else self.blocks[block]
+    def _preset(self, family: Family) -> list[float]:
+        on = _PRESETS[self.preset][family == "sdxl"]
+        count = len(_PRESETS["ALL"][family == "sdxl"])
+        return [float(self.preset != "NONE"), *(float(place in on) for place in range(count))]
 
 
 def parse_blocks(text: str) -> Blocks:
@@ -92,10 +55,10 @@ def parse_blocks(text: str) -> Blocks:
         numbers = tuple(float(item) for item in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) not in {*_SD_LISTS, *_SDXL_LISTS} or not all(map(math.isfinite, numbers)):
+    if len(numbers) not in _LENGTHS or not all(map(math.isfinite, numbers)):
         got = f"{len(numbers)} numbers" if len(numbers) > 1 else repr(text)
         raise BadInput(
-            f"got {got}, expected 17 or 26 numbers (SD 1.x and 2.x), 12 or 20 (SDXL), or one of "
+            f"got {got}, expected 17, 25 or 26 numbers (SD 1.x and 2.x), 12, 20 or 23 (SDXL), or one of "
             f"{', '.join(PRESETS)}."
         )
     return Blocks("", numbers)

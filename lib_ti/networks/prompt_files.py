@@ -10,9 +10,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from lib_ti.core.errors import BadInput
+from lib_ti.networks.files import SUFFIXES
 from lib_ti.networks.prompt import nearest
 
-SUFFIX = ".safetensors"
+_SAFETENSORS = ".safetensors"
 
 
 class NetworkFolders:
@@ -22,14 +23,15 @@ class NetworkFolders:
         self.folders = tuple(folders)
 
     def files(self) -> dict[str, Path]:
-        """Name -> file, in the order of the names. Hidden files and folders do not count."""
+        """Name -> file, in the order of the names. Hidden files and folders do not count, and of two of one
+        name in one folder the safetensors file does."""
         found: dict[str, Path] = {}
         for folder in self.folders:
             for place, inside, names in os.walk(folder, followlinks=True):
                 inside[:] = sorted(name for name in inside if not name.startswith("."))
-                for name in sorted(names):
-                    if name.lower().endswith(SUFFIX) and not name.startswith("."):
-                        found.setdefault(Path(name).stem, Path(place, name))
+                for path in sorted(Path(place, name) for name in names if not name.startswith("."))[::-1]:
+                    if path.suffix.lower() in SUFFIXES:
+                        found.setdefault(path.stem, path)
         return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
 
     def find(self, name: str) -> Path:
@@ -38,7 +40,7 @@ class NetworkFolders:
         Raises BadInput, with the nearest name where there is one.
         """
         files = self.files()
-        wanted = name.removesuffix(SUFFIX)
+        wanted = name.removesuffix(_SAFETENSORS)
         folded = {known.casefold(): path for known, path in files.items()}
         path = files.get(wanted) or folded.get(wanted.casefold()) or _by_alias(files, wanted)
         if path is None:
@@ -60,6 +62,8 @@ def _by_alias(files: dict[str, Path], wanted: str) -> Path | None:
 
 def metadata_of(path: Path) -> dict[str, str]:
     """Without reading the tensors; kept until the file changes. Raises BadInput."""
+    if path.suffix.lower() != _SAFETENSORS:
+        return {}  # torch's own format has no place for them
     try:
         return dict(_metadata(path, *stamp(path)))
     except OSError as error:

@@ -43,7 +43,7 @@ def test_a_tag_is_read(tag: str, call: NetworkCall) -> None:
         ("cat:rank=0", "rank is '0'"),
         ("cat:rank=4.5", "rank is '4.5'"),
         ("cat:hr=first", "hr is 'first'; choose one of both, no, only"),
-        ("cat:blocks=1,2", "blocks: got 2 numbers, expected 17 or 26"),
+        ("cat:blocks=1,2", "blocks: got 2 numbers, expected 17, 25 or 26"),
         ("cat:blocks=OUTAL", "blocks: got 'OUTAL', expected"),
         ("cat:blocks=" + ",".join(["inf"] * 17), "blocks: got 17 numbers"),
     ],
@@ -77,7 +77,7 @@ def test_when_a_network_acts() -> None:
         *[True] * 3,
         *[False] * 5,
     ]
-    assert all(parse_tag("cat").acts_at(share) for share in shares)
+    assert all(parse_tag("cat").acts_at(share) for share in (*shares, 1.0, 1.2))
     passes = {
         tag: [parse_tag(tag).acts_in(hires_pass=hires) for hires in (False, True)]
         for tag in ("cat", "cat:hr=only", "cat:hr=no", "cat:start=1", "cat:0", "cat:0:te=1")

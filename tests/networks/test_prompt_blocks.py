@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.embedding import Family
 from lib_ti.networks.prompt_blocks import PRESETS, Blocks, parse_blocks
 
 # sd-scripts' places of the blocks that have attention: 16 of SD's 25.
@@ -25,21 +26,13 @@ def numbered(count: int) -> str:
     return ",".join(map(str, range(count)))
 
 
-def test_short_lists_name_the_blocks_with_attention() -> None:
+def test_a_list_is_read_for_the_model() -> None:
+    assert parse_blocks(numbered(17)) == Blocks("", tuple(map(float, range(17))))
     weights = parse_blocks(numbered(17)).weights("sd1")
     assert weights.of(None) == 0 and len(weights.blocks) == 25
     assert [weights.of(block) for block in ATTENTION] == [*map(float, range(1, 17))]
-    assert sum(weights.blocks) == sum(range(17))  # nothing elsewhere
-    weights = parse_blocks(numbered(12)).weights("sdxl")
-    assert weights.blocks == (0, 0, 0, 0, 0, 1, 2, 0, 3, 4, 5, 5, 5, 6, 7, 8, 9, 10, 11, 0, 0, 0, 0)
-
-
-def test_full_lists_name_every_block() -> None:
-    weights = parse_blocks(numbered(26)).weights("sd2")
-    assert weights.blocks == tuple(range(1, 26))
-    weights = parse_blocks("7," + numbered(20)[2:]).weights("sdxl")
-    assert weights.blocks == (7, *range(1, 10), 10, 10, 10, *range(11, 20), 7)
-    assert weights.of(None) == 7
+    assert parse_blocks(numbered(12)).weights("sdxl").blocks[16:19] == (9, 10, 11)
+    assert parse_blocks(numbered(25)).weights("sd2").blocks == tuple(range(25))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -57,7 +50,6 @@ def test_presets_of_sdxl_part_the_network_at_its_depths() -> None:
 
 
 @pytest.mark.parametrize(("count", "family"), [(17, "sdxl"), (26, "sdxl"), (12, "sd1"), (20, "sd2")])
-def test_a_list_for_another_family_is_refused(count: int, family: str) -> None:
-    fitting = "12 or 20" if family == "sdxl" else "17 or 26"
-    with pytest.raises(BadInput, match=f"list of {count} numbers, expected one of {fitting} for this"):
+def test_a_list_for_another_family_is_refused(count: int, family: Family) -> None:
+    with pytest.raises(BadInput, match=f"{count} block weights were given; for a model of {family}"):
         parse_blocks(numbered(count)).weights(family)

@@ -25,11 +25,15 @@ def test_files_are_found_by_name_and_alias(folders: NetworkFolders, tmp_path: Pa
     cat = put(tmp_path / "one" / "Cat.safetensors")
     dog = put(tmp_path / "two" / "animals" / "dog.v1.safetensors", alias="a dog")
     put(tmp_path / "two" / "Cat.safetensors")  # behind that of the first folder
+    (tmp_path / "one" / "Cat.ckpt").write_bytes(b"")  # and this behind the safetensors file
+    old = tmp_path / "two" / "old.pt"
+    old.write_bytes(b"")
     put(tmp_path / "one" / ".hidden.safetensors")
     put(tmp_path / "one" / ".trash" / "old.safetensors")
     (tmp_path / "one" / "broken.safetensors").write_bytes(b"no")
     (tmp_path / "one" / "note.txt").write_text("no network")
-    assert [*folders.files()] == ["broken", "Cat", "dog.v1"]
+    assert [*folders.files()] == ["broken", "Cat", "dog.v1", "old"]
+    assert folders.find("old") == old and metadata_of(old) == {}
     for name, path in {"Cat": cat, "cat": cat, "Cat.safetensors": cat, "dog.v1": dog, "a dog": dog}.items():
         assert folders.find(name) == path
 

@@ -1,0 +1,217 @@
+"""Networks called in a prompt, in a real WebUI, against the WebUI's own LoRAs; and what they leave behind."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from lib_ti.bench.webui import Refused, WebUI
+from tests.webui import probe
+
+pytestmark = pytest.mark.host
+
+HIRES = {"enable_hr": True, "hr_scale": 2, "denoising_strength": 0.6, "hr_upscaler": "Latent", "steps": 2}
+BELOW = "dull <net:two>"
+SLOTS = "Networks (TI Studio)"
+
+
+@pytest.fixture(scope="module")
+def own(webui: WebUI) -> WebUI:
+    """With two networks of ours for the built-in checkpoint."""
+    probe(webui, "write_network", name="one", seed=1)
+    probe(webui, "write_network", name="two", seed=2)
+    return webui
+
+
+def draw(webui: WebUI, prompt: str, **more: Any) -> np.ndarray:
+    image = webui.txt2img(prompt, negative_prompt=more.pop("negative_prompt", "dull"), **more)
+    return np.asarray(Image.open(io.BytesIO(image)), dtype=int)
+
+
+def distance(one: np.ndarray, two: np.ndarray) -> int:
+    """The greatest difference of a value 0..255."""
+    return int(np.abs(one - two).max())
+
+
+@contextmanager
+def nothing_left(webui: WebUI) -> Iterator[None]:
+    """Weights to the byte, hooks, and the picture of a plain prompt are afterwards as they were."""
+    state, plain = probe(webui, "model_state"), draw(webui, "a star")
+    yield
+    left = probe(webui, "model_state")
+    assert left == state and left["shadowed"] == [] and not left["hanging"]
+    assert np.array_equal(draw(webui, "a star"), plain)
+
+
+@contextmanager
+def loaded(webui: WebUI, checkpoint: str) -> Iterator[None]:
+    """Another checkpoint, and no live previews: SDXL's want a file from the network."""
+    probe(webui, "write_checkpoint", checkpoint=checkpoint)
+    before = {"sd_model_checkpoint": "tinyworld", "live_previews_enable": True}
+    webui.call("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint, "live_previews_enable": False})
+    try:
+        yield
+    finally:
+        webui.call("/sdapi/v1/options", before)
+
+
+@pytest.mark.parametrize("weights", ["0.8", "0.3:0.9", "-0.5", "te=0:unet=1", "unet=0:te=1", "0:te=1:unet=1"])
+def test_a_call_draws_what_the_webuis_own_tag_draws(own: WebUI, weights: str) -> None:
+    theirs = draw(own, f"a star <lora:one:{weights}>")
+    with nothing_left(own):
+        ours = draw(own, f"a star <net:one:{weights}>")
+    assert distance(ours, theirs) <= 2
+    assert distance(ours, draw(own, "a star")) > 20
+
+
+def test_two_of_ours_and_the_webuis_own_on_the_same_layers(own: WebUI) -> None:
+    theirs = draw(own, "a star <lora:strong:0.5><lora:one:0.6><lora:two:-0.4>")
+    with nothing_left(own):
+        ours = draw(own, "a star <net:one:0.6><lora:strong:0.5><net:two:-0.4>")
+        assert distance(ours, theirs) <= 2
+        # The WebUI's own changes its weights at the first use of each layer, ours or not.
+        other = draw(own, "a star <lora:strong:1><net:one:0.6>")
+        assert distance(other, draw(own, "a star <lora:strong:1><lora:one:0.6>")) <= 2
+    assert distance(ours, other) > 20
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_other_families_with_fused_attention_in_their_text_encoders(own: WebUI, family: str) -> None:
+    with loaded(own, family):
+        probe(own, "write_network", name=f"for-{family}", seed=3, size=0.2)
+        for weights in ("te=0:unet=1", "unet=0:te=1"):
+            theirs = draw(own, f"a star <lora:for-{family}:{weights}>", steps=2)
+            with nothing_left(own):
+                ours = draw(own, f"a star <net:for-{family}:{weights}>", steps=2)
+            assert distance(ours, theirs) <= 2
+            assert distance(ours, draw(own, "a star", steps=2)) > 2
+        with nothing_left(own):  # one for another family
+            assert np.array_equal(draw(own, "a star <net:one>"), draw(own, "a star"))
+        assert f"made for sd1, and the checkpoint is {family}" in own.log_tail()
+
+
+def broken_off(webui: WebUI) -> None:
+    probe(webui, "failing_unet", after=2)
+    with pytest.raises(Refused):
+        draw(webui, "a star <net:one>", negative_prompt=BELOW)
+
+
+def another_checkpoint(webui: WebUI) -> None:
+    folder = webui.data / "models" / "Stable-diffusion"
+    tensors = load_file(folder / "tinyworld.safetensors")
+    unet = "model.diffusion_model."
+    save_file(
+        {k: v * 1.01 if k.startswith(unet) else v for k, v in tensors.items()}, folder / "other.safetensors"
+    )
+    (folder / "other.yaml").write_text((folder / "tinyworld.yaml").read_text())
+    webui.call("/sdapi/v1/refresh-checkpoints", {})
+    first = draw(webui, "a star <net:one>")
+    switched = draw(webui, "a star <net:one>", override_settings={"sd_model_checkpoint": "other"})
+    assert distance(first, switched) > 0
+    assert np.array_equal(draw(webui, "a star <net:one>"), first)
+
+
+DISTURBANCES: dict[str, Callable[[WebUI], object]] = {
+    "three batches": lambda webui: draw(
+        webui, "a <net:one:start=0.3>", n_iter=3, negative_prompt="<net:two>"
+    ),
+    "a batch of three": lambda webui: draw(webui, "a <net:one>", batch_size=3, negative_prompt="<net:two>"),
+    "hires fix": lambda webui: draw(webui, "a <net:one:hr=only> <net:two>", **HIRES),
+    "an exception": broken_off,
+    "another checkpoint": another_checkpoint,
+}
+
+
+@pytest.mark.parametrize("disturbance", DISTURBANCES)
+def test_nothing_is_left_after(own: WebUI, disturbance: str) -> None:
+    with nothing_left(own):
+        DISTURBANCES[disturbance](own)
+
+
+def test_in_the_negative_prompt_it_acts_on_that_half_alone(own: WebUI) -> None:
+    plain, everywhere = draw(own, "a star"), draw(own, "a star <net:one>")
+    below = draw(own, "a star", negative_prompt="dull <net:one>")
+    assert min(distance(below, plain), distance(below, everywhere)) > 20
+    # With a guidance scale of 1 the negative prompt's half counts nothing.
+    for tag in ("<net:one>", "<net:one:te=0>"):
+        once = draw(own, "a star", negative_prompt=f"dull{tag}", cfg_scale=1)
+        assert distance(once, draw(own, "a star", cfg_scale=1)) <= 2
+    # The tag is no part of the text.
+    assert np.array_equal(draw(own, "a star", negative_prompt="dull<net:one:0>"), plain)
+    assert np.array_equal(draw(own, "a star", negative_prompt="dull<net:one:start=1>"), plain)
+
+
+def test_start_stop_and_passes(own: WebUI) -> None:
+    plain, whole = draw(own, "a star"), draw(own, "a star <net:one:te=0>")
+    first, last = (draw(own, f"a star <net:one:te=0:{part}>") for part in ("stop=0.5", "start=0.5"))
+    assert np.array_equal(draw(own, "a star <net:one:start=1>"), plain)
+    assert np.array_equal(draw(own, "a star <net:one:hr=only>"), plain)
+    assert np.array_equal(draw(own, "a star <net:one:te=0:hr=no>"), whole)
+    pictures = [plain, whole, first, last]
+    assert min(distance(a, b) for i, a in enumerate(pictures) for b in pictures[:i]) > 5
+    pictures = [draw(own, f"a star <net:one:0.5:hr={when}>", **HIRES) for when in ("both", "only", "no")]
+    pictures.append(draw(own, "a star", **HIRES))
+    assert min(distance(a, b) for i, a in enumerate(pictures) for b in pictures[:i]) > 5
+
+
+def test_a_kept_condition_is_not_that_of_other_weights(own: WebUI) -> None:
+    """The WebUI keeps the last prompt's; a file that changed, another half, another pass are other ones."""
+    first = draw(own, "a star <net:one:unet=0:te=1>")
+    assert not np.array_equal(draw(own, "a star <net:one:unet=0:te=0.5>"), first)
+    assert np.array_equal(draw(own, "a star <net:one:unet=0:te=1>"), first)
+    below = draw(own, "a star", negative_prompt="dull<net:one:unet=0:te=1>")
+    assert not np.array_equal(below, draw(own, "a star"))
+    probe(own, "write_network", name="changing", seed=4)
+    before = draw(own, "a star <net:changing:unet=0:te=1>")
+    probe(own, "write_network", name="changing", seed=5)
+    assert not np.array_equal(draw(own, "a star <net:changing:unet=0:te=1>"), before)
+
+
+def test_slots_draw_what_tags_draw_and_are_told_in_the_picture(own: WebUI) -> None:
+    tagged = draw(own, "a star <net:one:0.8:te=0.5><net:two:0.4>")
+    slots = {SLOTS: {"args": [True, "one", 0.8, 0.5, "two", 0.4, 0.4]}}
+    image = own.txt2img("a star", negative_prompt="dull", alwayson_scripts=slots)
+    with Image.open(io.BytesIO(image)) as picture:
+        assert np.array_equal(np.asarray(picture, dtype=int), tagged)
+        text = picture.info["parameters"]
+    assert 'Net 1: "one:0.8:te=0.5", Net 2: "two:0.4"' in text
+    assert 'Net hashes: "one: 000000000000, two: 000000000000"' in text
+
+
+def test_what_is_wrong_is_told_and_the_picture_drawn(own: WebUI) -> None:
+    plain = draw(own, "a star")
+    for tag, sentence in {
+        "<net:onne>": "perhaps 'one' is meant",
+        "<net:one:strat=1>": "perhaps 'start' is meant",
+        "<net:one:blocks=" + ",".join("1" * 12) + ">": "12 block weights were given; for a model of sd1",
+    }.items():
+        assert np.array_equal(draw(own, f"a star{tag}"), plain)
+        assert sentence in own.log_tail()
+
+
+def test_the_webuis_tag_can_be_taken_over(own: WebUI) -> None:
+    ours = draw(own, "a star<net:one:0.3:0.9>")
+    probe(own, "take_over", on=True)
+    try:
+        with nothing_left(own):
+            assert np.array_equal(draw(own, "a star<lora:one:0.3:0.9>"), ours)
+    finally:
+        probe(own, "take_over", on=False)
+    assert distance(draw(own, "a star<lora:one:0.3:0.9>"), ours) <= 2
+
+
+def test_cards_and_axes(own: WebUI) -> None:
+    cards = probe(own, "cards")
+    assert cards["one"] == {
+        "prompt": '"<net:one:" + opts.extra_networks_default_multiplier + ">"',
+        "description": "SD 1.x",
+    }
+    assert cards["strong"]["description"] == "unknown family"
+    assert len(probe(own, "axes")) == 4
