@@ -39,11 +39,10 @@ DEFAULT_CONCEPTS = 6  # drawn from the test split when none are named
 # narrow: the rates are more than a large one bears.
 _OF_NETWORKS = {
     "trigger_word": TRIGGER,
-    "learning_rate": "7e-4:0.7, 2e-4",
+    "learning_rate": "2e-3",
     "text_rate": 1.0,
-    "steps": 700,
-    "rank": 16,
-    "alpha": 16.0,
+    # A new shape is decided at the noisiest timesteps.
+    "weighting": "x0",
 }
 HIDDEN_BACKGROUNDS = 2  # colours that no training picture of a concept has behind it
 
