@@ -35,6 +35,15 @@ from lib_ti.tinyworld.world import ATTRIBUTES, COLOURS, KNOWN, Scene, caption, r
 
 TRIGGER = "zqx-thing"
 DEFAULT_CONCEPTS = 6  # drawn from the test split when none are named
+# A network has no word of its own, so the prompts that it learns and is judged by call it so. The model is
+# narrow: the rates are more than a large one bears.
+_OF_NETWORKS = {
+    "trigger_word": TRIGGER,
+    "learning_rate": "2e-3",
+    "text_rate": 1.0,
+    # A new shape is decided at the noisiest timesteps.
+    "weighting": "x0",
+}
 HIDDEN_BACKGROUNDS = 2  # colours that no training picture of a concept has behind it
 
 
@@ -162,10 +171,8 @@ class Exam:
 def lesson(exam: Exam, folder: Path, **settings: Any) -> dict[str, Any]:
     """The settings of a job on the exam's pictures, which lie in ``folder``."""
     kind = kind_named(settings.get("method", DEFAULT))
-    # A network has no word of its own: the prompts that it learns and is judged by call it so.
-    trigger = {"trigger_word": TRIGGER} if "trigger_word" in options_of(kind.settings) else {}
     return {
-        **trigger,
+        **(_OF_NETWORKS if "trigger_word" in options_of(kind.settings) else {}),
         "name": TRIGGER,
         "images": str(folder),
         "template": "captions",

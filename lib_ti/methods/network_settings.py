@@ -169,8 +169,10 @@ class NetworkSettings(WordSettings, RateSettings, SizeSettings, JobSettings):
     """What the training of a network is told beside what every method is."""
 
     template: str = with_default(JobSettings, "template", "captions")
-    learning_rate: str = with_default(JobSettings, "learning_rate", "1e-3")
-    weighting: str = with_default(JobSettings, "weighting", "none")
+    learning_rate: str = with_default(JobSettings, "learning_rate", "5e-4:0.7, 1e-4")
+    # With more weight on noisy timesteps a network that changes the U-Net blurs pictures.
+    weighting: str = with_default(JobSettings, "weighting", "min-snr")
+    clip: str = with_default(JobSettings, "clip", "norm")
     train_parts: str = option(
         "both",
         "What the network changes.",

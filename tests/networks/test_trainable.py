@@ -89,6 +89,18 @@ def test_only_the_rows_of_the_turn_learn(learned: int | None, first: int) -> Non
     assert rows.tolist() == columns.tolist() == [first <= row < 6 for row in range(RANK)]
 
 
+@pytest.mark.parametrize("dropout", [NOTHING, Dropout(0.1, 0.1, 0.1)])
+@pytest.mark.parametrize("kind", MODULES)
+def test_a_model_in_half_precision_teaches_float32(kind: Kind, dropout: Dropout) -> None:
+    layer = layer_of(kind, dtype=torch.bfloat16)
+    update = taught(layer, Turn(place=(1, 1, 0)), dropout)
+    answer = update.forward(x_of(kind).bfloat16(), layer.module)
+    answer.float().square().sum().backward()
+    assert answer.dtype == torch.bfloat16
+    for matrix in (update.down, update.up):
+        assert matrix.grad is not None and matrix.grad.dtype == torch.float32 and matrix.grad.any()
+
+
 def test_who_records_no_gradient_gets_the_whole_network() -> None:
     layer, x = layer_of("linear"), x_of("linear")
     update = taught(layer, Turn(rank=2, place=(1, 1, 0)), Dropout(0.5, 0.5, 0.5))
