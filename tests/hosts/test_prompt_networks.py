@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,6 @@ from lib_ti.networks.prompt import parse_tag
 from lib_ti.networks.prompt_run import Called, PromptNetworks
 
 RANK = 4
-CONDITION_PROMPT = "a red star"
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,14 @@ def hung(
 
 
 def latents(host: StandaloneHost, networks: PromptNetworks | None, **more: object) -> torch.Tensor:
-    request = SampleRequest(
-        [CONDITION_PROMPT] * 2, [3, 4], **{"negative_prompt": "dull", "steps": 4, "cfg_scale": 3.0, **more}
-    )  # type: ignore[arg-type]
+    usual: dict[str, Any] = {
+        "negative_prompt": "dull",
+        "steps": 4,
+        "cfg_scale": 3.0,
+        "width": 64,
+        "height": 64,
+    }
+    request = SampleRequest(["a red star"] * 2, [3, 4], **{**usual, **more})
     with torch.no_grad():
         return host._denoise(request, request.prompts, request.seeds, networks)
 
