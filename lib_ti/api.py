@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Body, Depends, Request, Response
@@ -54,6 +55,13 @@ def _settings_schema(kind: Kind, needed: list[str]) -> dict[str, Any]:
 def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
     """Routes to ``workshop``, for those whom ``guard`` lets through."""
     router = APIRouter(prefix=PREFIX, tags=["TI Studio"], dependencies=[Depends(guard)], route_class=_Route)
+    _offer_files(router, workshop)
+    _offer_jobs(router, workshop)
+    return router
+
+
+def _offer_files(router: APIRouter, workshop: Workshop) -> None:
+    """What a job starts from."""
 
     @router.get("/embeddings")
     def list_embeddings() -> list[dict[str, Any]]:
@@ -65,10 +73,19 @@ def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
         """Write the embedding, or the two, of a job that has not begun."""
         return told_files(workshop.create(settings))
 
+    @router.post("/suggest", openapi_extra=_settings_body(["images"]))
+    def suggest(settings: dict[str, Any] = SETTINGS) -> list[dict[str, Any]]:
+        """Words of the model for the init text, the likeliest first, and their losses on the pictures."""
+        return [asdict(suggestion) for suggestion in workshop.suggest(settings)]
+
     @router.get("/templates")
     def list_templates() -> list[str]:
         """The prompt templates to choose from."""
         return workshop.templates()
+
+
+def _offer_jobs(router: APIRouter, workshop: Workshop) -> None:
+    """Jobs, from the start to what comes of them."""
 
     @router.get("/jobs")
     def list_jobs() -> dict[str, Any]:
@@ -112,5 +129,3 @@ def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
     def publish(job: str, step: int) -> dict[str, Any]:
         """Put a saved step into the embeddings folder."""
         return told_files(workshop.publish(job, step))
-
-    return router

@@ -12,7 +12,7 @@ import torch
 
 from lib_ti.core.errors import StudioError
 from lib_ti.core.loop import Loop
-from lib_ti.core.memory import Recording, extrapolated, record
+from lib_ti.core.memory import Recording, extrapolated_peak, record
 from lib_ti.core.memory_settings import MemorySettings
 from lib_ti.data.samples import Batch
 from lib_ti.hosts.base import Economy, Host
@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 _SIDES = (16, 24)
 # Of every trained number: two moments of an optimizer, and the last good state's copy of them.
 _COPIES = 4
+# A CPU's C library keeps much of what was freed, and oneDNN copies weights: a process grows by so many times
+# the tensors' peak, and the largest convolution's weights; measured (BENCHMARKS.md). By checkpointing.
+_CPU_LAW = {False: (1.27, 1.1), True: (1.78, 3.0)}
 _MEMINFO = Path("/proc/meminfo")  # Linux only
 
 MEMORY_REMEDY = (
@@ -73,7 +76,7 @@ class Memory:
 
     def fit(self) -> None:
         """Say what a step needs and what is free; with consent go down until it fits."""
-        while (need := self._estimate()) is not None:
+        while (need := self.foretell()) is not None:
             free = free_bytes(self.host.info.device)
             there = "" if free is None else f", {_told(free)} are free"
             self.say(f"memory: a step needs about {_told(need)} beside the loaded model{there}")
@@ -115,22 +118,28 @@ class Memory:
         batches: Sequence[Batch] = self.loop.micro_batches(self.loop.method.draw(self.loop.step + 1))
         return max(batches, key=lambda batch: batch.latents.numel())
 
-    def _estimate(self) -> float | None:
-        """Peak bytes of a step beside what is there; None where that cannot be foreseen."""
+    def foretell(self) -> float | None:
+        """Bytes that a step needs beside what is there; None where that cannot be foreseen."""
         batch = self._largest()
         places = batch.latents[0, 0].numel()
+        most: float | None
         try:
             if places <= _SIDES[1] ** 2:
-                need = self._record(batch).needs()
+                run = self._record(batch)
+                most = run.peak
             else:
-                small, large = (self._record(batch.resized(side)) for side in _SIDES)
+                run, large = (self._record(batch.resized(side)) for side in _SIDES)
                 area = _SIDES[0] ** 2
-                need = extrapolated(small, large, _SIDES[1] ** 2 / area, places / area)
-        except (RuntimeError, StudioError) as error:
+                most = extrapolated_peak(run, large, _SIDES[1] ** 2 / area, places / area)
+        except (RuntimeError, MemoryError, StudioError) as error:
             log.debug("memory cannot be foreseen: %s", error)
             return None
-        trained = sum(p.numel() * p.element_size() for p in self.loop.parameters.values())
-        return None if need is None else need + _COPIES * trained
+        if most is None:
+            return None
+        if self.host.info.device.type == "cpu":
+            share, copies = _CPU_LAW[self.economy.checkpointing]
+            most = share * most + copies * run.widest
+        return most + _COPIES * sum(p.numel() * p.element_size() for p in self.loop.parameters.values())
 
     def _record(self, batch: Batch) -> Recording:
         return record(lambda: self._rehearse(batch), self.host.info.device)

@@ -42,7 +42,8 @@ from lib_ti.job_run import (
 from lib_ti.methods.denoising import noise_schedule
 from lib_ti.methods.kind import JobSettings, Product
 from lib_ti.methods.registry import kind_of, read_settings
-from lib_ti.methods.textual_inversion import check_name
+from lib_ti.methods.suggest import Suggestion, suggest_words
+from lib_ti.methods.textual_inversion import VectorSettings, check_name
 from lib_ti.regularisation import draw_pictures, drawn_prompt
 
 NETWORK_SUFFIXES = frozenset({".safetensors", ".pt", ".ckpt"})  # of files in a WebUI's folder of networks
@@ -113,6 +114,28 @@ def create(host: Host, settings: JobSettings, folders: Folders) -> dict[Product,
         made = kind.create(host, settings)
     write_together(dict(zip(targets.values(), made, strict=True)))
     return targets
+
+
+def suggest(
+    host: Host,
+    settings: JobSettings,
+    *,
+    folders: Folders,
+    say: Callable[[str], None],
+    stopped: Callable[[], bool],
+) -> list[Suggestion]:
+    """Words of the model that come near to what the pictures show, the nearest first. Raises BadInput."""
+    told = replace(told_to_suggest(settings), name=settings.trigger or "ti-studio-word")
+    with host.lend(), memory_told():
+        samples, _ = _samples(host, told, read_source(told, folders), folders)
+        return suggest_words(host, told, samples, say=say, stopped=stopped)
+
+
+def told_to_suggest(settings: JobSettings) -> VectorSettings:
+    """Raises BadInput for a method whose start is not made of words."""
+    if not isinstance(settings, VectorSettings):
+        raise BadInput(f"{kind_of(settings).title} does not start at words; choose another method.")
+    return settings
 
 
 def start(

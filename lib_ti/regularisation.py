@@ -60,10 +60,8 @@ def draw_pictures(
     free = (path for number in count(1) if not (path := folder / f"drawn-{number:04d}.png").exists())
     while there < settings.make_reg:
         path = next(free)
-        seed = generator_at(settings.seed, *_DRAWN, int(path.stem.rpartition("-")[2]))
-        request = SampleRequest(
-            [prompt], [int(torch.randint(2**32, (1,), generator=seed))], width=size[0], height=size[1]
-        )
+        seed = picture_seed(settings.seed, int(path.stem.rpartition("-")[2]))
+        request = SampleRequest([prompt], [seed], width=size[0], height=size[1])
         image = _drawn(host, request, stopped)
         if image is None:
             raise Interrupted(
@@ -76,6 +74,11 @@ def draw_pictures(
         there += 1
         report(there)
     return folder
+
+
+def picture_seed(seed: int, number: int) -> int:
+    """Of the picture of that number, from 1, in a job of that seed."""
+    return int(torch.randint(2**32, (1,), generator=generator_at(seed, *_DRAWN, number)))
 
 
 def _drawn(host: Host, request: SampleRequest, stopped: Callable[[], bool]) -> Image.Image | None:

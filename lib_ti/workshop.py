@@ -25,6 +25,7 @@ from lib_ti.hosts.base import Host, Place
 from lib_ti.job_run import Drawn, Event, Message, Outcome, saved_steps, told_files
 from lib_ti.methods.kind import ROLES, JobSettings, Product, Words
 from lib_ti.methods.registry import kind_of, read_settings
+from lib_ti.methods.suggest import Suggestion
 from lib_ti.methods.trained_words import find_words, list_words
 
 log = logging.getLogger(__name__)
@@ -130,6 +131,17 @@ class Workshop:
             files = jobs.create(host, settings, self.place.folders())
         self._announce(files, None, "not trained yet")
         return files
+
+    def suggest(self, values: Mapping[str, Any]) -> list[Suggestion]:
+        """Words to start from, the likeliest first. Raises BadInput, also while a job has the model: nobody
+        would wait that long for an answer."""
+        settings, folders = jobs.told_to_suggest(read_settings(values)), self.place.folders()
+        jobs.read_source(settings, folders)
+        current = self.current()
+        if current and self.status(current).running:
+            raise BadInput(f"job {current} uses the model; wait for it, or stop it.")
+        with self.place.turn(settings.clip_skip) as host:
+            return jobs.suggest(host, settings, folders=folders, say=log.info, stopped=self.place.interrupted)
 
     def train(self, values: Mapping[str, Any]) -> str:
         """Start a job in the background; its id. Raises BadInput for what is wrong at first sight: what

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "jobs": {*BELOW_HOSTS, "job_memory", "job_run", "regularisation"},
     "report": {"core", "formats"},
     "tinyworld": {*BELOW_HOSTS, "hosts"},
-    "bench": {*BELOW_HOSTS, "hosts", "job_run", "jobs", "tinyworld"},
+    "bench": {*BELOW_HOSTS, "hosts", "job_memory", "job_run", "jobs", "tinyworld"},
     "workshop": {*BELOW_HOSTS, "job_run", "jobs"},
     "api": {"core", "methods", "job_run", "workshop"},
     "ui": {"core", "networks", "methods", "workshop"},

@@ -26,7 +26,7 @@ LINE = [
     *("--pretrained_model_name_or_path=builtin", "--dataset_config=data.toml"),
     *("--output_dir=out", "--output_name=my-lora", "--save_model_as=safetensors", "--prior_loss_weight=1.0"),
     *("--max_train_steps=400", "--learning_rate=1e-4", "--optimizer_type=AdamW8bit", "--xformers"),
-    *("--mixed_precision=fp16", "--cache_latents", "--gradient_checkpointing"),
+    *("--mixed_precision=fp16", "--cache_latents", "--gradient_checkpointing", "--save_every_n_epochs=1"),
     "--network_module=networks.lora",
 ]
 DYLORA = [word.replace("networks.lora", "networks.dylora") for word in LINE]

@@ -60,8 +60,8 @@ def write_data(data: Path) -> None:
     (extension / "scripts").mkdir(parents=True)
     for name in ("at_start.py", "probe.py", "probe_families.py", "probe_networks.py"):
         shutil.copy(HOST_TESTS / name, extension / "scripts")
-    for name in ("probe_tools.py", "tiny_models.py"):  # what the scripts import
-        shutil.copy(HOST_TESTS / name, extension)
+    for name in ("probe_tools.py", "tiny_models.py", "../networks/random_networks.py"):
+        shutil.copy(HOST_TESTS / name, extension)  # what the scripts import
 
 
 def _lora() -> dict[str, torch.Tensor]:

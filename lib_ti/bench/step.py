@@ -20,9 +20,11 @@ from lib_ti.bench.memory import PeakMemory
 from lib_ti.core.loop import Loop
 from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.data.samples import LatentCache, TrainingSet
+from lib_ti.hosts.base import Economy
 from lib_ti.hosts.checkpoints import Components, load_components
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.hosts.tokenizer import build_clip_tokenizer
+from lib_ti.job_memory import Memory
 from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion
 from lib_ti.tinyworld.train_denoiser import new_scheduler
 
@@ -76,19 +78,32 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def bench_step(arch: str, size: int, pairs: int, device: str = "", vectors: int = 2) -> dict[str, Any]:
-    """Seconds and memory of our step and of the floor, ``pairs`` of each, in alternating order."""
+def bench_step(
+    arch: str, size: int, pairs: int, device: str = "", vectors: int = 2, checkpointing: bool = False
+) -> dict[str, Any]:
+    """Seconds and memory of our step and of the floor, ``pairs`` of each, in alternating order, and what
+    a job would say it needs in memory. With checkpointing the floor has it too."""
     components = random_sd15() if arch == "sd15" else load_components("builtin")
     host = StandaloneHost(components, torch.device(device or "cpu"))
     side = size // host.info.pixels_per_latent
     shape = (1, 1, host.info.latent_channels, side, side)
     generator = torch.Generator().manual_seed(0)
     cache = LatentCache(torch.randn(shape, generator=generator), torch.zeros(shape))
-    settings = InversionSettings(name=TRIGGER, vectors=vectors, init_text="dog", steps=10**6, accumulation=1)
+    settings = InversionSettings(
+        name=TRIGGER,
+        vectors=vectors,
+        init_text="dog",
+        steps=10**6,
+        accumulation=1,
+        checkpointing=checkpointing,
+    )
     lines = ["a photo of " + TRIGGER]
     with host.lend():
+        host.economise(Economy(checkpointing=checkpointing))
         samples = TrainingSet(cache, [""], lines, TRIGGER, settings)
         loop = Loop(TextualInversion(host, settings, samples), parse_learning_rate("0.005"), None)
+
+        foretold = Memory(host, settings, loop, lambda sentence: None).foretell() or float("nan")
 
         def ours() -> None:
             loop.take_step()
@@ -110,6 +125,7 @@ def bench_step(arch: str, size: int, pairs: int, device: str = "", vectors: int 
         "text_share": round(median(text) / median(seconds["floor"]), 4),
         "floor_peak_mb": round(median(peaks["floor"]), 1),
         "step_peak_mb": round(median(peaks["step"]), 1),
+        "foretold_peak_mb": round(foretold / 2**20, 1),
     }
 
 

@@ -110,6 +110,7 @@ def add_to(commands: Any) -> None:
         "--pairs", type=int, default=20, help="at least 20 for a figure that is quoted (default: 20)"
     )
     step_.add_argument("--device", default="cpu")
+    step_.add_argument("--checkpointing", action="store_true", help="of the floor too")
 
     webui_ = kinds.add_parser(
         "webui", help="our step against the trainer that an installed AUTOMATIC1111 WebUI brings"
@@ -212,7 +213,8 @@ def cost(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
 
 
 def step(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
-    return _shown(bench_step(args.arch, _size(args), _pairs(args), args.device), args)
+    told = bench_step(args.arch, _size(args), _pairs(args), args.device, checkpointing=args.checkpointing)
+    return _shown(told, args)
 
 
 def webui(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:

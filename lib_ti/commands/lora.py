@@ -24,7 +24,7 @@ from lib_ti.networks.tools.extract import Extraction, extract
 from lib_ti.networks.tools.into_checkpoint import CheckpointMerge, tell, unmerged
 from lib_ti.networks.tools.resize import Resizing, cut_dylora, resized
 from lib_ti.networks.tools.saving import SUFFIXES, metadata_of, precision_of, save_network
-from lib_ti.networks.tools.stored import open_checkpoint
+from lib_ti.networks.tools.stored import Checkpoint, open_checkpoint
 
 PRECISIONS: Mapping[str, torch.dtype] = {
     "float": torch.float32,
@@ -128,12 +128,18 @@ def merge(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         raise BadInput(f"ratios: got {len(ratios)} for {len(args.files)} files; expected one for each.")
     if args.into is not None and (args.rank is not None or args.conv_rank is not None or args.shuffle):
         raise BadInput("--rank, --conv-rank and --shuffle are of a new network; leave them out with --into.")
+    if args.rank is None and (args.conv_rank is not None or args.clamp != 1):
+        raise BadInput("--conv-rank and --clamp belong to --rank; give that, too, or leave them out.")
+    if args.rank is not None and args.shuffle:
+        raise BadInput("--shuffle is for a sum without --rank; with it the rows are mixed already.")
     _check_ranks(args, least=0)
     _check_clamp(args)
     _check_free(args, [args.to])
-    terms = [Term(read_network(path), ratio) for path, ratio in zip(args.files, ratios, strict=True)]
-    if args.into is not None:
-        return _merge_into(args, terms, stopped)
+    into = None if args.into is None else open_checkpoint(args.into)
+    family = into.family if into else "sd1"
+    terms = [Term(read_network(path, family), ratio) for path, ratio in zip(args.files, ratios, strict=True)]
+    if into is not None:
+        return _merge_into(args, into, terms, stopped)
     families = {term.network.family for term in terms} - {None}
     if len(families) > 1:
         raise BadInput(f"the networks are of different families: {', '.join(sorted(map(str, families)))}.")
@@ -154,8 +160,9 @@ def merge(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     return _done(f"merged {' and '.join(names)}: {len(updates)} modules", [args.to])
 
 
-def _merge_into(args: argparse.Namespace, terms: Sequence[Term], stopped: Stopped) -> dict[str, Any]:
-    checkpoint = open_checkpoint(args.into)
+def _merge_into(
+    args: argparse.Namespace, checkpoint: Checkpoint, terms: Sequence[Term], stopped: Stopped
+) -> dict[str, Any]:
     new = CheckpointMerge(checkpoint, terms, _dtype(args), _device(args))
     for applied in new.applied:
         print(applied, file=sys.stderr)

@@ -125,9 +125,16 @@ _PICTURES: Mapping[str, Entry] = {
     "random_crop": sets(
         {"--random-crops": "4"}, told="each picture is cut at four places, once for all", switch=True
     ),
-    "color_aug": missing("leave it out", switch=True),
+    "color_aug": missing("leave it out, since pictures are encoded once, with their colours", switch=True),
     "face_crop_aug_range": missing("leave it out, or use --random_crop"),
-    "resize_interpolation": missing("leave it out"),
+    "resize_interpolation": Entry(
+        becomes("--resize").ours,
+        choices={
+            "linear": sets({"--resize": "bilinear"}),
+            "cubic": sets({"--resize": "bicubic"}),
+            "area": sets({"--resize": "box"}),
+        },
+    ),
     "alpha_mask": switched("--alpha-mask"),
     "masked_loss": missing(
         "use --alpha_mask, or a mask cat_att.png beside cat.png, which needs no option", switch=True
@@ -153,7 +160,7 @@ _PICTURES: Mapping[str, Entry] = {
     "keep_tokens_separator": becomes("--keep-separator"),
     "enable_wildcard": switched("--wildcards"),
     "caption_dropout_rate": becomes("--drop-captions"),
-    "caption_dropout_every_n_epochs": missing("use --caption_dropout_rate"),
+    "caption_dropout_every_n_epochs": becomes("--drop-captions-every"),
     "caption_tag_dropout_rate": becomes("--drop-tags"),
     "token_warmup_min": missing("leave it out"),
     "token_warmup_step": missing("leave it out"),
@@ -238,9 +245,7 @@ _LEARNING: Mapping[str, Entry] = {
 _MACHINE: Mapping[str, Entry] = {
     "mixed_precision": Entry(told=_IN_FULL, choices={"no": Entry()}),
     **dict.fromkeys(("full_fp16", "full_bf16", "no_half_vae", "fp8_base"), needless(_IN_FULL, switch=True)),
-    "gradient_checkpointing": needless(
-        "activations are kept, which is faster and takes more memory", switch=True
-    ),
+    "gradient_checkpointing": switched("--checkpointing"),
     **dict.fromkeys(("xformers", "sdpa", "mem_eff_attn"), needless(_ATTENTION, switch=True)),
     **dict.fromkeys(
         ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"),

@@ -17,9 +17,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _RECENT = 64  # allocations: the youngest die first, forward and backward
-# On a CPU, beside what tensors hold: oneDNN's copies of them in an order of its own, and what the C library
-# keeps of what was freed. Measured on SD 1.5 at 256 and 384 pixels, on the built-in model at 256 and 512.
-_CPU_SHARE = 0.27
 
 
 @dataclass
@@ -32,16 +29,15 @@ class Allocation:
 
 @dataclass
 class Recording:
-    """What a computation allocated, in that order. ``copied``: bytes of the largest convolution's weights,
-    which a CPU copies for its own use."""
+    """What a computation allocated, in that order. ``widest``: bytes of the largest convolution's weights."""
 
     made: list[Allocation] = field(default_factory=list)
-    copied: int = 0
+    widest: int = 0
 
-    def needs(self, sizes: Sequence[float] | None = None) -> float:
-        """Peak bytes on its device, of allocations of other ``sizes`` if they are given."""
-        most = peak(self.made, [allocation.bytes for allocation in self.made] if sizes is None else sizes)
-        return most * (1 + _CPU_SHARE) + self.copied if self.copied else most
+    @property
+    def peak(self) -> float:
+        """Bytes."""
+        return peak(self.made, [allocation.bytes for allocation in self.made])
 
 
 class _Recorder(TorchDispatchMode):
@@ -59,9 +55,8 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._calls += 1
         self._bury(0 if self._calls % _RECENT == 0 else max(0, len(self._alive) - _RECENT))
-        if func is torch.ops.aten.convolution.default and self.device.type == "cpu":
-            weights = args[1]
-            self.recording.copied = max(self.recording.copied, weights.numel() * weights.element_size())
+        if func is torch.ops.aten.convolution.default:
+            self.recording.widest = max(self.recording.widest, args[1].numel() * args[1].element_size())
         out = func(*args, **(kwargs or {}))
         values = out if isinstance(out, tuple) else (out,)
         for told, value in zip(func._schema.returns, values, strict=False):
@@ -112,8 +107,8 @@ def peak(allocations: Sequence[Allocation], sizes: Sequence[float]) -> float:
     return most
 
 
-def extrapolated(small: Recording, large: Recording, growth: float, area: float) -> float | None:
-    """Bytes needed at ``area``, where the areas are 1 in the ``small`` and ``growth`` in the ``large`` run.
+def extrapolated_peak(small: Recording, large: Recording, growth: float, area: float) -> float | None:
+    """Peak bytes at ``area``, where the areas are 1 in the ``small`` and ``growth`` in the ``large`` run.
 
     None where the two did different things, as code does that looks at its free memory.
     """
@@ -123,4 +118,4 @@ def extrapolated(small: Recording, large: Recording, growth: float, area: float)
     for one, other in zip(small.made, large.made, strict=True):
         power = math.log(other.bytes / one.bytes, growth) if one.bytes and other.bytes else 0.0
         sizes.append(one.bytes * area**power)
-    return large.needs(sizes)
+    return peak(large.made, sizes)

@@ -98,6 +98,13 @@ class PictureSettings:
     prior_weight: float = option(
         1.0, "What the loss of a regularisation picture counts.", group="pictures", low=0, high=10
     )
+    resize: str = option(
+        "lanczos",
+        "How pictures are scaled: lanczos is sharpest, box takes the mean, nearest keeps pixel art as it is.",
+        group="pictures",
+        choices=("lanczos", "bicubic", "bilinear", "box", "nearest"),
+        label="Scale pictures by",
+    )
     buckets: bool = option(
         True,
         "Train each picture at the size, of about width x height pixels, that cuts least off it. Off: all "
@@ -149,6 +156,14 @@ class PictureSettings:
     caption_suffix: str = option("", "Text put after every caption.", group="pictures")
     drop_captions: float = option(
         0.0, "Share of captions left out whole, at random.", group="pictures", low=0, high=1
+    )
+    drop_captions_every: int = option(
+        0,
+        "Leave all captions out in every so many-th epoch; 0: in none.",
+        group="pictures",
+        low=0,
+        high=100_000,
+        unit="epochs",
     )
     wildcards: bool = option(
         False,

@@ -76,14 +76,17 @@ class CaptionRules:
     drop_tags: float = 0.0  # how often each tag is left out, 0..1
     separator: str = ","
     second_separator: str = ""  # within tags; becomes a separator at the end
+    drop_every: int = 0  # in every so many-th epoch the caption is left out whole; 0: in none
 
 
-def vary_caption(caption: str, rules: CaptionRules, generator: torch.Generator) -> str:
+def vary_caption(caption: str, rules: CaptionRules, generator: torch.Generator, epoch: int = 1) -> str:
     """``caption`` as one step sees it: dropped, wildcards, kept tags, shuffled, tags dropped, separators.
 
-    The order is that of sd-scripts, after its prefix and suffix.
+    ``epoch``: of the step, from 1. The order is that of sd-scripts, after its prefix and suffix.
     """
     if rules.drop_caption and float(torch.rand(1, generator=generator)) < rules.drop_caption:
+        return ""
+    if rules.drop_every and epoch % rules.drop_every == 0:
         return ""
 
     def choose(count: int) -> int:

@@ -24,6 +24,7 @@ class Subset:
     folder: Path
     bucketing: Bucketing = field(default_factory=Bucketing)
     repeats: int = 1  # how often an epoch shows each of them
+    resize: str = "lanczos"
     flip: bool = False
     random_crops: int = 0  # 0: the middle
     grey_copies: bool = False
@@ -74,6 +75,7 @@ def subset_of(settings: PictureSettings, folder: Path) -> Subset:
             settings.bucket_max,
             settings.bucket_step,
         ),
+        resize=settings.resize,
         flip=settings.flip,
         random_crops=settings.random_crops,
         grey_copies=settings.grey_copies,
@@ -91,6 +93,7 @@ def subset_of(settings: PictureSettings, folder: Path) -> Subset:
             settings.drop_tags,
             settings.caption_separator,
             settings.second_separator,
+            settings.drop_captions_every,
         ),
     )
 

@@ -102,16 +102,21 @@ def load_image(path: Path, width: int, height: int) -> torch.Tensor:
 
 
 def to_pixels(
-    image: Image.Image, width: int, height: int, place: tuple[float, float] = (0.5, 0.5)
+    image: Image.Image,
+    width: int,
+    height: int,
+    place: tuple[float, float] = (0.5, 0.5),
+    resize: str = "lanczos",
 ) -> torch.Tensor:
     """An image scaled to cover ``width`` x ``height`` pixels, what is too much cut off.
 
-    ``place``: where in the spare length the cut lies, 0 left or top to 1 right or bottom.
+    ``place``: where in the spare length the cut lies, 0 left or top to 1 right or bottom. ``resize``: one
+    of Pillow's ways.
     Returns (3, height, width), float32, -1..1.
     """
-    # Lanczos both ways: Pillow widens the kernel when it shrinks, so nothing aliases, and it keeps
-    # more detail than a box. ``fit`` crops at a fraction of a pixel, so the proportions stay exact.
-    image = ImageOps.fit(flatten(image), (width, height), Image.Resampling.LANCZOS, centering=place)
+    # Lanczos both ways by default: Pillow widens the kernel when it shrinks, so nothing aliases, and it
+    # keeps more detail than a box. ``fit`` crops at a fraction of a pixel, so the proportions stay exact.
+    image = ImageOps.fit(flatten(image), (width, height), Image.Resampling[resize.upper()], centering=place)
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 

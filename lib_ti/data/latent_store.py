@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +25,7 @@ Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 _LAYOUT = "1"  # changes whenever the same picture would be encoded or stored otherwise
 _PROBE_SIDE = 64  # pixels
+_LIMIT = 8 * 2**30  # bytes: 16,000 pictures of SDXL at full size, more than one person trains with
 
 
 class LatentStore:
@@ -36,6 +39,7 @@ class LatentStore:
         self._folder = folder
         self._encode = encode
         self._writable = True
+        self._used: set[Path] = set()
 
     @cached_property
     def _encoder(self) -> str:
@@ -51,11 +55,33 @@ class LatentStore:
         self, made_from: object, names: set[str], make: Callable[[], dict[str, torch.Tensor]]
     ) -> dict[str, torch.Tensor]:
         """The tensors called ``names``, float32: kept ones, or else new ones, kept from now on."""
-        found = self._load(self._file(made_from), names)
+        file = self._file(made_from)
+        self._used.add(file)
+        found = self._load(file, names)
         if found is None:
             found = make()
-            self._save(self._file(made_from), found)
+            self._save(file, found)
+        else:
+            with contextlib.suppress(OSError):
+                os.utime(file)  # what no job has used for longest goes first
         return found
+
+    def trim(self, limit: int = _LIMIT) -> None:
+        """Delete what was not used for longest, of any encoder, until the files take at most ``limit`` bytes;
+        never what this store has given."""
+        known = []
+        for file in self._folder.glob("*/*.safetensors"):
+            with contextlib.suppress(OSError):  # another job may have deleted it
+                stat = file.stat()
+                known.append((stat.st_mtime_ns, stat.st_size, file))
+        excess = sum(size for _, size, _ in known) - limit
+        for _, size, file in sorted(known):
+            if excess <= 0:
+                return
+            if file not in self._used:
+                with contextlib.suppress(OSError):
+                    file.unlink()
+                    excess -= size
 
     def _load(self, file: Path, names: set[str]) -> dict[str, torch.Tensor] | None:
         """None where they are not there, or not whole."""

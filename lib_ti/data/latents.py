@@ -68,13 +68,15 @@ def _encoded(
     """The ``mean`` and ``std`` of one view, each (c, h, w)."""
 
     def make() -> dict[str, torch.Tensor]:
-        pixels = to_pixels(opened(picture.path), *picture.size, view.place)
+        pixels = to_pixels(opened(picture.path), *picture.size, view.place, picture.resize)
         if view.grey:
             pixels = (pixels * _LUMA).sum(0, keepdim=True).expand_as(pixels)
         mean, std = encode((pixels.flip(-1) if view.mirrored else pixels)[None])
         return {"mean": mean[0].float().cpu().contiguous(), "std": std[0].float().cpu().contiguous()}
 
     made_from = [picture.content, picture.size, astuple(view)]
+    if picture.resize != Framed.resize:
+        made_from.append(picture.resize)
     return make() if store is None else store.get(made_from, {"mean", "std"}, make)
 
 

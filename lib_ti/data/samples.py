@@ -153,7 +153,7 @@ class TrainingSet:
         """
         settings, drawn = self.settings, self.rows(step)
         generator = generator_at(settings.seed, step)
-        prompts = self._prompts(drawn, generator)
+        prompts = self._prompts(step, drawn, generator)
         views = [int(torch.randint(len(self.cache.mean[row]), (1,), generator=generator)) for row in drawn]
         batches = []
         for places in _alike([self.cache.size_of(row) for row in drawn]):
@@ -193,16 +193,18 @@ class TrainingSet:
 
     def prompts(self, step: int) -> list[str]:
         """The prompts of step ``step``, in the order of its pictures."""
-        return self._prompts(self.rows(step), generator_at(self.settings.seed, step))
+        return self._prompts(step, self.rows(step), generator_at(self.settings.seed, step))
 
-    def _prompts(self, rows: Sequence[int], generator: torch.Generator) -> list[str]:
-        return [self._prompt(row, generator) for row in rows]
+    def _prompts(self, step: int, rows: Sequence[int], generator: torch.Generator) -> list[str]:
+        first = (step - 1) * self._step_length
+        epochs = ((first + place) // self._epoch_length + 1 for place in range(len(rows)))
+        return [self._prompt(row, epoch, generator) for row, epoch in zip(rows, epochs, strict=True)]
 
-    def _prompt(self, row: int, generator: torch.Generator) -> str:
+    def _prompt(self, row: int, epoch: int, generator: torch.Generator) -> str:
         subset, line = self.subsets[row], self.regular_line
         if not subset.regularisation:
             line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]
-        caption = vary_caption(self._captions[row], subset.captions, generator)
+        caption = vary_caption(self._captions[row], subset.captions, generator, epoch)
         return fill(line, name=self._name(subset), filewords=caption, others=self.others)
 
     @property

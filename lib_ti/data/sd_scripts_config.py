@@ -41,7 +41,9 @@ _SUBSET_SETTINGS = {
     "caption_suffix": "caption_suffix",
     "caption_dropout_rate": "drop_captions",
     "caption_tag_dropout_rate": "drop_tags",
+    "caption_dropout_every_n_epochs": "drop_captions_every",
     "flip_aug": "flip",
+    "resize_interpolation": "resize",
     "alpha_mask": "alpha_mask",
 }
 # What sd-scripts takes where neither the file nor a changed setting says anything.
@@ -52,18 +54,22 @@ _DEFAULTS: Mapping[str, Any] = {
     "bucket_step": 64,
     "caption_extension": ".caption",
 }
-# Keys of which we have this one value only; None: leave it out.
-_FIXED: Mapping[str, Any] = {
-    "network_multiplier": 1.0,
-    "validation_split": 0.0,
-    "resize_interpolation": None,
-    "color_aug": False,
-    "face_crop_aug_range": None,
-    "token_warmup_step": 0,
-    "caption_dropout_every_n_epochs": 0,
-    "custom_attributes": {},
-    "metadata_file": None,
-    "conditioning_data_dir": None,
+# Other names of what settings of ours call otherwise.
+_RESIZE = {"linear": "bilinear", "cubic": "bicubic", "area": "box"}
+_ENCODED_ONCE = "pictures are encoded once, before the first step"
+# Keys of which we have this one value only (None: leave it out), and why.
+_FIXED: Mapping[str, tuple[Any, str]] = {
+    "network_multiplier": (1.0, "nothing would come of it, in sd-scripts either"),
+    "validation_split": (
+        0.0,
+        "every picture is learned from; evaluate-every takes the loss of a fixed batch",
+    ),
+    "color_aug": (False, f"{_ENCODED_ONCE}, so their colours cannot change from step to step"),
+    "face_crop_aug_range": (None, f"{_ENCODED_ONCE}; use random_crop"),
+    "token_warmup_step": (0, "captions have all their tags from the first step on"),
+    "custom_attributes": ({}, "nothing here reads them"),
+    "metadata_file": (None, "write a text file with its caption beside each picture"),
+    "conditioning_data_dir": (None, "write a mask cat_att.png beside cat.png"),
 }
 # Keys that change nothing here: each belongs to a fixed one, or to a cache of sd-scripts.
 _IDLE = {"validation_seed", "token_warmup_min", "cache_info"}
@@ -174,11 +180,13 @@ def _refuse_unknown(where: str, table: Any, known: set[str]) -> None:
 
 
 def _subset(where: str, keys: Mapping[str, Any], base: PictureSettings, beside: Path) -> Subset:
-    for key, only in _FIXED.items():
+    for key, (only, reason) in _FIXED.items():
         if key in keys and keys[key] != only:
-            raise BadInput(f"{where}: {key} = {keys[key]!r} is not available here; leave it out.")
+            raise BadInput(f"{where}: {key} = {keys[key]!r} is not available here: {reason}.")
     if not isinstance(keys.get("image_dir"), str):
         raise BadInput(f"{where}: image_dir is missing; give the folder with the pictures.")
+    if (way := keys.get("resize_interpolation")) in _RESIZE:
+        keys = {**keys, "resize_interpolation": _RESIZE[way]}
     told = _told(where, PictureSettings, {**_DATASET_SETTINGS, **_SUBSET_SETTINGS}, keys)
     settings = replace(base, **told, **_size(where, keys))
     dataset = _DatasetKeys(**_told(where, _DatasetKeys, _same_names(_DatasetKeys), keys))

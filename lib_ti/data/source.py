@@ -134,7 +134,10 @@ def make_samples(
     """
     framed = frame(source.pictures, source.facts, native, grain, settings.seed)
     source.files.save()
-    cache = cache_latents(framed, encode, LatentStore(kept, encode) if settings.keep_latents else None)
+    store = LatentStore(kept, encode) if settings.keep_latents else None
+    cache = cache_latents(framed, encode, store)
+    if store:
+        store.trim()
     samples = _training_set(source, cache, settings, trigger, others, timesteps)
     said = _said(source, framed, len(cache.mask))
     return samples, said + [told for word in (trigger, *others) for told in _tokens_told(source, word)]

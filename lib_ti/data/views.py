@@ -37,6 +37,7 @@ class Framed:
     alpha_mask: bool = False
     mask: Path | None = None
     mask_content: str = ""
+    resize: str = "lanczos"
 
 
 def frame(
@@ -52,8 +53,19 @@ def frame(
     for picture, known in zip(pictures, facts, strict=True):
         target = settled[picture.subset].size_of(known.size)
         views = _views(picture.subset, known, target, seed)
-        alpha = picture.subset.alpha_mask
-        framed.append(Framed(picture.path, known.content, target, views, alpha, picture.mask, known.mask))
+        subset = picture.subset
+        framed.append(
+            Framed(
+                picture.path,
+                known.content,
+                target,
+                views,
+                subset.alpha_mask,
+                picture.mask,
+                known.mask,
+                subset.resize,
+            )
+        )
     return framed
 
 

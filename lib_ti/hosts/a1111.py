@@ -141,6 +141,12 @@ class A1111Host:
     def tokenize(self, text: str) -> list[int]:
         return list(self._model.cond_stage_model.tokenize([text])[0])
 
+    def words(self) -> Mapping[str, int]:
+        # Not above: it imports transformers, which a WebUI's start need not wait for.
+        from lib_ti.hosts.tokenizer import clip_words
+
+        return clip_words()
+
     def token_vectors(self, encoder: str) -> torch.Tensor:
         if encoder not in self.info.text_encoders:
             raise ValueError(f"this model has the text encoder {[*self.info.text_encoders]}, not {encoder!r}")

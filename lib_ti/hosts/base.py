@@ -105,6 +105,9 @@ class Host(Protocol):
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text``, without start and end marks."""
 
+    def words(self) -> Mapping[str, int]:
+        """The tokens that are whole words, of at least three plain letters -> their ids."""
+
     def token_vectors(self, encoder: str) -> torch.Tensor:
         """The vocabulary's input vectors of one text encoder, (49408, d), float32, no gradient."""
 

@@ -13,6 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts import prompts as reading
 from lib_ti.hosts.prompts import Chunk, Trigger, Vocabulary
+from lib_ti.hosts.tokenizer import whole_words
 
 LiveVectors = Mapping[str, torch.Tensor]  # trigger -> (n, d), any float dtype
 _NONE: LiveVectors = MappingProxyType({})
@@ -45,6 +46,10 @@ class ClipText:
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text``, without start and end marks, however many."""
         return self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+    def words(self) -> dict[str, int]:
+        """The whole words of the vocabulary -> their ids."""
+        return whole_words(self._tokenizer.get_vocab())
 
     def token_vectors(self) -> torch.Tensor:
         """The vocabulary's input vectors, (49408, d), float32, no gradient; not to be written to."""

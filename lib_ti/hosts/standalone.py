@@ -116,6 +116,10 @@ class StandaloneHost:
         first, *_ = self._texts.values()
         return first.tokenize(text)
 
+    def words(self) -> Mapping[str, int]:
+        first, *_ = self._texts.values()
+        return first.words()
+
     def token_vectors(self, encoder: str) -> torch.Tensor:
         if encoder not in self._texts:
             raise ValueError(f"this model has the text encoders {[*self._texts]}, not {encoder!r}")

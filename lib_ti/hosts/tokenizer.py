@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,18 +40,32 @@ def write_tokenizer_files(folder: Path, pad_token: str = END) -> None:
     Raises BadInput where open_clip_torch is not installed.
     """
     merges = _read_merges()
-    letters = list(_byte_letters())
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
-    tokens += [merge.replace(" ", "") for merge in merges]
-    tokens += [START, END]
     marks = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": pad_token}
     config = {**marks, "model_max_length": POSITIONS, "tokenizer_class": "CLIPTokenizer"}
 
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    write_text(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False))
+    write_text(folder / "vocab.json", json.dumps(_vocabulary(merges), ensure_ascii=False))
     write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges, ""]))
     write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2))
     write_text(folder / "special_tokens_map.json", json.dumps(marks, indent=2))
+
+
+def clip_words() -> dict[str, int]:
+    """The whole words of the vocabulary that all families share. Raises BadInput as above."""
+    return whole_words(_vocabulary(_read_merges()))
+
+
+def whole_words(vocabulary: Mapping[str, int]) -> dict[str, int]:
+    """The tokens of a CLIP vocabulary that end a word and are letters, at least three, from a to z."""
+    words = ((token.removesuffix("</w>"), row) for token, row in vocabulary.items() if token.endswith("</w>"))
+    return {word: row for word, row in words if len(word) > 2 and word.isascii() and word.isalpha()}
+
+
+def _vocabulary(merges: Sequence[str]) -> dict[str, int]:
+    """Token -> id."""
+    letters = list(_byte_letters())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
+    tokens += [merge.replace(" ", "") for merge in merges]
+    return {token: index for index, token in enumerate([*tokens, START, END])}
 
 
 def _read_merges() -> list[str]:

@@ -24,8 +24,8 @@ from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Full, LowRank, Update, is_trained, moved
 from lib_ti.networks.blocks import BlockWeights, block_weights
 from lib_ti.networks.files import Network, read_network
-from lib_ti.networks.layers import Layer, Parts, find_layers
-from lib_ti.networks.names import PARTS, Part
+from lib_ti.networks.layers import Layer, Parts, family_of, find_layers, parts_of
+from lib_ti.networks.names import Part
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,7 @@ class _Change:
             self._device = device
         return self._ready
 
+    @torch.inference_mode(False)  # what is made here may serve a training later
     def _prepared(self, device: torch.device) -> Update:
         if is_trained(self.update):
             return self.update
@@ -186,7 +187,7 @@ class Attached:
 
     @property
     def report(self) -> str:
-        """Such as "applied 264 of 264 modules (linear 192, conv 72), rank 16, alpha 8"."""
+        """Such as "applied 264 of 264 modules (linear 232, conv 32), rank 16, alpha 8"."""
         kinds = Counter(change.layer.kind.removesuffix("1x1") for change in self._changes)
         listed = ", ".join(f"{kind} {kinds[kind]}" for kind in ("linear", "conv", "norm") if kinds[kind])
         text = f"applied {len(self._changes)} of {len(self.network.updates)} modules ({listed})"
@@ -364,35 +365,3 @@ def attach(
     for name, why in attached.unmatched.items():
         log.warning("%s: %s is not applied: %s", network.name, name, why)
     return attached
-
-
-def parts_of(model: object) -> Parts:
-    """See ``attach``."""
-    if isinstance(model, Mapping):
-        return model
-    if hasattr(model, "parts"):
-        return model.parts()
-    if isinstance(model, nn.Module):
-        is_unet = any(hasattr(model, name) for name in ("down_blocks", "input_blocks"))
-        return {"unet" if is_unet else "te": model}
-    if not hasattr(model, "unet"):
-        raise TypeError(f"a {type(model).__name__} is neither a pipeline, nor a host, nor a model of ours")
-    first, second = getattr(model, "text_encoder", None), getattr(model, "text_encoder_2", None)
-    names: Sequence[Part] = PARTS["sdxl" if hasattr(model, "text_encoder_2") else "sd1"]
-    models = model.unet, first, second
-    return {part: found for part, found in zip(names, models, strict=False) if found is not None}
-
-
-def family_of(parts: Parts) -> Family:
-    """As the modules tell it."""
-    if "te1" in parts or "te2" in parts:
-        return "sdxl"
-    shapes = {key: parameter.shape for model in parts.values() for key, parameter in model.named_parameters()}
-    if any(key.startswith(("label_emb.", "add_embedding.")) for key in shapes):
-        return "sdxl"
-    for key, shape in shapes.items():
-        if key.endswith("proj_in.weight"):  # of a transformer in the U-Net
-            return "sd1" if len(shape) == 4 else "sd2"
-    is_open_clip = any(key.startswith("transformer.resblocks.") for key in shapes)
-    wide = any(key.endswith("final_layer_norm.weight") and shape[0] == 1024 for key, shape in shapes.items())
-    return "sd2" if is_open_clip or wide else "sd1"

@@ -21,8 +21,9 @@ from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
 from lib_ti.formats.pickles import ZIP_MAGIC, read_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, serialized, write_tensors
-from lib_ti.networks.algebra import Tensors, Update, read_update, truncated
+from lib_ti.networks.algebra import Tensors, Update, truncated
 from lib_ti.networks.keys import Key, name_of, parse_key
+from lib_ti.networks.reading import read_update
 
 log = logging.getLogger(__name__)
 

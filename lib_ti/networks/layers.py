@@ -139,3 +139,35 @@ def trained_layers(layers: Mapping[str, AnyLayer], *, conv: bool) -> dict[str, A
     """
     scopes = ("lierla", "c3lier") if conv else ("lierla",)
     return {name: layer for name, layer in layers.items() if layer.scope in scopes}
+
+
+def parts_of(model: object) -> Parts:
+    """Of a diffusers pipeline, a host, a mapping of parts, or a U-Net or text encoder alone."""
+    if isinstance(model, Mapping):
+        return model
+    if hasattr(model, "parts"):
+        return model.parts()
+    if isinstance(model, nn.Module):
+        is_unet = any(hasattr(model, name) for name in ("down_blocks", "input_blocks"))
+        return {"unet" if is_unet else "te": model}
+    if not hasattr(model, "unet"):
+        raise TypeError(f"a {type(model).__name__} is neither a pipeline, nor a host, nor a model of ours")
+    first, second = getattr(model, "text_encoder", None), getattr(model, "text_encoder_2", None)
+    names: Sequence[Part] = PARTS["sdxl" if hasattr(model, "text_encoder_2") else "sd1"]
+    models = model.unet, first, second
+    return {part: found for part, found in zip(names, models, strict=False) if found is not None}
+
+
+def family_of(parts: Parts) -> Family:
+    """As the modules tell it."""
+    if "te1" in parts or "te2" in parts:
+        return "sdxl"
+    shapes = {key: parameter.shape for model in parts.values() for key, parameter in model.named_parameters()}
+    if any(key.startswith(("label_emb.", "add_embedding.")) for key in shapes):
+        return "sdxl"
+    for key, shape in shapes.items():
+        if key.endswith("proj_in.weight"):  # of a transformer in the U-Net
+            return "sd1" if len(shape) == 4 else "sd2"
+    is_open_clip = any(key.startswith("transformer.resblocks.") for key in shapes)
+    wide = any(key.endswith("final_layer_norm.weight") and shape[0] == 1024 for key, shape in shapes.items())
+    return "sd2" if is_open_clip or wide else "sd1"

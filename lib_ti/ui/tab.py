@@ -52,6 +52,8 @@ class Tab:
         panel = [self.status, *self.buttons, self.shown, self.previews, self.saved_step]
         self.create.click(self._create, inputs, [self.said, *panel], queue=False)
         self.train.click(self._train, inputs, [self.said, *panel], queue=False)
+        self.suggest.click(self._suggest, inputs, [self.said, self.suggested], queue=False)
+        self.suggested.input(lambda word: word, [self.suggested], [self.controls["init_text"]], queue=False)
         self.poll.click(self._panel, [self.shown], panel, queue=False)
         self._connect_choices()
         for button, act in (
@@ -75,6 +77,12 @@ class Tab:
             visible=with_txt2img,
         )
         self.from_txt2img.do_not_save_to_config = True
+        with gr.Row():
+            self.suggest = gr.Button("Suggest init text", elem_id="ti_studio_suggest")
+            self.suggested = gr.Dropdown(
+                label="Words near to the pictures", choices=[], elem_id="ti_studio_suggested"
+            )
+        self.suggested.do_not_save_to_config = True
         with gr.Row():
             self.create = gr.Button("Create embedding", elem_id="ti_studio_create")
             self.train = gr.Button("Train", variant="primary", elem_id="ti_studio_train")
@@ -142,6 +150,18 @@ class Tab:
             return f"Created {_listed(files.values())}, not trained yet."
 
         return _told(act), *self._panel()
+
+    def _suggest(self, title: str, from_txt2img: bool, *given: Any) -> tuple[str, Any]:
+        words: list[str] = []
+
+        def act() -> str:
+            found = self.workshop.suggest(self._values(title, from_txt2img, given))
+            words.extend(suggestion.word for suggestion in found)
+            if not words:
+                return "Stopped before a word was tried."
+            return f"Near to the pictures: {', '.join(words)}. Choose one as init text."
+
+        return _told(act), gr.update(choices=words, value=None)
 
     def _train(self, title: str, from_txt2img: bool, *given: Any) -> tuple[Any, ...]:
         def act() -> str:

@@ -114,6 +114,18 @@ def test_create_train_watch_and_use(page: Page, webui: WebUI, pictures: str) -> 
     expect(prompt_box(page, "img2img_neg_prompt")).to_have_value("")
 
 
+def test_suggested_words_become_the_init_text(page: Page, pictures: str) -> None:
+    fill(page, {"images": pictures})
+    page.click("#ti_studio_suggest")
+    said = page.locator("#ti_studio_said .ti-studio-status")
+    expect(said).to_contain_text("Near to the pictures: ", timeout=PATIENCE)
+    words = (said.text_content() or "").partition(": ")[2].partition(".")[0].split(", ")
+    assert len(words) == 10
+    page.click("#ti_studio_suggested input")
+    page.click(f'#ti_studio_suggested li:has-text("{words[1]}")')
+    expect(box(page, "init_text")).to_have_value(words[1])
+
+
 def test_a_reload_finds_the_job_again_and_a_click_stops_it(page: Page, webui: WebUI, pictures: str) -> None:
     start(page, "zqx-again", pictures, steps="100000", preview_every="0")
     expect(panel(page)).to_contain_text("Training: zqx-again", timeout=PATIENCE)
@@ -217,7 +229,7 @@ def test_a_pair_of_ones_own_is_written_into_both_prompts_and_generated_with(page
     page.fill("#txt2img_height input[type=number]", "64")
     page.fill("#txt2img_steps input[type=number]", "1")
     page.click("#txt2img_generate")
-    told = page.locator("#html_info_txt2img")
+    told = page.locator("#html_info_txt2img").first
     expect(told).to_contain_text("a (zqx-own:1.2) on a table", timeout=PATIENCE)
     expect(told).to_contain_text("Negative prompt: blurry, zqx-own-neg, zqx-bad")
 

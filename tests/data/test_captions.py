@@ -166,3 +166,9 @@ def test_a_plain_caption_leaves_nothing_to_chance() -> None:
         plain_caption("zqx ||| {red|blue} hair; eyes, hat\nanother line", rules) == "zqx, red hair, eyes, hat"
     )
     assert plain_caption("a,b\nc", CaptionRules(shuffle=True, drop_tags=0.5)) == "a,b\nc"
+
+
+def test_in_every_so_many_th_epoch_captions_are_left_out() -> None:
+    rules = CaptionRules(drop_every=3)
+    said = [vary_caption("a, b", rules, torch.Generator(), epoch) for epoch in range(1, 8)]
+    assert said == ["a, b", "a, b", "", "a, b", "a, b", "", "a, b"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,37 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
         save_file(tensors, file)
         assert got(LatentStore(tmp_path, encode))[1]
         assert file.read_bytes() == whole
+
+
+def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
+    """Of other encoders' files too; what this job uses stays, however old it is."""
+    files = {}
+    for age, name in enumerate(("newest", "older", "own", "oldest")):
+        encoder = encode_otherwise if name == "older" else encode
+        known = set(tmp_path.rglob("*.safetensors"))
+        got(LatentStore(tmp_path, encoder), name)
+        (files[name],) = set(tmp_path.rglob("*.safetensors")) - known
+        os.utime(files[name], (1e9 - age, 1e9 - age))
+    size = files["own"].stat().st_size
+
+    def there(limit: int) -> set[str]:
+        store = LatentStore(tmp_path, encode)
+        assert not got(store, "own")[1]
+        os.utime(files["own"], (0, 0))
+        store.trim(limit)
+        return {name for name, file in files.items() if file.exists()}
+
+    assert there(4 * size) == {"newest", "older", "own", "oldest"}
+    assert there(4 * size - 1) == {"newest", "older", "own"}
+    assert there(2 * size) == {"newest", "own"}
+    assert there(0) == {"own"}
+
+
+def test_what_is_used_is_young_again(tmp_path: Path) -> None:
+    file = filled(tmp_path)
+    os.utime(file, (1e9, 1e9))
+    assert not got(LatentStore(tmp_path, encode))[1]
+    assert file.stat().st_mtime > 1e9 + 1
 
 
 def test_a_folder_that_cannot_be_written_stops_no_job(

@@ -136,3 +136,22 @@ def test_masks_follow_the_views_and_are_kept(tmp_path: Path) -> None:
     mask.unlink()
     again = cache_latents(pictures, encode, LatentStore(tmp_path / "latents", encode))
     assert torch.equal(again.mask[1], cache.mask[1])
+
+
+def test_pictures_are_scaled_as_asked_and_each_way_is_kept_for_itself(tmp_path: Path) -> None:
+    dots = Image.fromarray(np.indices((16, 16)).sum(0).astype(np.uint8) % 2 * 255)
+    dots.save(tmp_path / "a.png")
+    store = LatentStore(tmp_path / "latents", whole)
+
+    def pixels(resize: str) -> torch.Tensor:
+        picture = replace(Framed(tmp_path / "a.png", HASHES[0], (8, 8), [View()]), resize=resize)
+        return cache_latents([picture], whole, store).mean[0]
+
+    assert pixels("nearest").unique().tolist() in ([-1.0], [1.0])
+    assert pixels("box").abs().max() < 0.01
+    assert not torch.equal(pixels("lanczos"), pixels("box"))
+    assert torch.equal(pixels("nearest").abs(), torch.ones(1, 3, 8, 8))
+
+
+def whole(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return pixels, torch.zeros_like(pixels)

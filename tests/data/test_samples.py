@@ -169,6 +169,15 @@ def test_captions_are_varied_as_their_subset_says() -> None:
     assert samples.captions == ["{a|b}", "c"]
 
 
+def test_epochs_without_captions_are_counted_by_picture_and_not_by_step() -> None:
+    """Three pictures, two at a step: an epoch ends in the middle of one."""
+    settings = replace(SETTINGS, batch_size=2, accumulation=1, drop_captions_every=2)
+    samples = TrainingSet(latents(*[(8, 8)] * 3), list("abc"), ["[filewords]"], "zqx", settings)
+    prompts = [prompt for step in range(1, 7) for prompt in samples.prompts(step)]
+    assert [sorted(prompts[i : i + 3]) for i in (0, 6)] == [list("abc")] * 2
+    assert prompts[3:6] == prompts[9:12] == [""] * 3
+
+
 def test_regularisation_pictures_take_turns_with_the_others() -> None:
     settings = replace(SETTINGS, prior_weight=0.25, latents="mean")
     subsets = [Subset(Path())] * 2 + [Subset(Path(), regularisation=True)] * 3

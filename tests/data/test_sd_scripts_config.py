@@ -88,6 +88,8 @@ def test_every_key_has_its_meaning(folder: Path) -> None:
         caption_suffix = "two"
         caption_dropout_rate = 0.1
         caption_tag_dropout_rate = 0.2
+        caption_dropout_every_n_epochs = 5
+        resize_interpolation = "area"
         flip_aug = true
         random_crop = true
         alpha_mask = true
@@ -97,10 +99,10 @@ def test_every_key_has_its_meaning(folder: Path) -> None:
         """,
     ).subsets
     assert found.bucketing == Bucketing(768, 512, True, False, 128, 2048, 32)
-    assert found.captions == CaptionRules(0.1, True, 2, "|||", True, 0.2, ".", ";;;")
+    assert found.captions == CaptionRules(0.1, True, 2, "|||", True, 0.2, ".", ";;;", 5)
     assert (found.prefix, found.suffix, found.class_words) == ("one", "two", "red star")
     assert (found.repeats, found.flip, found.random_crops, found.alpha_mask) == (3, True, 4, True)
-    assert (found.caption_extension, found.first_line) == (".caption", False)
+    assert (found.caption_extension, found.first_line, found.resize) == (".caption", False, "box")
 
 
 def test_the_nearest_table_wins_then_a_changed_setting_then_their_default(folder: Path) -> None:
@@ -151,9 +153,10 @@ def test_a_caption_is_the_first_line_of_its_file_or_the_class(folder: Path) -> N
         ("[general]\nimage_dir = 'x'\n", r"\[general\]: unknown key image_dir"),
         ("[[datasets]]\nbatchsize = 1\n", r"\[\[datasets\]\]: unknown key batchsize"),
         ("[train]\n", r"data\.toml: unknown key train; expected some of datasets, general"),
-        (subset("color_aug = true"), "color_aug = True is not available here"),
-        (subset("token_warmup_step = 100"), "token_warmup_step = 100 is not available here"),
-        (subset("metadata_file = 'a.json'"), "metadata_file = 'a.json' is not available here"),
+        (subset("color_aug = true"), "color_aug = True is not available here: pictures are encoded once"),
+        (subset("token_warmup_step = 100"), "token_warmup_step = 100 is not available here: captions have"),
+        (subset("metadata_file = 'a.json'"), "metadata_file = 'a.json' is not available here: write a text"),
+        (subset("resize_interpolation = 'magic'"), "resize_interpolation: got 'magic', expected one of lanc"),
         (subset("keep_tokens = 'x'"), "keep_tokens: got 'x', expected a whole number of at least 0"),
         (subset("num_repeats = 0"), "num_repeats: got 0, expected a whole number of at least 1"),
         (subset("flip_aug = 1"), "flip_aug: got 1, expected true or false"),
@@ -203,7 +206,8 @@ def test_a_source_follows_the_file(folder: Path) -> None:
     # A changed file may mean another training: a job is not resumed with it.
     assert source(DOCUMENTED + "flip_aug = true").fingerprint != first.fingerprint
     assert source(DOCUMENTED).fingerprint == first.fingerprint
-    with pytest.raises(BadInput, match="leave out images and reg-images"):
-        source(DOCUMENTED, images="pictures")
+    for named in ({"images": "pictures"}, {"reg_images": "reg"}, {"make_reg": 2}):
+        with pytest.raises(BadInput, match="leave out images, reg-images and make-reg"):
+            source(DOCUMENTED, **named)
     with pytest.raises(BadInput, match="regularisation pictures only"):
         source(DOCUMENTED + "is_reg = true")

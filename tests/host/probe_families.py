@@ -15,13 +15,18 @@ import tiny_models
 import torch
 from modules import processing, sd_hijack, sd_models, shared
 from modules.textual_inversion.textual_inversion import create_embedding_from_data
-from probe_tools import check, live, noise_of, pixels_of, request
+from probe_tools import check, digest, live, noise_of, pixels_of, request, surroundings
+from random_networks import random_updates
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.memory import record
 from lib_ti.hosts.a1111 import A1111Host
 from lib_ti.hosts.a1111_model import text_models
-from lib_ti.hosts.base import SampleRequest
+from lib_ti.hosts.base import Economy, SampleRequest
+from lib_ti.networks import Network, attach
+from lib_ti.networks.layers import find_layers, find_stored_layers, trained_layers
 
 STEP = 0.005  # of a finite difference, along vectors of length 0.2
 DATABASE = sd_hijack.model_hijack.embedding_db
@@ -247,3 +252,68 @@ def name_of(module: torch.nn.Module) -> str:
     text = [model.cond_stage_model, *(text.wrapped for text in text_models(model))]
     parts = {"vae": [model.first_stage_model], "unet": [model.model], "text": text}
     return next((name for name, homes in parts.items() if any(module is home for home in homes)), "other")
+
+
+@check
+def network_on_every_layer(checkpoint: str) -> dict[str, Any]:
+    """A C3Lier of random weights, added and merged: how far the answers are apart, and what is left."""
+    host = A1111Host()
+    layers = trained_layers(find_layers(host.parts(), host.info.family), conv=True)
+    names = find_stored_layers(shapes_of(checkpoint), host.info.family)
+    weights = digest(*shared.sd_model.state_dict().values())
+    with host.lend(), torch.no_grad():
+        plain = noise_of(host)
+        with attach(host, Network("random", None, random_updates(layers))) as attached:
+            added = noise_of(host)
+            attached.set_multiplier({part: 1.0 for part in host.parts() if part != "unet"})
+            text_only = noise_of(host)
+            attached.set_multiplier(1.0)
+            attached.merge()
+            merged = noise_of(host)
+        again = noise_of(host)
+    return {
+        "report": attached.report,
+        "names": sorted(trained_layers(names, conv=True).keys() ^ layers.keys()),
+        "effect": distance(added, plain),
+        "text": distance(text_only, plain),
+        "apart": distance(added, merged) / float(added.abs().max()),
+        "left": distance(again, plain),
+        "weights": weights == digest(*shared.sd_model.state_dict().values()),
+    }
+
+
+def shapes_of(checkpoint: str) -> dict[str, list[int]]:
+    with safe_open(Path(sd_models.model_path) / f"{checkpoint}.safetensors", framework="pt") as file:
+        return {key: file.get_slice(key).get_shape() for key in file.keys()}
+
+
+ECONOMIES = {
+    "usual": Economy(),
+    "checkpointing": Economy(checkpointing=True),
+    "sdpa": Economy(attention="sdpa"),
+    "all": Economy(checkpointing=True, attention="sliced", vae_away=True),
+}
+
+
+@check
+def economies() -> dict[str, Any]:
+    """The noise, the vectors' gradient and the memory with each economy; what is different afterwards."""
+    host, told = A1111Host(), dict[str, Any]()
+    before = surroundings()
+    for name, economy in ECONOMIES.items():
+        vectors = live(host)
+        with host.lend():
+            host.economise(economy)
+            host.set_embeddings({"zqx": vectors})
+            found: list[torch.Tensor] = []
+
+            def step(found: list[torch.Tensor] = found, vectors: Any = vectors) -> None:
+                noise = noise_of(host, "a zqx")
+                found.extend(torch.autograd.grad(noise.square().mean(), [*vectors.values()]))
+                found.append(noise.detach())
+
+            peak = record(step, host.info.device).peak
+            host.sample(request("a zqx"))
+        told[name] = {"peak": peak, "found": [tensor.flatten().tolist() for tensor in found]}
+    after = surroundings()
+    return {**told, "changed": [name for name in before if before[name] != after[name]]}

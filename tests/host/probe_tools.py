@@ -59,6 +59,7 @@ def surroundings() -> dict[str, Any]:
         "model": id(model),
         "text": id(model.cond_stage_model),
         "text encoders": [(id(text), text.is_trainable, sorted(vars(text))) for text in text_models(model)],
+        "forwards": [id(vars(m).get("forward")) for m in model.modules()],
         "hooks": [(id(m._forward_pre_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
         "vae's own": sorted(vars(model.first_stage_model)),
         "token merging": getattr(model, "applied_token_merged_ratio", 0),

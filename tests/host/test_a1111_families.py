@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -109,6 +110,16 @@ def test_the_webui_loads_what_a_job_made(webui: WebUI, family: str, pictures: st
     assert len(list(tmp_path.rglob("step-*.png"))) == 4
 
 
+def test_a_network_reaches_every_layer_and_leaves_none_changed(webui: WebUI, family: str) -> None:
+    found = probe(webui, "network_on_every_layer", checkpoint=family)
+    assert found["names"] == []  # in the file and in the living model the same
+    applied, every = re.search(r"applied (\d+) of (\d+) modules", found["report"]).groups()
+    assert applied == every
+    assert found["effect"] > 0.01 and found["text"] > 1e-4
+    assert found["apart"] < 1e-4
+    assert found["left"] == 0 and found["weights"]
+
+
 def test_vectors_for_other_encoders_are_refused_in_a_sentence(webui: WebUI, family: str) -> None:
     told = probe(webui, "wrong_encoders")
     widths = FAMILIES[family][2]
@@ -185,3 +196,17 @@ def medvram(webui: WebUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     write_data(data)
     with running_webui(data, flags=("--medvram",), ready="/probe") as program:
         yield program
+
+
+def test_an_economy_changes_the_memory_alone(webui: WebUI, family: str) -> None:
+    """Checkpointing to the bit, attention as close as its kernels are; the WebUI is as before."""
+    told = probe(webui, "economies")
+    assert told.pop("changed") == []
+    usual = told.pop("usual")
+    assert told["checkpointing"]["found"] == usual["found"]
+    assert told["checkpointing"]["peak"] < 0.7 * usual["peak"]
+    for other in told.values():
+        for one, two in zip(
+            map(torch.tensor, usual["found"]), map(torch.tensor, other["found"]), strict=True
+        ):
+            assert float((one - two).abs().max()) < 1e-4 * float(one.abs().max())

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from lib_ti.bench.webui import API, Refused, WebUI, running_webui
 from lib_ti.bench.webui_data import install_builtin, install_extension
+from lib_ti.regularisation import picture_seed
 from tests.webui import JOB_SECONDS, ended, probe, wait, webui_with_everything
 
 pytestmark = pytest.mark.host
@@ -95,6 +96,21 @@ def test_dreamartist_makes_a_word_for_the_prompt_and_one_for_the_negative(
     ]
     plain, prompt = webui.txt2img("a star"), f"a star, {name}"
     assert len({plain, webui.txt2img(prompt), webui.txt2img(prompt, negative_prompt=f"{name}-neg")}) == 3
+
+
+def test_regularisation_pictures_are_those_that_the_webui_draws(
+    webui: WebUI, settings: dict[str, Any]
+) -> None:
+    told = {**settings, "init_text": "star", "make_reg": 2, "epochs": 3, "preview_every": 0}
+    status = ended(webui, webui.call(f"{API}/jobs", told)["job"])
+    assert (status["status"], status["step"]) == ("done", 24), status  # four pictures and as many of those
+    assert "regularisation pictures: 2 of 2 are drawn" in status["messages"]
+    first, second = sorted((webui.data / ".ti-studio" / "regularisation").rglob("*.png"))
+    assert first.with_suffix(".txt").read_text() == "a photo of a [name]"
+    sampler = {"steps": 20, "sampler_name": "DPM++ 2M", "scheduler": "Karras"}
+    for number, file in enumerate((first, second), 1):
+        theirs = webui.txt2img("a photo of a star", seed=picture_seed(1, number), **sampler)
+        assert Image.open(io.BytesIO(theirs)).tobytes() == Image.open(file).tobytes()
 
 
 def test_status_and_interrupt_answer_while_a_job_has_the_model(

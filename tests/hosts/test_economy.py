@@ -36,7 +36,7 @@ def answers(host: StandaloneHost, economy: Economy, side: int = 8) -> tuple[list
     with host.lend():
         host.economise(economy)
         host.set_embeddings({"zqx": vectors})
-        needed = record(step, CPU).needs()
+        needed = record(step, CPU).peak
     return found, needed
 
 

@@ -13,13 +13,15 @@ from safetensors import safe_open
 from lib_ti.core.objective import q_sample, squared_error, target_of
 from lib_ti.data.images import find_images, load_image
 from lib_ti.formats import ldm
-from lib_ti.formats.embedding import read_embedding
+from lib_ti.formats.embedding import read_embedding, read_embeddings
 from lib_ti.hosts.base import SampleRequest
 from lib_ti.hosts.checkpoints import load_components
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under, start
+from lib_ti.methods.registry import read_settings
 from lib_ti.methods.starts import initial_vectors
 from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.networks import attach, read_network
 from tests.hosts.tiny import SD2_BLOCKS, new_sd2, new_sdxl, sdxl_state, shapes_of, to_open_clip, write
 
 # checkpoint: family, prediction, what it learns by text encoder, what the file's tensors are called
@@ -147,3 +149,38 @@ def test_a_short_job_lowers_the_error_and_leaves_the_familys_file(
             alone.set_embeddings({"zqx": vectors})
             drawn.append(np.asarray(alone.sample(asked)[0], dtype=int))
         assert np.abs(drawn[0] - drawn[1]).max() > 5
+
+
+def test_a_network_and_its_word_learn_in_every_part(
+    alone: StandaloneHost, family: str, pictures: str, tmp_path: Path
+) -> None:
+    kind, _, widths, _ = FAMILIES[family]
+    told = {"images": pictures, "steps": 3, "width": 64, "height": 64, "preview_every": 0, "accumulation": 1}
+    word = {"trigger_word": "zqx", "word_vectors": 2, "template": "subject"}
+    settings = read_settings({"method": "c3lier", "name": "zqx-net", "learning_rate": "0.01", **told, **word})
+    before = {part: model.state_dict() for part, model in alone.parts().items()}
+    before = {part: {key: value.clone() for key, value in state.items()} for part, state in before.items()}
+    outcome = start(
+        alone,
+        settings,
+        folders=folders_under(tmp_path),
+        model=family,
+        report=lambda event: None,
+        stopped=lambda: False,
+    )
+    for part, model in alone.parts().items():
+        assert all(torch.equal(value, before[part][key]) for key, value in model.state_dict().items())
+    files = {product.role: file for product, file in outcome.files.items()}
+    network = read_network(files["network"])
+    assert network.family == kind and not network.unread
+    with alone.lend(), attach(alone, files["network"], family=kind) as attached:
+        assert not attached.unmatched
+    learned = {name for name, update in network.updates.items() if update.up.any()}
+    starts = ("lora_unet_", "lora_te1_", "lora_te2_") if kind == "sdxl" else ("lora_unet_", "lora_te_")
+    for start_ in starts:
+        assert any(name.startswith(start_) for name in learned)
+    (inside,) = read_embeddings(files["bundle"])
+    # Of so narrow a vector nobody can tell for which text encoder of one it is.
+    assert sorted(vectors.shape for vectors in inside.vectors.values()) == sorted(
+        (2, width) for width in widths.values()
+    )

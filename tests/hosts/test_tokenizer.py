@@ -6,7 +6,12 @@ import pytest
 from transformers import CLIPTokenizer
 
 from lib_ti.core.errors import BadInput
-from lib_ti.hosts.tokenizer import build_clip_tokenizer, write_tokenizer_files
+from lib_ti.hosts.tokenizer import (
+    build_clip_tokenizer,
+    clip_words,
+    whole_words,
+    write_tokenizer_files,
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +26,16 @@ def test_the_vocabulary_is_that_of_clip(tokenizer):
     known = {"!": 0, "!</w>": 256, ",</w>": 267, "a</w>": 320, "photo</w>": 1125, "cat</w>": 2368}
     assert {token: vocabulary[token] for token in known} == known
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (49406, 49407, 49407)
+
+
+def test_whole_words_are_tokens_of_letters_that_end_a_word(tokenizer):
+    words = clip_words()
+    assert words == whole_words(tokenizer.get_vocab())
+    assert words["cat"] == 2368 and "photo" in words
+    assert not words.keys() & {"a", "to", "1girl", "!", "caf\u00e9", "photo</w>"}
+    assert all(
+        tokenizer(word, add_special_tokens=False).input_ids == [words[word]] for word in list(words)[::500]
+    )
 
 
 def test_text_is_encoded_between_the_marks_padded_and_decoded(tokenizer):

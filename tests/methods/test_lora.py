@@ -17,6 +17,7 @@ from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.data.samples import LatentCache, TrainingSet
 from lib_ti.formats.embedding import read_embedding, read_embeddings
 from lib_ti.formats.safetensors_file import read_tensors
+from lib_ti.hosts.base import Economy
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under, start
 from lib_ti.methods.kind import Product
@@ -185,6 +186,22 @@ def test_six_steps_equal_three_and_three_and_leave_the_model_as_it_was(
     assert not any(p.requires_grad or p.grad is not None for p in frozen)
     lent.set_embeddings({})
     assert torch.equal(answer_of(lent), answered)
+
+
+def test_what_is_computed_again_for_the_backward_pass_leaves_out_the_same(lent: StandaloneHost) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        method = make(lent, settings_of("c3lier", **CHANCE))
+        with torch.no_grad():
+            for update in method.updates.values():
+                update.up.fill_(0.01)
+        lent.economise(Economy(checkpointing=checkpointing))
+        with method.attached():
+            losses = method.losses(method.draw(1)[0])
+            gradients.append(torch.autograd.grad(losses.sum(), list(method.parameters().values())))
+    lent.economise(Economy())
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 class TestFiles:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lib_ti.core.errors import BadInput
-from lib_ti.networks.algebra import LowRank, Update, moved, read_update, truncated
+from lib_ti.networks.algebra import LowRank, Update, moved, truncated
+from lib_ti.networks.reading import read_update
 
 M, N, R = 12, 8, 3
 
@@ -166,7 +167,18 @@ def test_the_changed_weight_answers_as_the_changed_answer(kind, algorithm):
     assert (update.delta(layer.weight).abs() > 1e-3).any()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def has_half() -> bool:
+    try:
+        nn.functional.linear(torch.ones(1, 1).half(), torch.ones(1, 1).half())
+    except RuntimeError:
+        return False
+    return True
+
+
+HALF = pytest.mark.skipif(not has_half(), reason="torch before 2.2 has no float16 on a CPU")
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float16, marks=HALF), torch.bfloat16])
 @pytest.mark.parametrize(("kind", "algorithm"), CASES, ids=IDS)
 def test_half_precision_is_near(kind, algorithm, dtype):
     layer = new_layer(kind).to(dtype)
@@ -217,6 +229,58 @@ def test_dora_gives_each_row_or_column_its_length(axis, algorithm):
     tensors = algorithm(layer)
     result = layer.weight + read_update(tensors).delta(layer.weight)
     torch.testing.assert_close(result.norm(dim=1 - axis), tensors["dora_scale"].flatten())
+
+
+def by_formula(tensors: dict[str, torch.Tensor], shape: torch.Size) -> torch.Tensor:
+    """dW element by element, as LyCORIS' paper and documentation write it; scale alpha / r."""
+    t = {key: tensor.double() for key, tensor in tensors.items()}
+    if "lora_mid.weight" in t:
+        up, mid, down = (t[f"lora_{part}.weight"] for part in ("up", "mid", "down"))
+        return sum(
+            up[:, a, 0, 0, None, None, None] * mid[a, b] * down[b, :, 0, 0, None, None]
+            for a in range(R)
+            for b in range(R)
+        ) * (1.5 / R)
+    if "hada_w1_a" in t:
+        parts = []
+        for part in "12":
+            a, b = t[f"hada_w{part}_a"], t[f"hada_w{part}_b"]
+            core = t.get(f"hada_t{part}")
+            parts.append(tucker_sum(core, a, b) if core is not None else (a @ b).reshape(shape))
+        return parts[0] * parts[1] * (1.5 / R)
+    first = t["lokr_w1"] if "lokr_w1" in t else t["lokr_w1_a"] @ t["lokr_w1_b"]
+    second = t.get("lokr_w2")
+    if "lokr_t2" in t:
+        second = tucker_sum(t["lokr_t2"], t["lokr_w2_a"], t["lokr_w2_b"])
+    elif second is None:
+        second = (t["lokr_w2_a"] @ t["lokr_w2_b"]).reshape(4, 4, *shape[2:])
+    blocks = [torch.cat([value * second for value in row], dim=1) for row in first]
+    whole = "lokr_w1" in t and "lokr_w2" in t
+    return torch.cat(blocks) * (1 if whole else 1.5 / R)
+
+
+def tucker_sum(core: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return sum(
+        core[r, s] * a[r, :, None, None, None] * b[s, None, :, None, None] for r in range(R) for s in range(R)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "algorithm"),
+    [
+        *(
+            (kind, algorithm)
+            for kind in ("linear", "conv 3x3")
+            for algorithm in (loha, lokr, lokr_second, lokr_both)
+        ),
+        *(("conv 3x3", algorithm) for algorithm in TUCKER),
+    ],
+)
+def test_the_change_is_that_of_the_formula(kind, algorithm):
+    layer = new_layer(kind)
+    tensors = algorithm(layer)
+    expected = by_formula(tensors, layer.weight.shape).float()
+    torch.testing.assert_close(read_update(tensors).delta(layer.weight), expected)
 
 
 def test_alpha_over_rank_scales():

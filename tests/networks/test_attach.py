@@ -7,11 +7,10 @@ from torch import nn
 from lib_ti.core.errors import BadInput
 from lib_ti.networks import attach
 from lib_ti.networks.algebra import IA3, Full, LowRank
-from lib_ti.networks.attach import family_of, parts_of
 from lib_ti.networks.files import Network, tensors_of, write_network
 from lib_ti.networks.layers import find_layers, trained_layers
-from tests.hosts.tiny import new_sd2, new_sdxl
-from tests.networks.samples import random_network, random_updates
+from tests.hosts.tiny import new_sd2
+from tests.networks.random_networks import random_network, random_updates
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +166,30 @@ def test_norms_and_the_first_layers_too(host, layers, unchanged):
         torch.testing.assert_close(answer(host), added, atol=2e-4, rtol=1e-3)
 
 
+def test_in_mixed_precision(host, layers, unchanged):
+    """Where autocast chooses the types, as a WebUI lets it."""
+    updates = random_updates(trained_layers(layers, conv=True))
+    norms = [layer for layer in layers.values() if layer.kind == "norm"]
+    updates |= {layer.name: Full(diff=torch.full_like(layer.weight, 0.02)) for layer in norms}
+    with attach(host, Network("all", None, updates)):
+        exact = answer(host)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = answer(host)
+    assert 0 < (rounded - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_what_was_prepared_while_drawing_serves_a_training(host, layers):
+    base = random_network(trained_layers(layers, conv=False))
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with host.lend(), attach(host, base):
+        with torch.inference_mode():
+            host.predict_noise(latents, torch.tensor([500]), host.encode_prompts(["a red circle"]))
+        latents.requires_grad_()
+        condition = host.encode_prompts(["a red circle"])
+        host.predict_noise(latents, torch.tensor([500]), condition).square().mean().backward()
+    assert latents.grad.abs().sum() > 0
+
+
 def test_gradient_passes_through_and_reaches_live_factors(host, layers):
     updates = random_updates(trained_layers(layers, conv=True), seed=3)
     live = {
@@ -241,17 +264,6 @@ def test_fused_attention_is_changed_for_a_call_alone(grad):
         one.remove()
         two.remove()
         assert torch.equal(block(x), plain)
-
-
-def test_the_family_and_the_parts_are_seen():
-    unet, _, te = new_sd2()
-    assert family_of({"unet": unet}) == "sd2"
-    assert parts_of(unet).keys() == {"unet"} and parts_of(te).keys() == {"te"}
-    assert family_of({"te": open_clip()}) == "sd2"
-    xl, _, first, second = new_sdxl()
-    assert family_of({"unet": xl}) == family_of({"te1": first, "te2": second}) == "sdxl"
-    with pytest.raises(TypeError, match="neither a pipeline"):
-        parts_of(object())
 
 
 def test_half_weights_come_back_to_the_byte():

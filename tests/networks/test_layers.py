@@ -9,7 +9,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lib_ti.formats import ldm
-from lib_ti.networks.layers import find_layers, find_stored_layers, trained_layers
+from lib_ti.networks.layers import family_of, find_layers, find_stored_layers, parts_of, trained_layers
 from tests.hosts.tiny import new_sd2, new_sdxl, sdxl_state, shapes_of, to_open_clip
 
 DOWN = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
@@ -206,3 +206,14 @@ def test_sd2_leaves_the_last_block_of_open_clip_alone():
 def test_a_part_of_another_family_is_refused():
     with pytest.raises(ValueError, match="te1"):
         find_layers({"te1": text(64, 1)}, "sd1")
+
+
+def test_the_family_and_the_parts_are_seen():
+    unet, _, te = new_sd2()
+    assert family_of({"unet": unet}) == "sd2"
+    assert parts_of(unet).keys() == {"unet"} and parts_of(te).keys() == {"te"}
+    assert family_of({"te": open_clip(8, 1)}) == "sd2"
+    xl, _, first, second = new_sdxl()
+    assert family_of({"unet": xl}) == family_of({"te1": first, "te2": second}) == "sdxl"
+    with pytest.raises(TypeError, match="neither a pipeline"):
+        parts_of(object())

@@ -106,14 +106,14 @@ def test_what_is_left_out_comes_from_the_place_alone(kind: Kind, dropout: Dropou
     update = taught(layer, turn, dropout)
     assert torch.equal(update.forward(x, layer.module), update.forward(x, layer.module))
     answers = []
-    for step in range(2000):
+    for step in range(400):
         turn.place = (1, step, 0)
         answers.append(update.forward(x, layer.module).detach())
     assert not all(torch.equal(answer, answers[0]) for answer in answers)
     turn.place = ()
     expected = update.forward(x, layer.module).detach() * (1 - dropout.layers)
     error = (torch.stack(answers).mean(0) - expected).norm() / expected.norm()
-    assert float(error) < 0.05
+    assert float(error) < 0.1
 
 
 def test_a_row_is_left_out_of_a_whole_sample() -> None:

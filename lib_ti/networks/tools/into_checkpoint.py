@@ -78,6 +78,11 @@ class CheckpointMerge:
         }
 
     def _plan(self, term: Term) -> Applied:
+        if term.network.family not in (None, self.checkpoint.family):
+            raise BadInput(
+                f"{term.network.name} was made for {term.network.family}, "
+                f"{self.checkpoint.file.path.name} is {self.checkpoint.family}."
+            )
         applied = Applied(term.network.name, len(term.network.updates))
         for name, update in term.network.updates.items():
             layer = self.checkpoint.layers.get(name)
@@ -114,7 +119,8 @@ class CheckpointMerge:
         if name not in self._changes:
             return tensor.to(dtype)
         changed = _changed(tensor.to(self.device, torch.float32), self._changes[name]).to(dtype)
-        if not torch.isfinite(changed.float()).all():
+        # torch cannot say it of numbers of 8 bits.
+        if not torch.isfinite(changed if changed.element_size() > 1 else changed.float()).all():
             raise BadInput(f"{name} does not stay finite in {dtype}; save in bf16 or float, or merge less.")
         return changed.cpu()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -60,12 +61,14 @@ def metadata_of(
     *,
     comment: str = "",
     merged_from: Sequence[str] = (),
-    prediction: str = "eps",
+    prediction: Literal["eps", "v"] | None = None,
 ) -> dict[str, str]:
     """What a file made of others should say: ``inherited`` from them, and what is its own.
 
-    ``comment`` goes before the trainer's own.
+    ``comment`` goes before the trainer's own. ``prediction``: of the model; None: as in ``inherited``.
     """
+    if prediction is None:
+        prediction = "v" if inherited.get("modelspec.prediction_type", "").startswith("v") else "eps"
     convs = [update for update in updates.values() if isinstance(update, LowRank) and is_conv(update)]
     others = [update for update in updates.values() if update not in convs] or convs
     args = {"conv_dim": _only(u.rank for u in convs), "conv_alpha": _only(map(alpha_of, convs))}

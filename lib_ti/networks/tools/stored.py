@@ -43,9 +43,12 @@ class Checkpoint:
 
     @property
     def prediction(self) -> Literal["eps", "v"]:
-        """As far as the file says: by the modelspec standard, or the mark ``v_pred`` of merges."""
-        hint = self.file.metadata.get("modelspec.prediction_type", "")
-        return "v" if hint.startswith("v") or "v_pred" in self.file.plan else "eps"
+        """By the modelspec standard, or the mark ``v_pred`` of merges. SD2 that says neither is taken for v,
+        as the standalone host takes it."""
+        hint = self.file.metadata.get("modelspec.prediction_type")
+        if hint is not None:
+            return "v" if hint.startswith("v") else "eps"
+        return "v" if self.family == "sd2" or "v_pred" in self.file.plan else "eps"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

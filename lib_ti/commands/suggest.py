@@ -1,0 +1,34 @@
+"""``ti-studio suggest``: words of the model to start from."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from lib_ti import jobs
+from lib_ti.commands.shared import Stopped, given_settings, settings_options, shared_options
+from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.methods.registry import read_settings
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser("suggest", help="words of the model that come near to what pictures show")
+    shared_options(parser, run)
+    settings_options(parser)
+
+
+def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    settings = jobs.told_to_suggest(read_settings(given_settings(args)))
+    found = jobs.suggest(
+        StandaloneHost.load(args.model, args.device, settings.clip_skip or 1),
+        settings,
+        folders=jobs.folders_under(args.data),
+        say=lambda sentence: print(sentence, file=sys.stderr),
+        stopped=stopped,
+    )
+    if not args.json:
+        print("\n".join(f"{suggestion.word:<20} loss {suggestion.loss:.4f}" for suggestion in found))
+    status = "stopped" if stopped() else "done"
+    return {"status": status, "suggestions": [asdict(suggestion) for suggestion in found]}

@@ -1,0 +1,125 @@
+"""The tensors of one layer of a network file -> the update that they describe.
+
+Key names: sd-scripts, LyCORIS; for what is PEFT's, ``files`` translates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from lib_ti.core.errors import BadInput
+from lib_ti.networks.algebra import IA3, DoRA, Full, LoHa, LoKr, LowRank, Product, Tensors, Update
+
+
+def read_update(tensors: Mapping[str, torch.Tensor]) -> Update:
+    """The update of one layer, from its tensors by what follows the layer's name in a file
+    ("lora_down.weight", "hada_w1_a", ...).
+
+    Raises BadInput where they are of no algorithm we know, or not all of them are of use.
+    """
+    left = dict(tensors)
+    for key, tensor in left.items():
+        if key != "on_input" and not tensor.is_floating_point():
+            raise BadInput(f"{key} is of type {tensor.dtype}; expected floating point numbers.")
+    alpha, magnitude = _number(left, "alpha"), _optional(left, "dora_scale")
+    scale, scalar = _number(left, "scale"), _number(left, "scalar")
+    bias = next((left.pop(key) for key in ("diff_b", "b_norm") if key in left), None)
+    up_bias = _optional(left, "lora_up.bias")  # PEFT's: inside what is scaled
+    for keys, read in _READERS:
+        if all(key in left for key in keys):
+            update = read(left)
+            break
+    else:
+        known = ", ".join(sorted(tensors))
+        raise BadInput(f"{known}: of no algorithm we know (LoRA, LoHa, LoKr, IA3, full, norm, DoRA).")
+    if left:
+        raise BadInput(f"{', '.join(sorted(left))}: not understood beside {type(update).__name__}.")
+    update = _scaled(update, alpha, scale, scalar)
+    if up_bias is not None and isinstance(update, LowRank):
+        bias = up_bias * update.scale
+    update = replace(update, bias=bias)
+    return update if magnitude is None else DoRA(direction=update, magnitude=magnitude, bias=bias)
+
+
+def _optional(left: Tensors, key: str) -> torch.Tensor | None:
+    return left.pop(key) if key in left else None
+
+
+def _number(left: Tensors, key: str) -> float | None:
+    tensor = _optional(left, key)
+    if tensor is None:
+        return None
+    if tensor.numel() != 1 or not math.isfinite(tensor.item()):
+        raise BadInput(f"{key} must be one finite number, not a tensor of shape {tuple(tensor.shape)}.")
+    return float(tensor)
+
+
+def _scaled(update: Update, alpha: float | None, scale: float | None, scalar: float | None) -> Update:
+    """``alpha`` 0 means the rank, as in sd-scripts; ``scale`` stands for alpha / rank; ``scalar`` is
+    LyCORIS' learned factor."""
+    if not isinstance(update, LowRank | LoHa | LoKr) or update.rank is None:
+        return update
+    alpha = alpha or float(update.rank)
+    if scale is not None:
+        alpha = scale * update.rank
+    return replace(update, alpha=alpha * (1.0 if scalar is None else scalar))
+
+
+def _read_low_rank(left: Tensors) -> Update:
+    down, up = left.pop("lora_down.weight"), left.pop("lora_up.weight")
+    _check_ndim(down, up)
+    return LowRank(down=down, up=up, mid=_optional(left, "lora_mid.weight"))
+
+
+def _read_loha(left: Tensors) -> Update:
+    first, second = _product(left, "hada_w1", "hada_t1"), _product(left, "hada_w2", "hada_t2")
+    return LoHa(first=first, second=second)
+
+
+def _read_lokr(left: Tensors) -> Update:
+    return LoKr(first=_product(left, "lokr_w1", "lokr_t1"), second=_product(left, "lokr_w2", "lokr_t2"))
+
+
+def _product(left: Tensors, name: str, core: str) -> Product:
+    if name in left:
+        whole = left.pop(name)
+        _check_ndim(whole)
+        return Product(a=whole)
+    a, b = _optional(left, f"{name}_a"), _optional(left, f"{name}_b")
+    if a is None or b is None:
+        raise BadInput(f"{name}_a and {name}_b belong together; one of them is missing.")
+    _check_ndim(a, b)
+    return Product(a=a, b=b, core=_optional(left, core))
+
+
+def _check_ndim(*tensors: torch.Tensor) -> None:
+    for tensor in tensors:
+        if tensor.ndim not in (2, 4) or tensor.numel() == 0:
+            raise BadInput(f"a factor has the shape {tuple(tensor.shape)}; expected a matrix or a kernel.")
+
+
+def _read_ia3(left: Tensors) -> Update:
+    return IA3(factor=left.pop("weight"), on_input=bool(left.pop("on_input").any()))
+
+
+def _read_full(left: Tensors) -> Update:
+    return Full(diff=left.pop("diff"))
+
+
+def _read_norm(left: Tensors) -> Update:
+    return Full(diff=left.pop("w_norm"))
+
+
+_READERS: Sequence[tuple[Sequence[str], Callable[[Tensors], Update]]] = (
+    (("lora_down.weight", "lora_up.weight"), _read_low_rank),
+    (("hada_w1_a",), _read_loha),
+    (("lokr_w1",), _read_lokr),
+    (("lokr_w1_a",), _read_lokr),
+    (("weight", "on_input"), _read_ia3),
+    (("diff",), _read_full),
+    (("w_norm",), _read_norm),
+)
