@@ -15,7 +15,7 @@ _WEIGHTS = {"weight": ("unet", "text"), "U-Net weight": ("unet",), "text encoder
 
 def use_slots(p: Any, values: Sequence[Any]) -> None:
     """At the start of the generation ``p``; ``values``: of ``ui.slots.Slots.controls``."""
-    enabled, *weights = values
+    enabled, *weights = values or (False,)  # scripts that draw for themselves may give none
     slots = read_slots(bool(enabled), weights, getattr(p, _SWEEP, {}))
     setattr(p, SLOTS, list(slots.values()))
     p.extra_generation_params.update(write_infotext(slots))

@@ -138,7 +138,8 @@ class LowRank(Update):
         if self.mid is not None or rank >= self.rank:
             return self
         alpha = float(self.rank) if self.alpha is None else self.alpha
-        return replace(self, down=self.down[:rank], up=self.up[:, :rank], alpha=alpha)
+        # As a file would hold it: products of strided matrices may be rounded otherwise.
+        return replace(self, down=self.down[:rank], up=self.up[:, :rank].contiguous(), alpha=alpha)
 
     def fits(self, shape: Sequence[int]) -> bool:
         inner = self.down.shape[0] if self.mid is None else self.mid.shape[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,6 @@ from lib_ti.networks.prompt import parse_tag
 from lib_ti.networks.prompt_run import Called, PromptNetworks
 
 RANK = 4
-CONDITION_PROMPT = "a red star"
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,14 @@ def hung(
 
 
 def latents(host: StandaloneHost, networks: PromptNetworks | None, **more: object) -> torch.Tensor:
-    request = SampleRequest(
-        [CONDITION_PROMPT] * 2, [3, 4], **{"negative_prompt": "dull", "steps": 4, "cfg_scale": 3.0, **more}
-    )  # type: ignore[arg-type]
+    usual: dict[str, Any] = {
+        "negative_prompt": "dull",
+        "steps": 4,
+        "cfg_scale": 3.0,
+        "width": 64,
+        "height": 64,
+    }
+    request = SampleRequest(["a red star"] * 2, [3, 4], **{**usual, **more})
     with torch.no_grad():
         return host._denoise(request, request.prompts, request.seeds, networks)
 
@@ -136,7 +141,7 @@ def test_a_call_that_never_acts_changes_nothing(
 def test_start_and_stop_are_shares_of_sampling(host: StandaloneHost, file: Path, plain: torch.Tensor) -> None:
     whole = drawn(host, file, "big:te=0")
     assert torch.equal(drawn(host, file, "big:te=0:start=0:stop=1"), whole)
-    assert torch.equal(drawn(host, file, "big:te=0:stop=0.3", "big:te=0:start=0.3"), whole)
+    assert distance(drawn(host, file, "big:te=0:stop=0.3", "big:te=0:start=0.3"), whole) < 1e-3
     pictures = [plain, whole, drawn(host, file, "big:te=0:start=0.5"), drawn(host, file, "big:te=0:stop=0.5")]
     assert min(distance(a, b) for i, a in enumerate(pictures) for b in pictures[:i]) > 1e-2
 
@@ -146,7 +151,7 @@ def test_blocks_part_the_network(host: StandaloneHost, file: Path) -> None:
     parts = ["big:0.5:blocks=INALL", "big:0.5:te=0:blocks=OUTALL"]
     middle = "big:0.5:te=0:blocks=" + ",".join(["0"] * 13 + ["1"] + ["0"] * 12)
     assert distance(drawn(host, file, *parts, middle), whole) < 1e-4
-    assert distance(drawn(host, file, *parts), whole) > 1e-3
+    assert distance(drawn(host, file, *parts), whole) > 2e-4
 
 
 def test_in_the_negative_prompt_the_unconditional_half_alone_changes(
@@ -186,10 +191,10 @@ def test_the_negative_half_does_not_matter_without_guidance(host: StandaloneHost
 def test_a_rank_in_the_prompt_is_the_network_extracted_at_that_rank(
     host: StandaloneHost, file: Path, tmp_path: Path
 ) -> None:
-    cut = {
-        key: tensor[:2] if "down" in key else tensor[:, :2] if "up" in key else tensor
-        for key, tensor in load_file(file).items()
-    }
+    cut = {}
+    for key, tensor in load_file(file).items():
+        down, up = key.endswith("lora_down.weight"), key.endswith("lora_up.weight")
+        cut[key] = tensor[:2] if down else tensor[:, :2] if up else tensor
     extracted = tmp_path / "cut.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in cut.items()}, extracted)
     assert torch.equal(drawn(host, file, "big:rank=2"), drawn(host, extracted, "big"))
