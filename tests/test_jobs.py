@@ -237,11 +237,16 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_vectors(
 
     def poisoned(*arguments: Any) -> torch.Tensor:
         answer = predict(*arguments)
-        return answer * float("nan") if next(calls) == 15 else answer
+        return answer * float("nan") if next(calls) == 17 else answer
 
+    # The memory is foretold from two steps before the first.
     monkeypatch.setattr(host, "predict_noise", poisoned)
     settings = InversionSettings(
-        name="zqx-nan", images=str(folder / "pictures"), steps=30, accumulation=1, template="captions"
+        name="zqx-nan",
+        images=str(folder / "pictures"),
+        steps=30,
+        accumulation=1,
+        template="captions",
     )
     with pytest.raises(JobFailed, match="step 15 is not a finite number; went back to step 10"):
         start(

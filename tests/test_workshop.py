@@ -369,7 +369,7 @@ class TestPair:
     ) -> None:
         with place.lock:
             first = workshop.train(pair)
-            with pytest.raises(BadInput, match="trains 'ZQX-cat-neg' already"):
+            with pytest.raises(BadInput, match="trains 'zqx-cat-neg' already"):
                 workshop.train({**settings, "name": "ZQX-cat-neg"})
             workshop.stop(first)
         ended(workshop, first)

