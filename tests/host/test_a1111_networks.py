@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lib_ti.bench.webui import Refused, WebUI
+from tests.host.test_a1111_families import loaded
 from tests.webui import probe
 
 pytestmark = pytest.mark.host
@@ -48,18 +49,6 @@ def nothing_left(webui: WebUI) -> Iterator[None]:
     left = probe(webui, "model_state")
     assert left == state and left["shadowed"] == [] and not left["hanging"]
     assert np.array_equal(draw(webui, "a star"), plain)
-
-
-@contextmanager
-def loaded(webui: WebUI, checkpoint: str) -> Iterator[None]:
-    """Another checkpoint, and no live previews: SDXL's want a file from the network."""
-    probe(webui, "write_checkpoint", checkpoint=checkpoint)
-    before = {"sd_model_checkpoint": "tinyworld", "live_previews_enable": True}
-    webui.call("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint, "live_previews_enable": False})
-    try:
-        yield
-    finally:
-        webui.call("/sdapi/v1/options", before)
 
 
 @pytest.mark.parametrize("weights", ["0.8", "0.3:0.9", "-0.5", "te=0:unet=1", "unet=0:te=1", "0:te=1:unet=1"])
