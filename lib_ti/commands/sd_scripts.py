@@ -44,7 +44,8 @@ _INVERSION = Script(
     options=OPTIONS,
     defaults=DEFAULTS,
     required=("pretrained_model_name_or_path", "token_string"),
-    output=lambda given: given.get("output_name", given["token_string"]),
+    # The word is checked also where the file is named otherwise: it becomes a file's name first.
+    output=lambda given: given.get("output_name", safe_name(given["token_string"])),
     suffix="pt",
 )
 _NETWORK = Script(
