@@ -23,7 +23,7 @@ JOB_SECONDS = 300
 HOST_TESTS = ROOT / "tests" / "host"
 
 
-def probe(webui: WebUI, name: str, **arguments: Any) -> Any:
+def probe(webui: WebUI, name: str, /, **arguments: Any) -> Any:
     """What the function ``name`` of host/probe.py gives inside the WebUI."""
     answer = webui.call("/probe", {"name": name, "arguments": arguments})
     if "error" in answer:

@@ -67,8 +67,12 @@ class WebUI:
 
     def txt2img(self, prompt: str, **more: Any) -> bytes:
         """One picture, as PNG."""
+        return self.txt2img_all(prompt, **more)[0]
+
+    def txt2img_all(self, prompt: str, **more: Any) -> list[bytes]:
+        """All pictures, after a grid of them where the WebUI is to give one."""
         body = {"prompt": prompt, "seed": 7, "steps": 4, "width": 64, "height": 64, "cfg_scale": 5, **more}
-        return base64.b64decode(self.call("/sdapi/v1/txt2img", body)["images"][0])
+        return [base64.b64decode(image) for image in self.call("/sdapi/v1/txt2img", body)["images"]]
 
     def log_tail(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]

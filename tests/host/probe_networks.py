@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from lib_ti.hosts import a1111_networks
 from lib_ti.hosts.a1111_model import family_of, parts_of
+from lib_ti.networks.files import network_metadata
 from lib_ti.networks.layers import find_layers, trained_layers
 
 
@@ -33,7 +34,8 @@ def write_network(name: str, seed: int, size: float = 0.1, rank: int = 4, of: st
         tensors[f"{key}.lora_up.weight"] = torch.randn(rows, rank, *ones, generator=generator) * size
         tensors[f"{key}.alpha"] = torch.tensor(float(rank))
     path = Path(shared.cmd_opts.lora_dir, f"{name}.safetensors")
-    save_file(tensors, path, {"ss_v2": str(family == "sd2"), "sshs_model_hash": f"{seed:064x}"})
+    told = network_metadata(family, dim=rank, alpha=rank, title=name)
+    save_file(tensors, path, {**told, "sshs_model_hash": f"{seed:064x}"})
     networks.list_available_networks()
     return str(path)
 

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lib_ti.bench.webui import Refused, WebUI
+from tests.host.test_a1111_families import loaded
 from tests.webui import probe
 
 pytestmark = pytest.mark.host
@@ -31,7 +32,16 @@ def own(webui: WebUI) -> WebUI:
 
 
 def draw(webui: WebUI, prompt: str, **more: Any) -> np.ndarray:
-    image = webui.txt2img(prompt, negative_prompt=more.pop("negative_prompt", "dull"), **more)
+    return pixels(webui.txt2img(prompt, **{"negative_prompt": "dull", **more}))
+
+
+def draw_all(webui: WebUI, **told: Any) -> list[np.ndarray]:
+    """The pictures of several, without the grid of them all."""
+    pictures = webui.txt2img_all(**told, override_settings={"return_grid": False})
+    return [pixels(picture) for picture in pictures]
+
+
+def pixels(image: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(image)), dtype=int)
 
 
@@ -50,18 +60,6 @@ def nothing_left(webui: WebUI) -> Iterator[None]:
     assert np.array_equal(draw(webui, "a star"), plain)
 
 
-@contextmanager
-def loaded(webui: WebUI, checkpoint: str) -> Iterator[None]:
-    """Another checkpoint, and no live previews: SDXL's want a file from the network."""
-    probe(webui, "write_checkpoint", checkpoint=checkpoint)
-    before = {"sd_model_checkpoint": "tinyworld", "live_previews_enable": True}
-    webui.call("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint, "live_previews_enable": False})
-    try:
-        yield
-    finally:
-        webui.call("/sdapi/v1/options", before)
-
-
 @pytest.mark.parametrize("weights", ["0.8", "0.3:0.9", "-0.5", "te=0:unet=1", "unet=0:te=1", "0:te=1:unet=1"])
 def test_a_call_draws_what_the_webuis_own_tag_draws(own: WebUI, weights: str) -> None:
     theirs = draw(own, f"a star <lora:one:{weights}>")
@@ -71,15 +69,31 @@ def test_a_call_draws_what_the_webuis_own_tag_draws(own: WebUI, weights: str) ->
     assert distance(ours, draw(own, "a star")) > 20
 
 
-def test_two_of_ours_and_the_webuis_own_on_the_same_layers(own: WebUI) -> None:
-    theirs = draw(own, "a star <lora:strong:0.5><lora:one:0.6><lora:two:-0.4>")
+@pytest.mark.parametrize("functional", [False, True])
+def test_two_of_ours_and_the_webuis_own_on_the_same_layers(own: WebUI, functional: bool) -> None:
+    """``functional``: the WebUI's setting by which its own are added too, and not written into weights."""
+
+    def drawn(prompt: str) -> np.ndarray:
+        return draw(own, prompt, override_settings={"lora_functional": functional})
+
+    theirs = drawn("a star <lora:strong:0.5><lora:one:0.6><lora:two:-0.4>")
     with nothing_left(own):
-        ours = draw(own, "a star <net:one:0.6><lora:strong:0.5><net:two:-0.4>")
+        ours = drawn("a star <net:one:0.6><lora:strong:0.5><net:two:-0.4>")
         assert distance(ours, theirs) <= 2
         # The WebUI's own changes its weights at the first use of each layer, ours or not.
-        other = draw(own, "a star <lora:strong:1><net:one:0.6>")
-        assert distance(other, draw(own, "a star <lora:strong:1><lora:one:0.6>")) <= 2
+        other = drawn("a star <lora:strong:1><net:one:0.6>")
+        assert distance(other, drawn("a star <lora:strong:1><lora:one:0.6>")) <= 2
     assert distance(ours, other) > 20
+
+
+@pytest.mark.parametrize("many", [{"n_iter": 3}, {"batch_size": 3}], ids=["batches", "a batch"])
+def test_each_of_three_pictures_is_the_one_that_is_drawn_alone(own: WebUI, many: dict[str, int]) -> None:
+    called = {"prompt": "a star <net:one:0.6><lora:strong:0.5>", "negative_prompt": "dull <net:two:0.5>"}
+    alone = [draw(own, **called, seed=seed) for seed in (7, 8, 9)]
+    with nothing_left(own):
+        pictures = draw_all(own, **called, **many)
+    assert [distance(one, two) <= 2 for one, two in zip(pictures, alone, strict=True)] == [True] * 3
+    assert min(distance(alone[i], alone[i - 1]) for i in range(3)) > 20
 
 
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
@@ -92,15 +106,16 @@ def test_other_families_with_fused_attention_in_their_text_encoders(own: WebUI, 
                 ours = draw(own, f"a star <net:for-{family}:{weights}>", steps=2)
             assert distance(ours, theirs) <= 2
             assert distance(ours, draw(own, "a star", steps=2)) > 2
-        with nothing_left(own):  # one for another family
-            assert np.array_equal(draw(own, "a star <net:one>"), draw(own, "a star"))
-        assert f"made for sd1, and the checkpoint is {family}" in own.log_tail()
+        with nothing_left(own):
+            another_family = draw(own, "a star <net:one>")
+            assert f"made for sd1, and the checkpoint is {family}" in own.log_tail()
+            assert np.array_equal(another_family, draw(own, "a star"))
 
 
 def broken_off(webui: WebUI) -> None:
     probe(webui, "failing_unet", after=2)
     with pytest.raises(Refused):
-        draw(webui, "a star <net:one>", negative_prompt=BELOW)
+        draw(webui, "a star <lora:strong:0.5><net:one>", negative_prompt=BELOW)
 
 
 def another_checkpoint(webui: WebUI) -> None:
@@ -112,18 +127,18 @@ def another_checkpoint(webui: WebUI) -> None:
     )
     (folder / "other.yaml").write_text((folder / "tinyworld.yaml").read_text())
     webui.call("/sdapi/v1/refresh-checkpoints", {})
-    first = draw(webui, "a star <net:one>")
-    switched = draw(webui, "a star <net:one>", override_settings={"sd_model_checkpoint": "other"})
+    prompt = "a star <lora:strong:0.5><net:one>"
+    first = draw(webui, prompt)
+    switched = draw(webui, prompt, override_settings={"sd_model_checkpoint": "other"})
     assert distance(first, switched) > 0
-    assert np.array_equal(draw(webui, "a star <net:one>"), first)
+    assert np.array_equal(draw(webui, prompt), first)
 
 
 DISTURBANCES: dict[str, Callable[[WebUI], object]] = {
     "three batches": lambda webui: draw(
-        webui, "a <net:one:start=0.3>", n_iter=3, negative_prompt="<net:two>"
+        webui, "a <net:one:start=0.3><lora:strong:0.5>", n_iter=3, negative_prompt="<net:two>"
     ),
-    "a batch of three": lambda webui: draw(webui, "a <net:one>", batch_size=3, negative_prompt="<net:two>"),
-    "hires fix": lambda webui: draw(webui, "a <net:one:hr=only> <net:two>", **HIRES),
+    "hires fix": lambda webui: draw(webui, "a <net:one:hr=only><lora:strong:0.5><net:two>", **HIRES),
     "an exception": broken_off,
     "another checkpoint": another_checkpoint,
 }

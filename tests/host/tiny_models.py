@@ -86,7 +86,6 @@ def sd2(prediction: str) -> Callable[[Path, Path], Any]:
         params.unet_config.params.update(
             model_channels=32,
             num_head_channels=16,
-            num_res_blocks=1,
             context_dim=48,
             use_fp16=False,
             use_checkpoint=False,
