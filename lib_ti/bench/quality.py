@@ -176,8 +176,8 @@ def lesson(exam: Exam, folder: Path, **settings: Any) -> dict[str, Any]:
         "name": TRIGGER,
         "images": str(folder),
         "template": "captions",
-        # The default step, its pictures in one pass: the same gradient, sooner.
-        "batch_size": kind.settings.accumulation,
+        # The default step, its four pictures in one pass: the same gradient, sooner.
+        "batch_size": 4,
         "accumulation": 1,
         "init_text": exam.concept.init_text,
         "overwrite": True,

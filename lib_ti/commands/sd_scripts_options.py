@@ -341,7 +341,6 @@ DEFAULTS: Ours = {
     "--learning-rate": "2e-6",
     "--batch-size": "1",
     "--accumulation": "1",
-    "--ema": "0",
     "--clip": "norm",
     "--clip-at": "1.0",
     "--vectors": "1",

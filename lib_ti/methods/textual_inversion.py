@@ -15,7 +15,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.optimizers import KNOWN, known_as
 from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.schedule import learning_rate_of
-from lib_ti.core.settings import option, with_default
+from lib_ti.core.settings import option
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, safe_name, write_safetensors
@@ -96,14 +96,7 @@ class VectorSettings(JobSettings):
 
 @dataclass(frozen=True)
 class InversionSettings(VectorSettings):
-    """What textual inversion is told.
-
-    By default a picture a step, and the average of many steps: it comes as close with far fewer pictures than
-    steps of four take (``ti-studio bench cost``).
-    """
-
-    accumulation: int = with_default(VectorSettings, "accumulation", 1)
-    ema: float = with_default(VectorSettings, "ema", 0.95)
+    """What textual inversion is told."""
 
     negative: bool = option(
         False,
