@@ -170,7 +170,6 @@ class NetworkSettings(WordSettings, RateSettings, SizeSettings, JobSettings):
 
     template: str = with_default(JobSettings, "template", "captions")
     learning_rate: str = with_default(JobSettings, "learning_rate", "5e-4:0.7, 1e-4")
-    # With more weight on noisy timesteps a network that changes the U-Net blurs pictures.
     weighting: str = with_default(JobSettings, "weighting", "min-snr")
     clip: str = with_default(JobSettings, "clip", "norm")
     train_parts: str = option(
