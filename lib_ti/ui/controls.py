@@ -46,21 +46,33 @@ def make_method_choice() -> Any:
     return control
 
 
-def make_controls(choices: Mapping[str, Callable[[], Sequence[str]]], *, basic: bool) -> dict[str, Any]:
-    """The basic settings, or the others behind a heading for each group, as the default method has them.
+def make_controls(
+    choices: Mapping[str, Callable[[], Sequence[str]]], *, basic: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The basic settings, or the others behind a heading for each group, as the default method has them: the
+    controls by setting, and what encloses those of a group, by group.
 
     ``choices``: of text settings whose values only the program knows; a button asks it again.
     """
     known = [entry for entry in all_options().items() if entry[1][0].basic == basic]
     known.sort(key=lambda entry: list(GROUPS).index(entry[1][0].group))
-    controls = {}
+    controls, groups = {}, {}
     for group, entries in groupby(known, key=lambda entry: entry[1][0].group):
-        with gr.Group() if basic else gr.Accordion(f"More: {GROUPS[group].lower()}", open=False):
+        seen = group in groups_of(DEFAULT, basic=basic)
+        title = f"More: {GROUPS[group].lower()}"
+        groups[group] = gr.Group(visible=seen) if basic else gr.Accordion(title, open=False, visible=seen)
+        with groups[group]:
             if basic:
                 gr.HTML(f"<h3>{GROUPS[group]}</h3>", elem_classes="ti-studio-heading")
             for name, (option, plain, defaults) in entries:
                 controls[name] = _control(name, defaults, option, plain, choices.get(name))
-    return controls
+    return controls, groups
+
+
+def groups_of(method: str, *, basic: bool) -> set[str]:
+    """The groups in which the method has a setting, basic or not."""
+    told = all_options().values()
+    return {option.group for option, _, defaults in told if option.basic == basic and method in defaults}
 
 
 def _control(

@@ -14,6 +14,7 @@ from lib_ti.methods.registry import KINDS
 from lib_ti.ui.controls import (
     depending_settings,
     dropdown,
+    groups_of,
     make_controls,
     make_method_choice,
     updates_for,
@@ -70,7 +71,7 @@ class Tab:
             "preview_sampler": lambda: ["", *self.workshop.place.sampler_names()],
         }
         self.method = make_method_choice()
-        self.controls = make_controls(choices, basic=True)
+        self.controls, self.groups = make_controls(choices, basic=True)
         self.from_txt2img = gr.Checkbox(
             label="Take the preview's prompt, sampler, seed and size from txt2img",
             elem_id="ti_studio_from_txt2img",
@@ -86,20 +87,26 @@ class Tab:
         with gr.Row():
             self.create = gr.Button("Create embedding", elem_id="ti_studio_create")
             self.train = gr.Button("Train", variant="primary", elem_id="ti_studio_train")
-        self.controls.update(make_controls(choices, basic=False))
+        others, self.other_groups = make_controls(choices, basic=False)
+        self.controls.update(others)
 
     def _connect_choices(self) -> None:
         """A method shows its own controls, a preset fills in its values."""
         changing = [self.controls[name] for name in depending_settings()]
         choices = [self.method, self.controls["preset"]]
+        enclosing = [*self.groups.values(), *self.other_groups.values()]
         for choice in choices:
             # By a person's hand only: what is set from here asks nothing again.
-            choice.input(
-                lambda title, preset, *given: updates_for(_method(title), preset, given),
-                [*choices, *changing],
-                changing,
-                queue=False,
-            )
+            choice.input(self._choose, [*choices, *changing], [*changing, *enclosing], queue=False)
+
+    def _choose(self, title: str, preset: str, *given: Any) -> list[Any]:
+        method = _method(title)
+        seen, others_seen = groups_of(method, basic=True), groups_of(method, basic=False)
+        return [
+            *updates_for(method, preset, given),
+            *(gr.update(visible=group in seen) for group in self.groups),
+            *(gr.update(visible=group in others_seen) for group in self.other_groups),
+        ]
 
     def _build_panel(self) -> None:
         self.said = gr.HTML(elem_id="ti_studio_said")
