@@ -29,7 +29,8 @@ class JobSettings(TrainSettings):
 
     name: str = option(
         "",
-        "The new word, and the file's name. Textual inversion takes several, separated by commas.",
+        "The new word, or the network's name; the file is called so too. Textual inversion takes several, "
+        "separated by commas.",
         group="embedding",
         label="New word",
         basic=True,
