@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.streaming import SUFFIXES
 from lib_ti.networks.algebra import Update
 from lib_ti.networks.files import read_network
 from lib_ti.networks.svd import METHODS, check_method
@@ -23,7 +24,7 @@ from lib_ti.networks.tools.describe import describe
 from lib_ti.networks.tools.extract import Extraction, extract
 from lib_ti.networks.tools.into_checkpoint import CheckpointMerge, tell, unmerged
 from lib_ti.networks.tools.resize import Resizing, cut_dylora, resized
-from lib_ti.networks.tools.saving import SUFFIXES, metadata_of, precision_of, save_network
+from lib_ti.networks.tools.saving import metadata_of, precision_of, save_network
 from lib_ti.networks.tools.stored import Checkpoint, open_checkpoint
 
 PRECISIONS: Mapping[str, torch.dtype] = {

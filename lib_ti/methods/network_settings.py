@@ -10,8 +10,9 @@ from lib_ti.core.settings import option, with_default
 from lib_ti.formats.embedding import Family
 from lib_ti.methods.kind import JobSettings
 from lib_ti.methods.textual_inversion import VectorSettings
-from lib_ti.networks.block_numbers import block_count, block_weights, read_numbers, read_ranks
+from lib_ti.networks.block_numbers import block_weights, read_numbers, read_ranks
 from lib_ti.networks.layers import Layer, trained_layers
+from lib_ti.networks.names import BLOCKS
 from lib_ti.networks.trainable import Dropout, Size
 
 
@@ -319,7 +320,7 @@ def plan_sizes(layers: Mapping[str, Layer], settings: NetworkSettings, family: F
 
 def _sizes(settings: NetworkSettings, prefix: str, family: Family) -> list[Size]:
     """Of each block of the U-Net; ``prefix``: "" or "conv_"."""
-    count, flag = block_count(family), prefix.replace("_", "-")
+    count, flag = BLOCKS[family], prefix.replace("_", "-")
     rank, alpha = (settings.conv_rank, settings.conv_alpha) if prefix else (settings.rank, settings.alpha)
     dims, alphas = getattr(settings, f"{prefix}block_dims"), getattr(settings, f"{prefix}block_alphas")
     ranks = read_ranks(f"{flag}block-dims", dims, family) if dims else [rank] * count

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
+from lib_ti.networks.names import BLOCKS
 
 # Down, middle and up blocks; of SDXL the first and the last of the 23 stand apart.
 _SIDES: Mapping[Family, tuple[int, int, int]] = {"sd1": (12, 1, 12), "sd2": (12, 1, 12), "sdxl": (9, 3, 9)}
@@ -25,10 +26,6 @@ _PRESETS: Mapping[str, Callable[[float], float]] = {
     "zeros": lambda place: 0.0,
 }
 _PRESET = re.compile(rf"({'|'.join(_PRESETS)})\s*(?:\+\s*(\S+))?")
-
-
-def block_count(family: Family) -> int:
-    return sum(_SIDES[family]) + 2 * _EDGES[family]
 
 
 def block_weights(down: str, middle: str, up: str, family: Family, least: float = 0.0) -> list[float]:
@@ -70,7 +67,7 @@ def read_numbers(name: str, text: str, count: int, or_else: str = "") -> list[fl
 
 def read_ranks(name: str, text: str, family: Family) -> list[int]:
     """A whole number for each block of the U-Net; 0: the block is left as it is. Raises BadInput."""
-    numbers = read_numbers(name, text, block_count(family))
+    numbers = read_numbers(name, text, BLOCKS[family])
     if not all(number.is_integer() for number in numbers):
         raise BadInput(f"{name}: got {text!r}, expected whole numbers.")
     return [int(number) for number in numbers]

@@ -60,10 +60,6 @@ def build_slots(names: Callable[[], list[str]], tab: str) -> Slots:
 _SLOTS = range(1, COUNT + 1)
 
 
-def _choice(choices: list[str], label: str, element: str) -> Any:
-    return gr.Dropdown(choices, value=NOTHING, label=label, elem_id=element)
-
-
 def _weight(label: str, element: str) -> Any:
     return gr.Slider(_LOW, _HIGH, value=1.0, step=_STEP, label=label, elem_id=element)
 

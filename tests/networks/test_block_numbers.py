@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lib_ti.core.errors import BadInput
-from lib_ti.networks.block_numbers import block_count, block_weights, read_ranks
+from lib_ti.networks.block_numbers import block_weights, read_ranks
+from lib_ti.networks.names import BLOCKS
 
 # sin(pi/2 * i / 11), as sd-scripts gives them.
 SINE = [0, 0.1423, 0.2817, 0.4154, 0.5406, 0.6549, 0.7557, 0.8413, 0.9096, 0.9595, 0.9898, 1]
@@ -54,7 +55,7 @@ def test_what_cannot_be_read_is_refused_by_name(down: str, middle: str, up: str)
 
 
 def test_ranks_are_whole_numbers_one_for_each_block() -> None:
-    assert read_ranks("block-dims", ",".join(["2"] * 25), "sd1") == [2] * 25 and block_count("sdxl") == 23
+    assert read_ranks("block-dims", ",".join(["2"] * 25), "sd1") == [2] * 25 and BLOCKS["sdxl"] == 23
     for text in ("2,4", ",".join(["2.5"] * 25), ",".join(["-2"] * 25)):
         with pytest.raises(BadInput, match="block-dims: got"):
             read_ranks("block-dims", text, "sd1")

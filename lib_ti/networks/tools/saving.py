@@ -17,7 +17,6 @@ from lib_ti.networks.files import Network, network_metadata, tensors_of, write_n
 from lib_ti.networks.tools.combine import is_conv
 from lib_ti.networks.tools.describe import alpha_of
 
-SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 # True of the file that they came from alone.
 _OF_ANOTHER = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "modelspec.thumbnail")
 
