@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
@@ -9,12 +11,15 @@ from typing import Any
 from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.routing import APIRoute
+from PIL import Image
 
 from lib_ti.core.errors import BadInput, StudioError
 from lib_ti.core.settings import json_schema
 from lib_ti.job_run import told_files
 from lib_ti.methods.kind import Kind
 from lib_ti.methods.registry import DEFAULT, KINDS
+from lib_ti.tools.registry import TOOLS
+from lib_ti.tools.tool import Tool
 from lib_ti.workshop import Workshop
 
 PREFIX = "/ti-studio/v1"
@@ -57,6 +62,8 @@ def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
     router = APIRouter(prefix=PREFIX, tags=["TI Studio"], dependencies=[Depends(guard)], route_class=_Route)
     _offer_files(router, workshop)
     _offer_jobs(router, workshop)
+    for tool in TOOLS:
+        _offer_tool(router, workshop, tool)
     return router
 
 
@@ -129,3 +136,19 @@ def _offer_jobs(router: APIRouter, workshop: Workshop) -> None:
     def publish(job: str, step: int) -> dict[str, Any]:
         """Put a saved step into the embeddings folder."""
         return told_files(workshop.publish(job, step))
+
+
+def _offer_tool(router: APIRouter, workshop: Workshop, tool: Tool) -> None:
+    body = {"required": True, "content": {"application/json": {"schema": json_schema(tool.settings)}}}
+
+    @router.post(f"/tools/{tool.group}/{tool.name}", openapi_extra={"requestBody": body}, summary=tool.help)
+    def use(settings: dict[str, Any] = SETTINGS) -> dict[str, Any]:
+        answer = workshop.use(tool.group, tool.name, settings)
+        return {**answer.as_json(), "pictures": [[_png(picture), told] for picture, told in answer.pictures]}
+
+
+def _png(picture: Image.Image) -> str:
+    """As base64 of a PNG, the way WebUIs send pictures."""
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()

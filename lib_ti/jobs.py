@@ -17,11 +17,12 @@ from lib_ti.core.files import write_atomically
 from lib_ti.core.job import Job
 from lib_ti.core.lengths import in_steps
 from lib_ti.core.loop import check_learning
+from lib_ti.core.names import safe_name
 from lib_ti.core.settings import as_dict
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.source import Source, find_source, make_samples, steps_of_epoch
 from lib_ti.data.templates import OUR_TEMPLATES, find_template, read_template
-from lib_ti.formats.embedding import SUFFIXES, read_embedding, safe_name
+from lib_ti.formats.embedding import SUFFIXES, read_embedding
 from lib_ti.formats.safetensors_file import read_tensors
 from lib_ti.formats.together import write_together
 from lib_ti.hosts.base import Embeddings, Folders, Host
@@ -51,9 +52,9 @@ from lib_ti.regularisation import draw_pictures, drawn_prompt
 def folders_under(data: Path) -> Folders:
     """The folders of the command line, all in one."""
     templates = data / "textual_inversion_templates"
-    # A dot folder, which WebUIs never serve over HTTP.
-    jobs = data / ".ti-studio" / "jobs"
-    return Folders(jobs, data / "embeddings", data / "loras", (templates, OUR_TEMPLATES))
+    own = data / ".ti-studio"  # a dot folder, which WebUIs never serve over HTTP
+    files = (data / "embeddings", data / "loras", (templates, OUR_TEMPLATES))
+    return Folders(own / "jobs", *files, own / "datasets", own / "cards")
 
 
 def read_source(settings: JobSettings, folders: Folders) -> Source:

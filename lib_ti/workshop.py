@@ -18,7 +18,7 @@ from lib_ti import jobs
 from lib_ti.core.errors import BadInput, Interrupted, StudioError
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress, check_learning
-from lib_ti.core.settings import as_dict
+from lib_ti.core.settings import as_dict, build
 from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, read_embeddings
 from lib_ti.hosts.base import Host, Place
@@ -27,6 +27,8 @@ from lib_ti.methods.kind import ROLES, JobSettings, Product, Words
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.suggest import Suggestion
 from lib_ti.methods.trained_words import find_words, list_words
+from lib_ti.tools.registry import find_tool
+from lib_ti.tools.tool import Answer, Context, in_folders, list_files
 
 log = logging.getLogger(__name__)
 
@@ -330,6 +332,21 @@ class Workshop:
         return [
             {"file": path.relative_to(folder).as_posix(), **told} for path in files for told in _told_of(path)
         ]
+
+    def use(self, group: str, name: str, values: Mapping[str, Any]) -> Answer:
+        """Let a tool work on the files in this program's folders. Raises BadInput."""
+        tool = find_tool(group, name)
+        settings = in_folders(build(tool.settings, values), self.place.folders())
+        context = Context(self.place.interrupted, lambda _done, _of: None, lambda: self.place.turn(0))
+        answer = tool.run(settings, context)
+        for file in answer.written:
+            if file.suffix.lower() in SUFFIXES and file.is_relative_to(self.place.folders().embeddings):
+                self._announce({Product(file.stem, "embedding"): file}, None, answer.sentence)
+        return answer
+
+    def files(self, kind: str) -> list[str] | None:
+        """The names of what is there of a kind that settings name; None where any may be given."""
+        return list_files(kind, self.place.folders())
 
     def words(self) -> list[str]:
         """The words that lie in the embeddings folder, a pair by the one for the prompt."""

@@ -13,6 +13,7 @@ from lib_ti.api import PREFIX, make_router
 from lib_ti.core.settings import options_of
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.methods.registry import KINDS
+from lib_ti.tools.registry import TOOLS
 from lib_ti.workshop import Workshop
 from tests.place import ended
 
@@ -106,7 +107,7 @@ def test_bad_input_is_answered_with_its_sentence(
 
 def test_strangers_get_nothing(client: TestClient) -> None:
     routes = [(path, method) for path, methods in openapi(client)["paths"].items() for method in methods]
-    assert len(routes) == 12
+    assert len(routes) == 12 + len(TOOLS)
     for path, method in routes:
         filled = path.replace("{job}", "x").replace("{name}", "y")
         answer = client.request(method.upper(), filled, headers={"who": "stranger"}, json={})

@@ -116,7 +116,7 @@ def test_a_bug_is_no_traceback_but_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lib_ti.commands.embedding.read_embeddings", lambda path: 1 / 0)
+    monkeypatch.setattr("lib_ti.tools.embeddings.read_embeddings", lambda path: 1 / 0)
     assert main(["embedding", "inspect", "x"]) == 1
     err = capsys.readouterr().err
     assert "ZeroDivisionError" in err and "Traceback" not in err

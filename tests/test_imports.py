@@ -29,18 +29,19 @@ MAY_IMPORT = {
     "regularisation": BELOW_HOSTS,
     "jobs": {*BELOW_HOSTS, "job_memory", "job_run", "regularisation"},
     "report": {"core", "formats"},
+    "tools": BELOW_HOSTS,
     "tinyworld": {*BELOW_HOSTS, "hosts"},
     "bench": {*BELOW_HOSTS, "hosts", "job_memory", "job_run", "jobs", "tinyworld"},
-    "workshop": {*BELOW_HOSTS, "job_run", "jobs"},
-    "api": {"core", "methods", "job_run", "workshop"},
-    "ui": {"core", "networks", "methods", "workshop"},
+    "workshop": {*BELOW_HOSTS, "job_run", "jobs", "tools"},
+    "api": {"core", "methods", "job_run", "tools", "workshop"},
+    "ui": {"core", "networks", "methods", "tools", "workshop"},
     "webui": {"hosts", "workshop", "api", "ui"},
-    "commands": {*BELOW_HOSTS, "hosts", "job_run", "jobs", "report", "tinyworld", "bench"},
+    "commands": {*BELOW_HOSTS, "hosts", "job_run", "jobs", "report", "tinyworld", "tools", "bench"},
     "cli": {"core", "commands"},
 }
 # The protocol itself imports no host, so what works with any host may speak of it.
 SEAM = "lib_ti.hosts.base"
-MAY_IMPORT_SEAM = {"methods", "job_memory", "regularisation", "job_run", "jobs", "workshop"}
+MAY_IMPORT_SEAM = {"methods", "tools", "job_memory", "regularisation", "job_run", "jobs", "workshop"}
 
 HOSTLESS = {
     "core",
@@ -50,6 +51,7 @@ HOSTLESS = {
     "regularisation",
     "job_run",
     "jobs",
+    "tools",
     "workshop",
     "api",
 }

@@ -24,7 +24,8 @@ from lib_ti.commands.sd_scripts_tools import TOOLS, find_tool, run_tool
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
-from lib_ti.formats.embedding import read_embedding, safe_name, write_pt, write_safetensors
+from lib_ti.core.names import safe_name
+from lib_ti.formats.embedding import read_embedding, write_pt, write_safetensors
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,20 @@ from lib_ti.core.errors import BadInput
 
 T = TypeVar("T")
 
+# What a setting can name: what is there, and what is to be made. A command line takes any path; a page and
+# HTTP take names inside the folder that is meant for it, and a free path only to read pictures.
+FILES = (
+    "embedding",
+    "new-embedding",
+    "network",
+    "new-network",
+    "pictures",
+    "dataset",
+    "new-dataset",
+    "card",
+    "new-card",
+)
+
 
 @dataclass(frozen=True)
 class Option:
@@ -28,6 +42,9 @@ class Option:
     choices: tuple[str, ...] = ()
     label: str = ""  # on a page; "": the field's name
     basic: bool = False  # a page shows it at once and the others on request
+    file: str = ""  # the kind of file or folder that it names, one of FILES
+    several: bool = False  # it may name several, each on a line of its own
+    needed: bool = False  # nothing can be done without it
 
 
 def option(
@@ -41,9 +58,12 @@ def option(
     choices: tuple[str, ...] = (),
     label: str = "",
     basic: bool = False,
+    file: str = "",
+    several: bool = False,
+    needed: bool = False,
 ) -> Any:
     """A settings field. ``low`` and ``high`` are inclusive; ``unit`` is shown beside the widget."""
-    told = Option(help, group, low, high, unit, choices, label, basic)
+    told = Option(help, group, low, high, unit, choices, label, basic, file, several, needed)
     return dataclasses.field(default=default, metadata={"option": told})
 
 
@@ -105,6 +125,8 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
     checked = {}
     for name, (field, option_, plain) in known.items():
         checked[name] = _check(name, values.get(name, field.default), option_, plain)
+        if option_.needed and checked[name] == "":
+            raise BadInput(f"{name.replace('_', '-')}: missing; {option_.help}.")
     return kind(**checked)
 
 
@@ -127,4 +149,6 @@ def json_schema(kind: type) -> dict[str, Any]:
             "enum": list(option_.choices) or None,
         }
         properties[name] = {key: value for key, value in told.items() if value is not None}
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+    needed = [name for name, (_, option_, _) in options_of(kind).items() if option_.needed]
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**schema, "required": needed} if needed else schema

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.names import safe_name
 from lib_ti.formats.pickle_machine import ParameterDict
 from lib_ti.formats.pickles import ZIP_MAGIC, read_torch_pickle, write_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, write_tensors
@@ -29,7 +30,6 @@ SUFFIXES = frozenset({".safetensors", ".pt", ".bin"})  # of embedding files in a
 IS_NEGATIVE = "modelspec.is_negative_embedding"  # the metadata that says so with "true"
 MAX_VECTORS = 75  # what one chunk of a prompt holds
 MAX_WIDTH = 4096
-MAX_NAME = 100  # characters
 
 _FAMILIES: Mapping[frozenset[str], Family] = {
     frozenset({"clip_l"}): "sd1",
@@ -48,8 +48,6 @@ _OTHER_KINDS = (
     (r"(model\.diffusion_model|first_stage_model|cond_stage_model)\.|state_dict$", "a checkpoint"),
     (r"(down_blocks|text_model|encoder|decoder)\.", "a part of a diffusers model"),
 )
-
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # by Windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,19 +105,6 @@ def _check_shape(what: str, tensor: torch.Tensor) -> None:
             f"{what} has the shape {tuple(tensor.shape)}; expected 1 to {MAX_VECTORS} vectors of at most "
             f"{MAX_WIDTH} numbers."
         )
-
-
-def safe_name(name: str) -> str:
-    """``name`` itself where it can be a file name on every system, else BadInput."""
-    allowed = all(character.isalnum() or character in "._- " for character in name)
-    if not allowed or not 1 <= len(name) <= MAX_NAME or name[0] in ". " or name[-1] in ". ":
-        raise BadInput(
-            f"{name[:MAX_NAME]!r} cannot be a name; expected 1 to {MAX_NAME} letters, digits, spaces, "
-            f"'_', '-' and '.', beginning and ending with neither a space nor a dot."
-        )
-    if _RESERVED.fullmatch(name):
-        raise BadInput(f"{name!r} cannot be a name: Windows reserves it for a device; choose another.")
-    return name
 
 
 def read_embedding(path: Path) -> Embedding:

@@ -27,7 +27,9 @@ class WebUIPlace:
         options = shared.cmd_opts
         theirs = Path(options.textual_inversion_templates_dir)
         networks = Path(options.lora_dir)  # of the built-in extension, also where that is switched off
-        return Folders(jobs_folder(), Path(options.embeddings_dir), networks, (theirs, OUR_TEMPLATES))
+        files = (Path(options.embeddings_dir), networks, (theirs, OUR_TEMPLATES))
+        own = jobs_folder().parent
+        return Folders(jobs_folder(), *files, own / "datasets", own / "cards")
 
     def look(self) -> A1111Host:
         return A1111Host()

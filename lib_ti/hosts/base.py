@@ -140,12 +140,14 @@ class Host(Protocol):
 
 @dataclass(frozen=True)
 class Folders:
-    """Where jobs read and write. Of templates of one name the earlier folder's comes first."""
+    """Where jobs and tools read and write. Of templates of one name the earlier folder's comes first."""
 
     jobs: Path
     embeddings: Path
     networks: Path
     templates: tuple[Path, ...]
+    datasets: Path  # a folder of pictures and captions each, made by tools
+    cards: Path
 
 
 class Place(Protocol):

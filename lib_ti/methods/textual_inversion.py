@@ -12,13 +12,14 @@ from functools import partial
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.names import safe_name
 from lib_ti.core.optimizers import KNOWN, known_as
 from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.schedule import learning_rate_of
 from lib_ti.core.settings import option
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
-from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, safe_name, write_safetensors
+from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, write_safetensors
 from lib_ti.hosts.base import Embeddings, Host
 from lib_ti.methods.denoising import denoising_losses, noise_schedule
 from lib_ti.methods.kind import JobSettings, Kind, Words, Writer

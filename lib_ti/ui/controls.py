@@ -65,7 +65,8 @@ def make_controls(
             if basic:
                 gr.HTML(f"<h3>{GROUPS[group]}</h3>", elem_classes="ti-studio-heading")
             for name, (option, plain, defaults) in entries:
-                controls[name] = _control(name, defaults, option, plain, choices.get(name))
+                value, visible = next(iter(defaults.values())), DEFAULT in defaults
+                controls[name] = make_control(name, value, option, plain, choices.get(name), visible=visible)
     return controls, groups
 
 
@@ -75,29 +76,33 @@ def groups_of(method: str, *, basic: bool) -> set[str]:
     return {option.group for option, _, defaults in told if option.basic == basic and method in defaults}
 
 
-def _control(
+def make_control(
     name: str,
-    defaults: Mapping[str, Any],
+    value: Any,
     option: Option,
     plain: type,
-    choices: Callable[[], Sequence[str]] | None,
+    choices: Callable[[], Sequence[str]] | None = None,
+    *,
+    label: str = "",
+    visible: bool = True,
 ) -> Any:
+    """The control of one setting; ``choices``: see ``make_controls``."""
     common = {
-        "value": next(iter(defaults.values())),
-        "visible": DEFAULT in defaults,
-        "label": label_of(name, option),
+        "value": value,
+        "visible": visible,
+        "label": label or label_of(name, option),
         "info": option.help,
         "elem_id": element_id(name),
         "interactive": True,
     }
     if choices is not None:
-        control = dropdown(choices, common)
+        control = dropdown(choices, {**common, "multiselect": option.several})
     elif option.choices:
         control = gr.Radio(choices=list(option.choices), **common)
     elif plain is bool:
         control = gr.Checkbox(**common)
     elif plain is str:
-        control = gr.Textbox(max_lines=1, **common)
+        control = gr.Textbox(max_lines=8 if option.several else 1, **common)
     elif option.low is not None and option.high is not None and option.high - option.low <= _SLIDER_SPAN:
         step = 1 if plain is int else 0.05 if option.high <= 1 else 0.5
         control = gr.Slider(minimum=option.low, maximum=option.high, step=step, **common)

@@ -43,7 +43,7 @@ class Tab:
     def __init__(self, workshop: Workshop, txt2img: Sequence[Any] = ()) -> None:
         """``txt2img``: the controls that hold what ``FROM_TXT2IMG`` names, if the program has them."""
         self.workshop = workshop
-        with gr.Row(elem_id="ti_studio", equal_height=False):
+        with gr.Row(elem_id="ti_studio_training", equal_height=False):
             with gr.Column():
                 self._build_controls(bool(txt2img))
             with gr.Column():

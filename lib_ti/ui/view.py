@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from lib_ti.methods.kind import Words
 from lib_ti.workshop import Status
@@ -66,6 +67,22 @@ def error_html(sentence: str) -> str:
 def said_html(sentence: str) -> str:
     """What a button did."""
     return f'<div class="ti-studio-status ti-studio-done"><p>{escape(sentence)}</p></div>'
+
+
+def told_html(told: Mapping[str, Any]) -> str:
+    """What a tool found, as a table."""
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>{_value(value)}</td></tr>" for name, value in told.items()
+    )
+    return f'<table class="ti-studio-told">{rows}</table>' if rows else ""
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return told_html(value)
+    if isinstance(value, list) and any(isinstance(one, (Mapping, list)) for one in value):
+        return "".join(f"<div>{_value(one)}</div>" for one in value)
+    return escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def _bar(status: Status) -> str:

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.names import safe_name
 from lib_ti.formats.embedding import (
     Embedding,
     read_embedding,
     read_embeddings,
-    safe_name,
     write_pt,
     write_safetensors,
 )

@@ -1,0 +1,84 @@
+"""``ti-studio embedding VERB`` and so on: every tool as a command, made from its settings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from tqdm import tqdm
+
+from lib_ti.commands.shared import Stopped, shared_options
+from lib_ti.core.settings import Option, build, options_of
+from lib_ti.hosts.base import Host
+from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.tools.registry import GROUPS, tools_of
+from lib_ti.tools.tool import Context, Tool
+
+
+def add_to(commands: Any) -> None:
+    for group, title in GROUPS.items():
+        parser = commands.add_parser(
+            group, help=f"{title}: {', '.join(tool.name for tool in tools_of(group))}"
+        )
+        verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=type(parser))
+        for tool in tools_of(group):
+            verb = verbs.add_parser(tool.name, help=tool.help, description=tool.help)
+            shared_options(verb, partial(run, tool))
+            for name, (field, option, plain) in options_of(tool.settings).items():
+                _add(verb, name, field.default, option, plain)
+
+
+def _add(parser: argparse.ArgumentParser, name: str, default: Any, option: Option, plain: type) -> None:
+    """What is needed stands in its place, in the order of the settings; the rest is named."""
+    flag = name if option.needed else "--" + name.replace("_", "-")
+    told = option.help.replace("%", "%%") + ("" if option.needed else f" (default: {default!r})")
+    if plain is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=told)
+        return
+    more: dict[str, Any] = {"nargs": "+"} if option.several else {}
+    if not option.needed:
+        more["default"] = argparse.SUPPRESS
+    parser.add_argument(flag, type=plain, choices=option.choices or None, help=told, **more)
+
+
+def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    """On the paths as they were typed: who has a shell needs no fence."""
+    given = {name: _joined(getattr(args, name)) for name in options_of(tool.settings) if hasattr(args, name)}
+    settings: Any = build(tool.settings, given)
+    with _bar() as progress:
+        answer = tool.run(settings, Context(stopped, progress, partial(_turn, args)))
+    print(answer.sentence, file=sys.stderr)
+    if answer.told and not args.json:
+        print(json.dumps(answer.told, indent=2, ensure_ascii=False))
+    return answer.as_json()
+
+
+def _joined(value: Any) -> Any:
+    return "\n".join(value) if isinstance(value, list) else value
+
+
+@contextmanager
+def _turn(args: argparse.Namespace) -> Iterator[Host]:
+    yield StandaloneHost.load(args.model, args.device, 1)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """Shown from the first step on."""
+    bar: tqdm[Any] | None = None
+
+    def progress(done: int, of: int) -> None:
+        nonlocal bar
+        bar = bar or tqdm(total=of, unit="file", file=sys.stderr)
+        bar.update(done - bar.n)
+
+    try:
+        yield progress
+    finally:
+        if bar is not None:
+            bar.close()

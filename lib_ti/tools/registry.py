@@ -1,0 +1,25 @@
+"""Every tool there is, by the group that page, HTTP and command line show it in."""
+
+from __future__ import annotations
+
+from lib_ti.core.errors import BadInput
+from lib_ti.tools import embeddings
+from lib_ti.tools.tool import Tool
+
+# The groups in the order of a page, and what it calls them.
+GROUPS = {"embedding": "Embeddings"}
+TOOLS: tuple[Tool, ...] = (*embeddings.TOOLS,)
+
+
+def tools_of(group: str) -> list[Tool]:
+    return [tool for tool in TOOLS if tool.group == group]
+
+
+def find_tool(group: str, name: str) -> Tool:
+    """Raises BadInput where there is none."""
+    for tool in TOOLS:
+        if (tool.group, tool.name) == (group, name):
+            return tool
+    raise BadInput(
+        f"there is no tool {group} {name}; there are {', '.join(f'{t.group} {t.name}' for t in TOOLS)}."
+    )

@@ -1,0 +1,115 @@
+"""A tool: what a person does with files beside training them.
+
+Each is a settings class and one function, which page, HTTP and command line call alike. The function finds
+paths in its settings: the door has looked them up, so that no name from a page leaves its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.names import files_inside, find_named, folders_inside, safe_name
+from lib_ti.core.settings import options_of
+from lib_ti.formats.embedding import SUFFIXES as EMBEDDINGS
+from lib_ti.hosts.base import Folders, Host
+from lib_ti.networks.files import SUFFIXES as NETWORKS
+
+CARDS = frozenset({".png"})
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a tool may ask while it works."""
+
+    stopped: Callable[[], bool]
+    progress: Callable[[int, int], None]  # how many are done, of how many
+    turn: Callable[[], AbstractContextManager[Host]]  # holds the model; raises BadInput where there is none
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a tool did."""
+
+    sentence: str  # for a person: what was done, where it lies, what to do next
+    told: Mapping[str, Any] = field(default_factory=dict)  # as JSON values
+    written: tuple[Path, ...] = ()
+    pictures: tuple[tuple[Image.Image, str], ...] = ()  # to look at, each with its caption
+    stopped: bool = False  # before all was done
+
+    def as_json(self) -> dict[str, Any]:
+        """Without the pictures."""
+        status = "stopped" if self.stopped else "done"
+        written = [str(path) for path in self.written]
+        return {"status": status, "sentence": self.sentence, **self.told, "written": written}
+
+
+@dataclass(frozen=True)
+class Tool:
+    group: str  # the command, and the part of the page: "embedding", "images", ...
+    name: str  # the verb
+    help: str  # what it does, in a line
+    settings: type
+    run: Callable[[Any, Context], Answer]
+
+
+def each(text: str) -> list[str]:
+    """What a setting that may name several names, one to a line."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def refuse_existing(paths: Mapping[str, Path] | list[Path], overwrite: bool) -> None:
+    """Raises BadInput where one of ``paths`` exists and may not be replaced."""
+    there = [path for path in (paths.values() if isinstance(paths, Mapping) else paths) if path.exists()]
+    if there and not overwrite:
+        raise BadInput(f"{there[0]} exists; choose another name, or allow overwriting to replace it.")
+
+
+def in_folders(settings: Any, folders: Folders) -> Any:
+    """``settings`` from a page or over HTTP, with the names of files as paths in the folders meant for them.
+    Raises BadInput for what is not there, and for names that leave their folder."""
+    found = {}
+    for name, (_, option, _) in options_of(type(settings)).items():
+        given = getattr(settings, name)
+        if option.file and given:
+            paths = [
+                str(_find(option.file, one, folders)) for one in (each(given) if option.several else [given])
+            ]
+            found[name] = "\n".join(paths)
+    return replace(settings, **found)
+
+
+def list_files(kind: str, folders: Folders) -> list[str] | None:
+    """The names of what is there of ``kind``, as ``in_folders`` takes them; None where any may be given."""
+    listed = _listings(folders).get(kind)
+    return None if listed is None else list(listed())
+
+
+def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
+    return {
+        "embedding": lambda: files_inside(folders.embeddings, EMBEDDINGS),
+        "network": lambda: files_inside(folders.networks, NETWORKS),
+        "card": lambda: files_inside(folders.cards, CARDS),
+        "dataset": lambda: folders_inside(folders.datasets),
+    }
+
+
+def _find(kind: str, name: str, folders: Folders) -> Path:
+    if kind == "pictures":
+        return Path(name)
+    listings = _listings(folders)
+    if kind in listings:
+        return find_named(name, listings[kind](), f"{kind}s")
+    roots = {
+        "new-embedding": folders.embeddings,
+        "new-network": folders.networks,
+        "new-card": folders.cards,
+        "new-dataset": folders.datasets,
+    }
+    return roots[kind] / safe_name(name)
