@@ -17,6 +17,7 @@ from PIL import Image
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import files_inside, find_named, folders_inside, safe_name
 from lib_ti.core.settings import options_of
+from lib_ti.data.dataset import picture_folder
 from lib_ti.formats.embedding import SUFFIXES as EMBEDDINGS
 from lib_ti.hosts.base import Folders, Host
 from lib_ti.networks.files import SUFFIXES as NETWORKS
@@ -102,7 +103,7 @@ def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
 
 def _find(kind: str, name: str, folders: Folders) -> Path:
     if kind == "pictures":
-        return Path(name)
+        return picture_folder(name, folders.datasets)
     listings = _listings(folders)
     if kind in listings:
         return find_named(name, listings[kind](), f"{kind}s")
