@@ -139,12 +139,12 @@ def _picked(found: re.Match[str], choose: Callable[[int], int]) -> str:
 def _parted(caption: str, rules: CaptionRules, marked: bool) -> tuple[list[str], list[str], list[str]]:
     """The tags that stay in front, those that do not, and those that stay at the end."""
     if not marked:
-        tags = _tags(caption, rules.separator)
+        tags = tags_of(caption, rules.separator)
         return tags[: rules.keep_tags], tags[rules.keep_tags :], []
     head, _, rest = caption.partition(rules.keep_separator)
     middle, _, tail = rest.partition(rules.keep_separator)
-    return _tags(head, rules.separator), _tags(middle, rules.separator), _tags(tail, rules.separator)
+    return tags_of(head, rules.separator), tags_of(middle, rules.separator), tags_of(tail, rules.separator)
 
 
-def _tags(caption: str, separator: str) -> list[str]:
+def tags_of(caption: str, separator: str) -> list[str]:
     return [tag for tag in map(str.strip, caption.split(separator)) if tag]

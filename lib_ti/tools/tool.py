@@ -58,6 +58,7 @@ class Tool:
     help: str  # what it does, in a line
     settings: type
     run: Callable[[Any, Context], Answer]
+    shows: bool = False  # its answer has pictures
 
 
 def each(text: str) -> list[str]:

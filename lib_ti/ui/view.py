@@ -80,9 +80,24 @@ def told_html(told: Mapping[str, Any]) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return told_html(value)
-    if isinstance(value, list) and any(isinstance(one, (Mapping, list)) for one in value):
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(one, Mapping) for one in value):
+        return _rows(value)
+    if isinstance(value, list) and any(
+        isinstance(one, (Mapping, list)) or len(str(one)) > 30 for one in value
+    ):
         return "".join(f"<div>{_value(one)}</div>" for one in value)
     return escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _rows(values: Sequence[Mapping[str, Any]]) -> str:
+    """A table with a row for each of them, under the names that they share."""
+    names = list(dict.fromkeys(name for one in values for name in one))
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
+    rows = (
+        "".join(f"<td>{_value(one[name]) if name in one else ''}</td>" for name in names) for one in values
+    )
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<table class="ti-studio-told"><tr>{head}</tr>{body}</table>'
 
 
 def _bar(status: Status) -> str:
