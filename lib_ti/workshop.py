@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -139,10 +139,7 @@ class Workshop:
         would wait that long for an answer."""
         settings, folders = jobs.told_to_suggest(read_settings(values)), self.place.folders()
         jobs.read_source(settings, folders)
-        current = self.current()
-        if current and self.status(current).running:
-            raise BadInput(f"job {current} uses the model; wait for it, or stop it.")
-        with self.place.turn(settings.clip_skip) as host:
+        with self._short_turn(settings.clip_skip) as host:
             return jobs.suggest(host, settings, folders=folders, say=log.info, stopped=self.place.interrupted)
 
     def train(self, values: Mapping[str, Any]) -> str:
@@ -337,12 +334,22 @@ class Workshop:
         """Let a tool work on the files in this program's folders. Raises BadInput."""
         tool = find_tool(group, name)
         settings = in_folders(build(tool.settings, values), self.place.folders())
-        context = Context(self.place.interrupted, lambda _done, _of: None, lambda: self.place.turn(0))
+        stopped = pressed_from_now(self.place.interrupted)
+        context = Context(stopped, lambda _done, _of: None, lambda: self._short_turn(0))
         answer = tool.run(settings, context)
         for file in answer.written:
             if file.suffix.lower() in SUFFIXES and file.is_relative_to(self.place.folders().embeddings):
                 self._announce({Product(file.stem, "embedding"): file}, None, answer.sentence)
         return answer
+
+    @contextmanager
+    def _short_turn(self, clip_skip: int) -> Iterator[Host]:
+        """For what somebody waits for. Raises BadInput while a job has the model: that would be too long."""
+        current = self.current()
+        if current and self.status(current).running:
+            raise BadInput(f"job {current} uses the model; wait for it, or stop it.")
+        with self.place.turn(clip_skip) as host:
+            yield host
 
     def files(self, kind: str) -> list[str] | None:
         """The names of what is there of a kind that settings name; None where any may be given."""
@@ -361,6 +368,20 @@ class Workshop:
 
     def _find(self, job: str) -> Job:
         return Job.open(self.place.folders().jobs, job)
+
+
+def pressed_from_now(interrupted: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether a program's button was pressed from now on: it may still tell of an earlier time, until a turn
+    begins."""
+    stale = interrupted()
+
+    def pressed() -> bool:
+        nonlocal stale
+        now = interrupted()
+        stale = stale and now
+        return now and not stale
+
+    return pressed
 
 
 def _told_of(file: Path) -> list[dict[str, Any]]:

@@ -44,6 +44,12 @@ def read_caption(
     return caption.strip()
 
 
+def check_extension(extension: str) -> None:
+    """Raises BadInput where captions cannot have this ending: it must leave them beside their pictures."""
+    if not re.fullmatch(r"\.[\w.-]+", extension):
+        raise BadInput(f"caption-extension: got {extension!r}, expected an ending such as .txt.")
+
+
 def _compile(word_regex: str) -> re.Pattern[str]:
     try:
         return re.compile(word_regex)

@@ -150,10 +150,10 @@ def _left_out(names: dict[str, str]) -> str:
 class LookSettings:
     images: str = option("", "folder with pictures", group="file", file="pictures", needed=True)
     width: int = option(
-        512, "width they will be trained at", group="picture", low=64, high=4096, unit="pixels"
+        512, "width they will be trained at", group="picture", low=32, high=4096, unit="pixels"
     )
     height: int = option(
-        512, "height they will be trained at", group="picture", low=64, high=4096, unit="pixels"
+        512, "height they will be trained at", group="picture", low=32, high=4096, unit="pixels"
     )
     buckets: bool = with_default(PictureSettings, "buckets", True)
     bucket_enlarge: bool = with_default(PictureSettings, "bucket_enlarge", True)
@@ -196,7 +196,7 @@ def look(settings: LookSettings, context: Context) -> Answer:
     warnings = _warnings(looks, prints)
     rows = [{"number": place + 1, **_row(looks[place], warnings[place])} for place in shown]
     whole = [one for one in looks if not one.damage]
-    told = {
+    told: dict[str, Any] = {
         "pictures": rows,
         "of": len(looks),
         "warnings": [

@@ -59,6 +59,7 @@ class Tool:
     settings: type
     run: Callable[[Any, Context], Answer]
     shows: bool = False  # its answer has pictures
+    form: bool = True  # the page makes one of its settings; False: it has something better
 
 
 def each(text: str) -> list[str]:

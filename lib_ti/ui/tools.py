@@ -12,6 +12,7 @@ from lib_ti.core.settings import options_of
 from lib_ti.tools.registry import GROUPS, tools_of
 from lib_ti.tools.tool import Tool
 from lib_ti.ui.controls import make_control, values_of
+from lib_ti.ui.pictures import CaptionEditor
 from lib_ti.ui.view import error_html, said_html, told_html
 from lib_ti.workshop import Workshop
 
@@ -23,8 +24,11 @@ class ToolsTab:
         self.workshop = workshop
         for group, title in GROUPS.items():
             with gr.Tab(title, elem_id=f"ti_studio_tools_{group}"):
+                if group == "images":
+                    CaptionEditor(workshop)
                 for tool in tools_of(group):
-                    self._build(tool)
+                    if tool.form:
+                        self._build(tool)
 
     def _build(self, tool: Tool) -> None:
         prefix = f"tool_{tool.group}_{tool.name}"
