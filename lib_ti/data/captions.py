@@ -11,6 +11,8 @@ import torch
 
 from lib_ti.core.errors import BadInput
 
+_NO_NAME = frozenset('\\/:*?"<>|')  # in no file name on Windows
+_LONGEST_NAME = 200  # bytes; file systems take 255 with what is added
 _WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # {{ and }} stand for the braces themselves
 
 
@@ -42,6 +44,22 @@ def read_caption(
         group = min(pattern.groups, 1)
         caption = join.join(match[group] or "" for match in pattern.finditer(caption))
     return caption.strip()
+
+
+def only_repeats_name(text: str, picture: Path) -> bool:
+    """Whether a caption says no more than the name of the picture, or of the one that it is a copy of."""
+    return re.sub(r"^[-\d]+\s*", "", picture.stem).startswith(text.strip())
+
+
+def name_for_caption(number: int, caption: str) -> str:
+    """A file's stem from which ``read_caption`` reads ``caption``, without what no file name can hold.
+
+    What is too long for one is cut at a comma. Behind the dash is a space, which keeps the 1 of "1girl".
+    """
+    words = "".join(sign for sign in caption if sign.isprintable() and sign not in _NO_NAME)
+    while len(words.encode()) > _LONGEST_NAME:
+        words = words.rpartition(",")[0] or words[:-1]
+    return f"{number:05}- {words.strip()}".rstrip(". ")
 
 
 def check_extension(extension: str) -> None:

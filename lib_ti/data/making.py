@@ -110,9 +110,13 @@ def write_picture(known: Known, making: Making, folder: Path, taken: set[str]) -
     return written
 
 
-def copy_picture(known: Known, folder: Path, taken: set[str]) -> Path:
-    """``write_picture`` with nothing made of it."""
-    return write_picture(known, Making(), folder, taken)[0]
+def copy_as(stem: str, picture: Path, folder: Path) -> Path:
+    """Picture and mask, byte by byte, under the name ``stem``; the new picture."""
+    new = folder / f"{stem}{picture.suffix}"
+    shutil.copyfile(picture, new)
+    if (mask := mask_file(picture)) is not None:
+        shutil.copyfile(mask, folder / f"{stem}{MASK_ENDING}{mask.suffix}")
+    return new
 
 
 def free_stem(stem: str, taken: set[str]) -> str:

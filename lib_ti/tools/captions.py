@@ -42,14 +42,19 @@ class EditSettings:
 def edit(settings: EditSettings, context: Context) -> Answer:
     """Captions that are file names so far are written beside their pictures where they change."""
     separator = settings.caption_separator
+    remove, prepend, add = (
+        tags_of(tags, separator or ",") for tags in (settings.remove, settings.prepend, settings.add)
+    )
     asked = Edit(
-        settings.find,
-        settings.replace,
-        settings.regex,
-        *(tags_of(tags, separator or ",") for tags in (settings.remove, settings.prepend, settings.add)),
-        settings.sort,
-        settings.keep_tags,
-        separator,
+        find=settings.find,
+        replace=settings.replace,
+        regex=settings.regex,
+        remove=remove,
+        prepend=prepend,
+        add=add,
+        sort=settings.sort,
+        keep=settings.keep_tags,
+        separator=separator,
     )
     before = captions_in(Path(settings.images), settings.caption_extension)
     after = edit_captions(list(before.values()), asked)

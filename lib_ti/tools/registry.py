@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from lib_ti.core.errors import BadInput
-from lib_ti.tools import captions, embeddings, images
+from lib_ti.tools import captions, choosing, describing, embeddings, images
 from lib_ti.tools.tool import Tool
 
 # The groups in the order of a page, and what it calls them.
 GROUPS = {"embedding": "Embeddings", "images": "Data sets"}
-TOOLS: tuple[Tool, ...] = (*embeddings.TOOLS, *images.TOOLS, *captions.TOOLS)
+TOOLS: tuple[Tool, ...] = (
+    *embeddings.TOOLS,
+    *images.TOOLS,
+    *describing.TOOLS,
+    *captions.TOOLS,
+    *choosing.TOOLS,
+)
 
 
 def tools_of(group: str) -> list[Tool]:

@@ -67,7 +67,7 @@ class CaptionEditor:
         if not dataset:
             return [None, "", "", 1, "", "", ""]
         try:
-            place = int(number or 1)
+            place = 1 if number is None else int(number)
             answer = self._look(dataset, place)
             if not 1 <= place <= answer.told["of"]:
                 place = 1 if place > 1 else answer.told["of"]
