@@ -17,6 +17,7 @@ from lib_ti.bench.parity import bench_parity
 from lib_ti.bench.quality import ConceptResult, bench_quality, choose_concepts
 from lib_ti.bench.step import bench_step
 from lib_ti.bench.stop_rules import bench_stop_rules
+from lib_ti.bench.webui_networks import bench_networks
 from lib_ti.bench.webui_step import bench_webui
 from lib_ti.bench.world import CFG_SCALE, bench_world
 from lib_ti.commands.lora import PRECISIONS
@@ -105,6 +106,16 @@ def add_to(commands: Any) -> None:
     )
     webui_.add_argument("--size", type=int, default=0, help="pixels (default: 64 for tiny, 256 for sd15)")
     webui_.add_argument("--pairs", type=int, default=8, help="steps of each, in turn (default: 8)")
+
+    networks_ = kinds.add_parser(
+        "networks", help="a network that a prompt calls, by an installed WebUI's own loader and by ours"
+    )
+    shared_options(networks_, networks, model=False)
+    networks_.add_argument("--arch", choices=("sd15", "tiny"), default="sd15", help="(default: sd15)")
+    networks_.add_argument("--size", type=int, default=0, help="pixels (default: 64 for tiny, 256 for sd15)")
+    networks_.add_argument("--steps", type=int, default=20, help="of sampling (default: 20)")
+    networks_.add_argument("--rounds", type=int, default=5, help="pictures of each kind (default: 5)")
+    networks_.add_argument("--rank", type=int, default=16, help="(default: 16)")
 
     lora_ = kinds.add_parser(
         "lora", help="merging a LoRA into a checkpoint of SD 1.5's shapes, and extracting it: time and memory"
@@ -228,6 +239,11 @@ def step(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
 
 def webui(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     return _shown(bench_webui(args.arch, _size(args), _pairs(args)), args)
+
+
+def networks(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    _at_least(args, steps=2, rounds=1, rank=1)
+    return _shown(bench_networks(args.arch, _size(args), args.steps, args.rounds, args.rank), args)
 
 
 def lora(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
