@@ -1,4 +1,4 @@
-"""Networks that a prompt calls, by the loader of a real WebUI and by ours: a switch and the steps after it."""
+"""Networks that a prompt calls, by a real WebUI's own loader and by ours: a switch and the steps after it."""
 
 from __future__ import annotations
 
