@@ -18,6 +18,8 @@ from lib_ti import jobs
 from lib_ti.core.errors import BadInput, Interrupted, StudioError
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress, check_learning
+from lib_ti.core.names import local_path
+from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, read_embeddings
@@ -137,7 +139,7 @@ class Workshop:
     def suggest(self, values: Mapping[str, Any]) -> list[Suggestion]:
         """Words to start from, the likeliest first. Raises BadInput, also while a job has the model: nobody
         would wait that long for an answer."""
-        settings, folders = jobs.told_to_suggest(read_settings(values)), self.place.folders()
+        settings, folders = jobs.told_to_suggest(_from_outside(values)), self.place.folders()
         jobs.read_source(settings, folders)
         current = self.current()
         if current and self.status(current).running:
@@ -375,9 +377,24 @@ def _told_of(file: Path) -> list[dict[str, Any]]:
 
 
 def _settings(values: Mapping[str, Any]) -> JobSettings:
-    settings = read_settings(values)
+    settings = _from_outside(values)
     if not settings.name:
         raise BadInput("name: missing; give the new word, such as my-cat.")
+    return settings
+
+
+def _from_outside(values: Mapping[str, Any]) -> JobSettings:
+    """Settings that any web page may have sent: they can name what is read, and nothing to be written.
+    Raises BadInput."""
+    settings = read_settings(values)
+    for name in sorted(PRIVATE & as_dict(settings).keys()):
+        if getattr(settings, name):
+            local_path(getattr(settings, name))
+    if settings.make_reg and settings.reg_images:
+        raise BadInput(
+            "make-reg: pictures are drawn into a folder of the studio's own here; leave reg-images empty, or "
+            "draw them on the command line."
+        )
     return settings
 
 

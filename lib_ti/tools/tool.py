@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.names import files_inside, find_named, folders_inside, safe_name
+from lib_ti.core.names import files_inside, find_named, folders_inside, local_path, new_path
 from lib_ti.core.settings import options_of
 from lib_ti.formats.embedding import SUFFIXES as EMBEDDINGS
 from lib_ti.hosts.base import Folders, Host
@@ -102,7 +102,7 @@ def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
 
 def _find(kind: str, name: str, folders: Folders) -> Path:
     if kind == "pictures":
-        return Path(name)
+        return local_path(name)
     listings = _listings(folders)
     if kind in listings:
         return find_named(name, listings[kind](), f"{kind}s")
@@ -112,4 +112,4 @@ def _find(kind: str, name: str, folders: Folders) -> Path:
         "new-card": folders.cards,
         "new-dataset": folders.datasets,
     }
-    return roots[kind] / safe_name(name)
+    return new_path(roots[kind], name)
