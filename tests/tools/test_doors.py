@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_ti.cli import main
+from lib_ti.cli import build_parser, main
 from lib_ti.core.errors import BadInput
+from lib_ti.core.settings import options_of
 from lib_ti.formats.embedding import Embedding, write_safetensors
 from lib_ti.hosts.base import Folders
 from lib_ti.jobs import folders_under
-from lib_ti.tools.embeddings import ConvertSettings, InspectSettings
-from lib_ti.tools.tool import in_folders, list_files
+from lib_ti.tools.embedding_files import ConvertSettings
+from lib_ti.tools.embeddings import InspectSettings
+from lib_ti.tools.registry import TOOLS
+from lib_ti.tools.tool import Tool, in_folders, list_files
 
 
 @pytest.fixture
@@ -43,6 +46,18 @@ def test_no_name_leaves_its_folder(folders: Folders, name: str) -> None:
         in_folders(ConvertSettings("cats/tom", name), folders)
     with pytest.raises(BadInput):
         in_folders(InspectSettings(name), folders)
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: f"{tool.group} {tool.name}")
+def test_every_tool_has_its_options_on_the_command_line(
+    tool: Tool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a setting is called as an option that all commands have: that raises."""
+    with pytest.raises(SystemExit, match="0"):
+        build_parser().parse_args([tool.group, tool.name, "--help"])
+    told = capsys.readouterr().out
+    for name, (_, option, _) in options_of(tool.settings).items():
+        assert (name if option.needed else f"--{name.replace('_', '-')}") in told
 
 
 def test_on_the_command_line(folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
