@@ -14,6 +14,8 @@ _CURVE = (600, 160)  # pixels
 _POINTS = 300  # of a drawn curve
 _FIRST_CURVE = 30  # steps; of fewer the running mean says nothing
 _SMOOTH = 0.05  # the running mean's share of each new loss
+_UNFOLDED = 8  # entries inside a result that are seen at once
+_LONG = 200  # characters of a value that are
 
 _TITLES = {
     "waiting": "Waiting: the model is in use",
@@ -70,19 +72,48 @@ def said_html(sentence: str) -> str:
 
 
 def told_html(told: Mapping[str, Any]) -> str:
-    """What a tool found, as a table."""
+    """What a tool found: names and values; rows of one kind as a table; what is long, folded."""
     rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{_value(value)}</td></tr>" for name, value in told.items()
+        f"<tr><th>{escape(str(name))}</th><td>{_value(value)}</td></tr>"
+        for name, value in told.items()
+        if value not in (None, "", [], {})
     )
     return f'<table class="ti-studio-told">{rows}</table>' if rows else ""
 
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return told_html(value)
-    if isinstance(value, list) and any(isinstance(one, (Mapping, list)) for one in value):
+        table = told_html(value)
+        return table if len(value) <= _UNFOLDED else _folded(f"{len(value)} entries", table)
+    if isinstance(value, (list, tuple)) and any(isinstance(one, (Mapping, list, tuple)) for one in value):
+        if all(isinstance(one, Mapping) and _is_row(one) for one in value):
+            return _table(value)
         return "".join(f"<div>{_value(one)}</div>" for one in value)
-    return escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    if len(text) > _LONG:
+        return _folded(f"{text[:_LONG]} …", f"<div>{escape(text)}</div>")
+    return escape(text)
+
+
+def _is_row(told: Mapping[str, Any]) -> bool:
+    return not any(isinstance(value, (Mapping, list, tuple)) for value in told.values())
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A column for each name that any of ``rows`` has."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in names)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{_value(row[name]) if name in row else str()}</td>' for name in names)}</tr>"
+        for row in rows
+    )
+    return f'<table class="ti-studio-rows"><tr>{head}</tr>{body}</table>'
+
+
+def _folded(summary: str, inside: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
 def _bar(status: Status) -> str:
