@@ -43,12 +43,12 @@ def check_alone(embedding: Embedding) -> Iterator[Finding]:
 
 
 def _silent_vectors(embedding: Embedding) -> Iterator[Finding]:
-    silent = [f"{n} of {e}" for e, rows in embedding.vectors.items() for n in _rows(rows.norm(dim=1) == 0)]
-    if silent:
-        yield Finding(
-            f"Vector {', '.join(silent)} is all zeros: it was never trained, or could not learn.",
-            "Leave it out (embedding prune), or train again from an init text.",
-        )
+    for encoder, rows in embedding.vectors.items():
+        if silent := _rows(rows.norm(dim=1) == 0):
+            yield Finding(
+                f"{_listed(silent)} of {encoder}: all zeros, so never trained, or not able to learn.",
+                "Leave them out (embedding prune), or train again from an init text.",
+            )
 
 
 def _twins(embedding: Embedding) -> Iterator[Finding]:
@@ -90,16 +90,16 @@ def _lengths(encoder: str, rows: torch.Tensor, host: Host) -> Iterator[Finding]:
     if long := _rows(norms > found.longest):
         times = float(norms.max()) / found.median
         yield Finding(
-            f"Vector {_listed(long)} of {encoder} is longer than any word, up to {times:.1f} times the usual "
-            "length: it drowns the rest of a prompt (trained too long or at too high a rate).",
+            f"{_listed(long)} of {encoder}: longer than any word, up to {times:.1f} times the usual length, "
+            "which drowns the rest of a prompt (trained too long or at too high a rate).",
             "Write it with less weight, (NAME:0.7); take an earlier saved step; or shorten it "
             "(embedding mix, 0.5*NAME).",
         )
     if faint := _rows((norms < _FAINT * found.median) & (norms > 0)):
         yield Finding(
-            f"Vector {_listed(faint)} of {encoder} is shorter than a tenth of a usual word, so it hardly "
-            "counts: it was never trained, or was scaled down.",
-            "Train longer or at a higher rate; or leave it out (embedding prune).",
+            f"{_listed(faint)} of {encoder}: shorter than a tenth of a usual word, so hardly heard (never "
+            "trained, or scaled down).",
+            "Train longer or at a higher rate; or leave them out (embedding prune).",
         )
 
 
@@ -114,9 +114,9 @@ def _plain_words(embedding: Embedding, host: Host) -> Iterator[Finding]:
         here = {n: near[n - 1] for n in _rows(same)}
         still = here if at == 0 else {n: word for n, word in still.items() if here.get(n) == word}
     if still:
-        listed = ", ".join(f"{n} ({word!r})" for n, word in still.items())
+        words_told = ", ".join(map(repr, still.values()))
         yield Finding(
-            f"Vector {listed} is still the vocabulary's own word: it has hardly been trained.",
+            f"{_listed(list(still))}: still the vocabulary's own {words_told}, so hardly trained.",
             "Train longer or at a higher rate.",
         )
 
@@ -186,4 +186,5 @@ def _rows(found: torch.Tensor) -> list[int]:
 
 
 def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+    """The vectors of these numbers."""
+    return f"Vector{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"

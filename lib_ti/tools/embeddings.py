@@ -139,14 +139,14 @@ def check(settings: CheckSettings, context: Context) -> Answer:
         raise BadInput(f"there is no embedding in {folder}; name the file that is to be looked at.")
     read, broken = _read_all([*wanted, *(path for path in there.values() if path not in wanted)], names)
     model, why = _model(context) if settings.compare else (None, "")
-    told: dict[str, Any] = {}
+    found: list[dict[str, str]] = []
     for done, path in enumerate(wanted, 1):
         name = names.get(path.resolve(), path.name)
         findings = [broken[name]] if name in broken else _findings(settings, name, read, model)
-        told[name] = [{"what": one.what, "what to do": one.remedy} for one in findings]
+        found += [{"file": name, "what": one.what, "what to do": one.remedy} for one in findings]
         context.progress(done, len(wanted))
-    off = [name for name, findings in told.items() if findings]
-    return Answer(_summary(told, off, why), {"found": {name: told[name] for name in off}})
+    off = len({one["file"] for one in found})
+    return Answer(_summary(len(wanted), off, len(found), why), {"found": found})
 
 
 def _findings(
@@ -182,14 +182,13 @@ def _read_all(
     return read, broken
 
 
-def _summary(told: dict[str, Any], off: list[str], why: str) -> str:
+def _summary(files: int, off: int, findings: int, why: str) -> str:
     model = f" The model was not asked: {why}" if why else ""
-    if not off:
-        one = next(iter(told)) if len(told) == 1 else f"the {len(told)} embeddings"
-        return f"Nothing wrong can be seen in {one}; what it draws is another matter.{model}"
-    if len(told) == 1:
-        return f"{off[0]}: {sum(map(len, told.values()))} things to know.{model}"
-    return f"{len(off)} of {len(told)} embeddings have something to know.{model}"
+    if not findings:
+        which = "it" if files == 1 else f"the {files} embeddings"
+        return f"Nothing wrong can be seen in {which}; what is drawn with it is another matter.{model}"
+    told = f"{findings} thing{'s' * (findings > 1)} to know"
+    return f"{told} of {off} of {files} embeddings.{model}" if files > 1 else f"{told}.{model}"
 
 
 TOOLS = (

@@ -23,17 +23,22 @@ class ToolsTab:
         self.workshop = workshop
         self._choosers: list[tuple[Any, Callable[[], Sequence[str]]]] = []  # of files, and what is there
         self._clicked: list[Any] = []
+        groups = []
         for group, title in GROUPS.items():
             with (
-                gr.Tab(title, elem_id=f"ti_studio_tools_{group}"),
+                gr.Tab(title, elem_id=f"ti_studio_tools_{group}") as tab,
                 gr.Tabs(elem_id=f"ti_studio_tools_of_{group}"),
             ):
+                groups.append(tab)
                 for tool in tools_of(group):
                     with gr.Tab(_title(tool), elem_id=f"ti_studio_tab_{tool.group}_{tool.name}"):
                         self._build(tool)
-        # What one tool has written, the next one offers.
+        # What was trained meanwhile, or one tool has written, the next one offers.
+        choosers = [chooser for chooser, _ in self._choosers]
+        for tab in groups:
+            tab.select(self._look_again, [], choosers, queue=False)
         for event in self._clicked:
-            event.then(self._look_again, [], [chooser for chooser, _ in self._choosers], queue=False)
+            event.then(self._look_again, [], choosers, queue=False)
 
     def _build(self, tool: Tool) -> None:
         """The form at the left, what it did at the right."""

@@ -72,7 +72,20 @@ def said_html(sentence: str) -> str:
 
 
 def told_html(told: Mapping[str, Any]) -> str:
-    """What a tool found: names and values; rows of one kind as a table; what is long, folded."""
+    """What a tool found: names and values; rows of one kind as a table of their own; what is long, folded."""
+    plain = {name: value for name, value in told.items() if not _has_parts(value)}
+    parts = (f"<h4>{escape(str(n))}</h4>{_value(v)}" for n, v in told.items() if _has_parts(v))
+    return f'<div class="ti-studio-found">{_pairs(plain)}{"".join(parts)}</div>' if told else ""
+
+
+def _has_parts(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value)
+    return isinstance(value, (list, tuple)) and any(isinstance(one, (Mapping, list, tuple)) for one in value)
+
+
+def _pairs(told: Mapping[str, Any]) -> str:
+    """Names and values; what is empty is left out."""
     rows = "".join(
         f"<tr><th>{escape(str(name))}</th><td>{_value(value)}</td></tr>"
         for name, value in told.items()
@@ -83,10 +96,10 @@ def told_html(told: Mapping[str, Any]) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        table = told_html(value)
+        table = _pairs(value)
         return table if len(value) <= _UNFOLDED else _folded(f"{len(value)} entries", table)
-    if isinstance(value, (list, tuple)) and any(isinstance(one, (Mapping, list, tuple)) for one in value):
-        if all(isinstance(one, Mapping) and _is_row(one) for one in value):
+    if _has_parts(value):
+        if all(isinstance(one, Mapping) and not any(map(_has_parts, one.values())) for one in value):
             return _table(value)
         return "".join(f"<div>{_value(one)}</div>" for one in value)
     if isinstance(value, bool):
@@ -97,18 +110,12 @@ def _value(value: Any) -> str:
     return escape(text)
 
 
-def _is_row(told: Mapping[str, Any]) -> bool:
-    return not any(isinstance(value, (Mapping, list, tuple)) for value in told.values())
-
-
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A column for each name that any of ``rows`` has."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     head = "".join(f"<th>{escape(str(name))}</th>" for name in names)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{_value(row[name]) if name in row else str()}</td>' for name in names)}</tr>"
-        for row in rows
-    )
+    lines = (("".join(f"<td>{_value(row.get(name, ''))}</td>" for name in names)) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<table class="ti-studio-rows"><tr>{head}</tr>{body}</table>'
 
 

@@ -87,8 +87,7 @@ def test_inspect_needs_no_model(workshop: Workshop, folder: Path, place: Standal
 
 
 def remedies(workshop: Workshop, name: str, **more: Any) -> list[str]:
-    found = use(workshop, "check", file=name, **more)["found"]
-    return [one["what"] for one in next(iter(found.values()), [])]
+    return [one["what"] for one in use(workshop, "check", file=name, **more)["found"]]
 
 
 def write(folder: Path, name: str, vectors: torch.Tensor, **said: str) -> None:
@@ -105,12 +104,12 @@ def test_check_says_what_is_off(workshop: Workshop, folder: Path, place: Standal
     noise = torch.randn(30, len(red), generator=torch.Generator().manual_seed(0))
     noise *= red.norm() / noise.norm(dim=1, keepdim=True)
     cases: dict[str, tuple[torch.Tensor, list[str]]] = {
-        "zqa": (torch.stack([red * 0, noise[0]]), ["Vector 1 of clip_l is all zeros"]),
+        "zqa": (torch.stack([red * 0, noise[0]]), ["Vector 1 of clip_l: all zeros"]),
         "zqb": (torch.stack([noise[1], noise[2], noise[1]]), ["Vectors 1 and 3 are the same"]),
         "zqc": (noise[:26], ["takes 26 of the 75 places"]),
-        "zqd": (noise[3:4] * 50, ["is longer than any word, up to"]),
+        "zqd": (noise[3:4] * 50, ["Vector 1 of clip_l: longer than any word, up to"]),
         "zqe": (noise[4:5] * 0.02, ["shorter than a tenth of a usual word"]),
-        "zqf": (torch.stack([star, noise[5]]), ["Vector 1 ('star') is still the vocabulary's own word"]),
+        "zqf": (torch.stack([star, noise[5]]), ["Vector 1: still the vocabulary's own 'star'"]),
         "star": (noise[6:7], ["Its name is the word 'star'"]),
         "zqg": (torch.ones(1, 768), ["have 768 numbers for clip_l; the model"]),
         "zqh-neg": (noise[7:8], ["negative half of a pair whose other half, zqh, is not"]),
@@ -122,18 +121,18 @@ def test_check_says_what_is_off(workshop: Workshop, folder: Path, place: Standal
         assert len(found) == len(expected), found
         assert all(part in one for part, one in zip(expected, found, strict=True)), found
     everything = use(workshop, "check")
-    assert set(everything["found"]) == {f"{name}.safetensors" for name in cases}
-    assert everything["sentence"].startswith("9 of 13 embeddings")
-    assert all(one["what to do"] for found in everything["found"].values() for one in found)
+    assert {one["file"] for one in everything["found"]} == {f"{name}.safetensors" for name in cases}
+    assert everything["sentence"] == "9 things to know of 9 of 13 embeddings."
+    assert all(one["what to do"] for one in everything["found"])
 
 
 def test_check_looks_at_files_that_cannot_be_read(workshop: Workshop, folder: Path) -> None:
     save_file({"emb_params": torch.full((1, 64), torch.nan)}, folder / "nan.safetensors")
     (folder / "text.pt").write_bytes(b"hello")
-    found = use(workshop, "check")["found"]
-    assert found["nan.safetensors"][0]["what"].startswith("Its training broke: ")
-    assert "earlier saved step" in found["nan.safetensors"][0]["what to do"]
-    assert found["text.pt"][0]["what"].startswith("It cannot be read: text.pt is neither")
+    found = {one["file"]: one for one in use(workshop, "check")["found"]}
+    assert found["nan.safetensors"]["what"].startswith("Its training broke: ")
+    assert "earlier saved step" in found["nan.safetensors"]["what to do"]
+    assert found["text.pt"]["what"].startswith("It cannot be read: text.pt is neither")
 
 
 def test_check_finds_doubles(workshop: Workshop, folder: Path) -> None:
