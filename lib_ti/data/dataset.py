@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.names import folders_inside
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.data.buckets import Bucketing
 from lib_ti.data.captions import CaptionRules, check_extension, read_caption
@@ -48,11 +47,6 @@ class Picture:
     caption: str
     subset: Subset
     mask: Path | None = None
-
-
-def picture_folder(given: str, datasets: Path) -> Path:
-    """The data set of that name, else the folder at that path; ``./cats`` is a folder in any case."""
-    return folders_inside(datasets).get(given) or Path(given).expanduser()
 
 
 def name_for(subset: Subset, name: str, others: Sequence[str]) -> str:

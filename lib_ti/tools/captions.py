@@ -98,5 +98,5 @@ TOOLS = (
         EditSettings,
         edit,
     ),
-    Tool("images", "write-caption", "the caption of one picture", WriteSettings, write, form=False),
+    Tool("images", "write-caption", "the caption of one picture", WriteSettings, write),
 )

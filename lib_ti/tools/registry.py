@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from lib_ti.core.errors import BadInput
-from lib_ti.tools import captions, choosing, describing, embeddings, images
+from lib_ti.tools import (
+    captions,
+    choosing,
+    describing,
+    embedding_files,
+    embedding_vectors,
+    embeddings,
+    images,
+    resizing,
+)
 from lib_ti.tools.tool import Tool
 
 # The groups in the order of a page, and what it calls them.
 GROUPS = {"embedding": "Embeddings", "images": "Data sets"}
 TOOLS: tuple[Tool, ...] = (
     *embeddings.TOOLS,
+    *embedding_files.TOOLS,
+    *embedding_vectors.TOOLS,
     *images.TOOLS,
     *describing.TOOLS,
     *captions.TOOLS,
     *choosing.TOOLS,
+    *resizing.TOOLS,
 )
 
 

@@ -15,9 +15,8 @@ from typing import Any
 from PIL import Image
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.names import files_inside, find_named, folders_inside, safe_name
+from lib_ti.core.names import files_inside, find_named, folders_inside, local_path, new_path
 from lib_ti.core.settings import options_of
-from lib_ti.data.dataset import picture_folder
 from lib_ti.formats.embedding import SUFFIXES as EMBEDDINGS
 from lib_ti.hosts.base import Folders, Host
 from lib_ti.networks.files import SUFFIXES as NETWORKS
@@ -32,6 +31,8 @@ class Context:
     stopped: Callable[[], bool]
     progress: Callable[[int, int], None]  # how many are done, of how many
     turn: Callable[[], AbstractContextManager[Host]]  # holds the model; raises BadInput where there is none
+    look: Callable[[], Host]  # the model for what only reads it, also while others use it; raises BadInput
+    folders: Folders  # where names that stand inside a setting's text are looked up
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ class Tool:
     settings: type
     run: Callable[[Any, Context], Answer]
     shows: bool = False  # its answer has pictures
-    form: bool = True  # the page makes one of its settings; False: it has something better
 
 
 def each(text: str) -> list[str]:
@@ -105,7 +105,7 @@ def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
 
 def _find(kind: str, name: str, folders: Folders) -> Path:
     if kind == "pictures":
-        return picture_folder(name, folders.datasets)
+        return folders_inside(folders.datasets).get(name) or local_path(name)
     listings = _listings(folders)
     if kind in listings:
         return find_named(name, listings[kind](), f"{kind}s")
@@ -115,4 +115,4 @@ def _find(kind: str, name: str, folders: Folders) -> Path:
         "new-card": folders.cards,
         "new-dataset": folders.datasets,
     }
-    return roots[kind] / safe_name(name)
+    return new_path(roots[kind], name)

@@ -21,22 +21,23 @@ class CaptionEditor:
 
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
-        with gr.Accordion("Caption editor", open=False, elem_id="ti_studio_captions"):
-            common = {"label": "Data set to write captions for", "elem_id": "ti_studio_captions_of"}
-            self.dataset = dropdown(
-                lambda: workshop.files("dataset") or [], {**common, "value": None, "interactive": True}
+        common = {"label": "Data set to write captions for", "elem_id": "ti_studio_captions_of"}
+        self.dataset = dropdown(self._datasets, {**common, "value": None, "interactive": True})
+        self.chooser = (self.dataset, self._datasets)
+        with gr.Row(equal_height=False):
+            self.picture = gr.Image(
+                interactive=False, show_label=False, height=420, elem_id="ti_studio_captions_picture"
             )
-            with gr.Row(equal_height=False):
-                self.picture = gr.Image(
-                    interactive=False, show_label=False, height=420, elem_id="ti_studio_captions_picture"
-                )
-                with gr.Column():
-                    self._build_caption()
-            self.tags = gr.HTML(elem_id="ti_studio_captions_tags")
+            with gr.Column():
+                self._build_caption()
+        self.tags = gr.HTML(elem_id="ti_studio_captions_tags")
         self.file = gr.State("")  # whose caption is in the box
         for control in (self.dataset, self.number, self.caption):
             control.do_not_save_to_config = True
         self._connect()
+
+    def _datasets(self) -> list[str]:
+        return self.workshop.files("dataset") or []
 
     def _build_caption(self) -> None:
         self.facts = gr.HTML(elem_id="ti_studio_captions_facts")

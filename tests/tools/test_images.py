@@ -15,6 +15,8 @@ from PIL import Image
 from lib_ti.cli import main
 from lib_ti.core.errors import BadInput, Interrupted
 from lib_ti.data.images import find_images
+from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.jobs import folders_under
 from lib_ti.tools.images import MakeSettings, make
 from lib_ti.tools.tool import Context
 from lib_ti.workshop import Workshop
@@ -83,9 +85,15 @@ def test_a_page_makes_data_sets_in_their_folder_only(workshop: Workshop, source:
 
 
 @pytest.mark.parametrize("after", [0, 3, 7])
-def test_a_stop_leaves_nothing(source: Path, tmp_path: Path, after: int) -> None:
+def test_a_stop_leaves_nothing(host: StandaloneHost, source: Path, tmp_path: Path, after: int) -> None:
     asked = iter(range(100))
-    context = Context(lambda: next(asked) >= after, lambda done, of: None, nullcontext)
+    context = Context(
+        lambda: next(asked) >= after,
+        lambda done, of: None,
+        nullcontext,
+        look=lambda: host,
+        folders=folders_under(tmp_path),
+    )
     with pytest.raises(Interrupted, match="nothing was written"):
         make(MakeSettings(str(source), str(tmp_path / "new")), context)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
