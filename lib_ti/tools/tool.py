@@ -59,6 +59,7 @@ class Tool:
     help: str  # what it does, in a line
     settings: type
     run: Callable[[Any, Context], Answer]
+    shows: bool = False  # its answer has pictures
 
 
 def each(text: str) -> list[str]:
@@ -104,7 +105,7 @@ def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
 
 def _find(kind: str, name: str, folders: Folders) -> Path:
     if kind == "pictures":
-        return local_path(name)
+        return folders_inside(folders.datasets).get(name) or local_path(name)
     listings = _listings(folders)
     if kind in listings:
         return find_named(name, listings[kind](), f"{kind}s")
