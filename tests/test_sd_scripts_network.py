@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lib_ti.cli import build_parser, main
-from lib_ti.commands.network_args import read_network_args
+from lib_ti.methods.network_args import read_network_args
 from lib_ti.commands.sd_scripts import translate
 from lib_ti.commands.sd_scripts_network import NETWORK_OPTIONS
 from lib_ti.commands.sd_scripts_options import Entry
