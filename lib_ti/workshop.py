@@ -22,7 +22,7 @@ from lib_ti.core.names import local_path
 from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.templates import list_templates
-from lib_ti.formats.embedding import SUFFIXES, read_embedding, read_embeddings
+from lib_ti.formats.embedding import SUFFIXES, Embedding, read_embedding, read_embeddings, whole_files
 from lib_ti.hosts.base import Host, Place
 from lib_ti.job_run import Drawn, Event, Message, Outcome, saved_steps, told_files
 from lib_ti.methods.kind import ROLES, JobSettings, Product, Words
@@ -240,7 +240,7 @@ class Workshop:
             if product.role == "negative_embedding":
                 told = f"for the negative prompt, {told}"
             if product.is_embedding:
-                told = f"{read_embedding(file).count} vectors, {told}"
+                told = ", ".join(filter(None, [f"{read_embedding(file).count} vectors", told]))
             self.place.published(file, preview, told)
             self.published += 1
 
@@ -338,12 +338,17 @@ class Workshop:
     def use(self, group: str, name: str, values: Mapping[str, Any]) -> Answer:
         """Let a tool work on the files in this program's folders. Raises BadInput."""
         tool = find_tool(group, name)
-        settings = in_folders(build(tool.settings, values), self.place.folders())
-        context = Context(self.place.interrupted, lambda _done, _of: None, lambda: self.place.turn(0))
+        place, folders = self.place, self.place.folders()
+        settings = in_folders(build(tool.settings, values), folders)
+        context = Context(
+            place.interrupted, lambda _done, _of: None, lambda: place.turn(0), place.look, folders
+        )
         answer = tool.run(settings, context)
-        for file in answer.written:
-            if file.suffix.lower() in SUFFIXES and file.is_relative_to(self.place.folders().embeddings):
-                self._announce({Product(file.stem, "embedding"): file}, None, answer.sentence)
+        for file in whole_files(answer.written):
+            if file.suffix.lower() in SUFFIXES and file.is_relative_to(folders.embeddings):
+                self._announce({Product(file.stem, "embedding"): file}, None, _origin(read_embedding(file)))
+            elif file.suffix.lower() in SUFFIXES and file.is_relative_to(folders.networks):
+                self._announce({Product(file.stem, "network"): file}, None, f"by {group} {name}")
         return answer
 
     def files(self, kind: str) -> list[str] | None:
@@ -374,6 +379,13 @@ def _told_of(file: Path) -> list[dict[str, Any]]:
         {"name": e.name, "family": e.family, "vectors": e.count, "step": e.step, "negative": e.is_negative}
         for e in found
     ]
+
+
+def _origin(embedding: Embedding) -> str:
+    """What an embedding says of where it comes from."""
+    steps = "" if embedding.step is None else f"{embedding.step} steps"
+    on = f"on {embedding.metadata['base_model']}" if "base_model" in embedding.metadata else ""
+    return ", ".join(filter(None, [f"{steps} {on}".strip(), embedding.metadata.get("made_by", "")]))
 
 
 def _settings(values: Mapping[str, Any]) -> JobSettings:

@@ -6,16 +6,16 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
 from typing import Any
 
 from tqdm import tqdm
 
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.settings import Option, build, options_of
-from lib_ti.hosts.base import Host
 from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.jobs import folders_under
 from lib_ti.tools.registry import GROUPS, tools_of
 from lib_ti.tools.tool import Context, Tool
 
@@ -51,7 +51,10 @@ def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any
     given = {name: _joined(getattr(args, name)) for name in options_of(tool.settings) if hasattr(args, name)}
     settings: Any = build(tool.settings, given)
     with _bar() as progress:
-        answer = tool.run(settings, Context(stopped, progress, partial(_turn, args)))
+        look = cache(lambda: StandaloneHost.load(args.model, args.device, 1))
+        answer = tool.run(
+            settings, Context(stopped, progress, lambda: nullcontext(look()), look, folders_under(args.data))
+        )
     print(answer.sentence, file=sys.stderr)
     if answer.told and not args.json:
         print(json.dumps(answer.told, indent=2, ensure_ascii=False))
@@ -60,11 +63,6 @@ def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any
 
 def _joined(value: Any) -> Any:
     return "\n".join(value) if isinstance(value, list) else value
-
-
-@contextmanager
-def _turn(args: argparse.Namespace) -> Iterator[Host]:
-    yield StandaloneHost.load(args.model, args.device, 1)
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class Context:
     stopped: Callable[[], bool]
     progress: Callable[[int, int], None]  # how many are done, of how many
     turn: Callable[[], AbstractContextManager[Host]]  # holds the model; raises BadInput where there is none
+    look: Callable[[], Host]  # the model for what only reads it, also while others use it; raises BadInput
+    folders: Folders  # where names that stand inside a setting's text are looked up
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def list_files(kind: str, folders: Folders) -> list[str] | None:
 def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
     return {
         "embedding": lambda: files_inside(folders.embeddings, EMBEDDINGS),
+        "foreign-embedding": lambda: files_inside(folders.inbox, EMBEDDINGS),
         "network": lambda: files_inside(folders.networks, NETWORKS),
         "card": lambda: files_inside(folders.cards, CARDS),
         "dataset": lambda: folders_inside(folders.datasets),
@@ -105,7 +108,7 @@ def _find(kind: str, name: str, folders: Folders) -> Path:
         return local_path(name)
     listings = _listings(folders)
     if kind in listings:
-        return find_named(name, listings[kind](), f"{kind}s")
+        return find_named(name, listings[kind](), f"{kind.replace('-', ' ')}s")
     roots = {
         "new-embedding": folders.embeddings,
         "new-network": folders.networks,
