@@ -57,37 +57,42 @@ class Point:
 
 @dataclass(frozen=True)
 class Course:
-    """A recipe's jobs on one concept, the shortest first."""
+    """(image passes, ratio) of a recipe's jobs, the shortest first."""
 
-    points: Sequence[Point]
+    jobs: Sequence[tuple[float, float]]
+
+    @classmethod
+    def mean(cls, courses: Sequence[Course]) -> Course:
+        """Of jobs of the same lengths on several concepts."""
+        passes, ratios = np.mean([course.jobs for course in courses], axis=0).T
+        return cls(list(zip(passes.tolist(), ratios.tolist(), strict=True)))
 
     @property
     def first(self) -> float | None:
         """Image passes of the shortest job that comes to ``REACH``; None: none does."""
-        good = [point.ratio() >= REACH for point in self.points]
+        good = [ratio >= REACH for _, ratio in self.jobs]
         return self._crossing(good.index(True)) if any(good) else None
 
     @property
     def for_good(self) -> float | None:
         """The same of the shortest job from which on every longer one does, too."""
-        poor = [i for i, point in enumerate(self.points) if point.ratio() < REACH]
+        poor = [i for i, (_, ratio) in enumerate(self.jobs) if ratio < REACH]
         place = poor[-1] + 1 if poor else 0
-        return self._crossing(place) if place < len(self.points) else None
+        return self._crossing(place) if place < len(self.jobs) else None
 
     def _crossing(self, place: int) -> float:
-        """Between that point and the one before it, linear in the logarithm of the passes."""
-        here = self.points[place]
+        """Between that job and the one before it, linear in the logarithm of the passes."""
+        passes, ratio = self.jobs[place]
         if place == 0:
-            return here.passes
-        before = self.points[place - 1]
-        share = (REACH - before.ratio()) / (here.ratio() - before.ratio())
-        return before.passes * (here.passes / before.passes) ** share
+            return passes
+        before, poor = self.jobs[place - 1]
+        return before * (passes / before) ** ((REACH - poor) / (ratio - poor))
 
     def as_json(self) -> dict[str, Any]:
         return {
             "first": _rounded(self.first),
             "for_good": _rounded(self.for_good),
-            "course": [[round(point.passes), round(point.ratio(), 4)] for point in self.points],
+            "jobs": [[round(passes), round(ratio, 4)] for passes, ratio in self.jobs],
         }
 
 
@@ -101,7 +106,7 @@ class ConceptCost:
 
     def ratio(self, measure: str) -> float:
         """Ours over theirs, "first" or "for_good"; what never comes there costs the longest job."""
-        cost = [getattr(course, measure) or course.points[-1].passes for course in (self.ours, self.webui)]
+        cost = [getattr(course, measure) or course.jobs[-1][0] for course in (self.ours, self.webui)]
         return cost[0] / cost[1]
 
     def as_json(self) -> dict[str, Any]:
@@ -166,14 +171,15 @@ def teach(host: Host, judge: Judge, exam: Exam, folder: Path, stopped: Callable[
 def _course_of_jobs(lesson: Lesson, settings: JobSettings, lengths: Sequence[int]) -> Course:
     """A job of each length, in image passes, as near as its steps come to it."""
     a_step = settings.batch_size * settings.accumulation * unet_passes(settings)
-    points = []
+    jobs = []
     for length in lengths:
         job = replace(settings, steps=max(1, round(length / a_step)))
         outcome = lesson.train(job)
         if lesson.stopped():
             break
-        points.append(lesson.point(job, job.steps, outcome.files))
-    return Course(points)
+        point = lesson.point(job, job.steps, outcome.files)
+        jobs.append((point.passes, point.ratio()))
+    return Course(jobs)
 
 
 def _course_of_copies(lesson: Lesson, settings: JobSettings, lengths: Sequence[int]) -> Course:
@@ -181,12 +187,13 @@ def _course_of_copies(lesson: Lesson, settings: JobSettings, lengths: Sequence[i
     every = math.gcd(*lengths)
     job = replace(settings, steps=max(lengths), copy_every=every)
     outcome, products = lesson.train(job), kind_of(job).products(job)
-    points = []
+    jobs = []
     for length in lengths:
         if lesson.stopped():
             break
-        points.append(lesson.point(job, length, copies_of(outcome.job, products, length)))
-    return Course(points)
+        point = lesson.point(job, length, copies_of(outcome.job, products, length))
+        jobs.append((point.passes, point.ratio()))
+    return Course(jobs)
 
 
 def bench_cost(
@@ -221,8 +228,14 @@ def bench_cost(
 
 
 def _summary(results: Sequence[ConceptCost]) -> dict[str, Any]:
-    """The geometric means of the ratios, and who never came there."""
+    """The geometric means of the ratios, and who never came there; and the mean course of all concepts, in
+    which the chance of single pictures averages out."""
     told: dict[str, Any] = {}
+    if results:
+        told["mean"] = {
+            "recipe": Course.mean([result.ours for result in results]).as_json(),
+            "webui": Course.mean([result.webui for result in results]).as_json(),
+        }
     for measure in ("first", "for_good") if results else ():
         logs = [math.log(result.ratio(measure)) for result in results]
         told[measure] = {

@@ -20,8 +20,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK_ENDING = "_att"  # of a file that weighs the parts of the picture it is named after
 # Pillow reads dozens of formats; each is a parser that a stranger's file could attack.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-# Below Pillow's own limit, which hosts lift. It keeps 4 bytes of each.
-MAX_PIXELS = 62_000_000
+# Below Pillow's own limit, which hosts lift. It keeps 4 bytes of each, twice while a picture is turned.
+MAX_PIXELS = 1 << 25
 MAX_FILE = 256 << 20  # bytes
 _ORIENTATION = 0x0112  # of EXIF; from 5 on width and height change places
 # What damaged files were seen to raise in Pillow 9.5 and 13; it has no error of its own for them.
@@ -84,17 +84,29 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     checked_size(path, MAX_FILE)
     try:
         with Image.open(path, formats=FORMATS) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise BadInput(
-                    f"{path} has {file.width} x {file.height} pixels, at most {MAX_PIXELS:,} are read; "
-                    "save a smaller copy of it."
-                )
+            _limit_pixels(file, path)
             yield file
     except _DAMAGE as error:
         raise BadInput(
             f"{path} cannot be read as a PNG, JPEG, WEBP or BMP image ({error}); "
             "save it again from an image editor, or take it out of the folder."
         ) from error
+
+
+def _limit_pixels(file: Image.Image, path: Path) -> None:
+    """Large photos, as JPEG, are read at half their size or less. Raises BadInput for other pictures."""
+    width, height = file.size
+    if width * height <= MAX_PIXELS:
+        return
+    # A progressive one takes the memory of all its pixels, however few are wanted.
+    shrinks = (2, 4, 8) if file.format == "JPEG" and "progressive" not in file.info else ()
+    for shrink in shrinks:
+        if width * height <= MAX_PIXELS * shrink**2:
+            file.draft(None, (max(1, width // shrink), max(1, height // shrink)))
+            return
+    raise BadInput(
+        f"{path} has {width} x {height} pixels, at most {MAX_PIXELS:,} are read; save a smaller copy of it."
+    )
 
 
 def upright_size(path: Path) -> tuple[int, int]:

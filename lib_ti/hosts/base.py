@@ -168,6 +168,11 @@ class Folders:
     datasets: Path  # a folder of pictures and captions each, made by tools
     cards: Path
 
+    @property
+    def inbox(self) -> Path:
+        """Where a stranger's files wait: no program reads what lies there by itself."""
+        return self.cards.parent / "inbox"
+
 
 class Place(Protocol):
     """A program that lends its model to one job at a time, as a workshop sees it."""

@@ -8,6 +8,7 @@ from lib_ti.tools import (
     choosing,
     describing,
     embedding_files,
+    embedding_import,
     embedding_vectors,
     embeddings,
     images,
@@ -19,6 +20,7 @@ from lib_ti.tools.tool import Tool
 GROUPS = {"embedding": "Embeddings", "images": "Data sets"}
 TOOLS: tuple[Tool, ...] = (
     *embeddings.TOOLS,
+    *embedding_import.TOOLS,
     *embedding_files.TOOLS,
     *embedding_vectors.TOOLS,
     *images.TOOLS,

@@ -97,6 +97,7 @@ def list_files(kind: str, folders: Folders) -> list[str] | None:
 def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
     return {
         "embedding": lambda: files_inside(folders.embeddings, EMBEDDINGS),
+        "foreign-embedding": lambda: files_inside(folders.inbox, EMBEDDINGS),
         "network": lambda: files_inside(folders.networks, NETWORKS),
         "card": lambda: files_inside(folders.cards, CARDS),
         "dataset": lambda: folders_inside(folders.datasets),
@@ -108,7 +109,7 @@ def _find(kind: str, name: str, folders: Folders) -> Path:
         return folders_inside(folders.datasets).get(name) or local_path(name)
     listings = _listings(folders)
     if kind in listings:
-        return find_named(name, listings[kind](), f"{kind}s")
+        return find_named(name, listings[kind](), f"{kind.replace('-', ' ')}s")
     roots = {
         "new-embedding": folders.embeddings,
         "new-network": folders.networks,

@@ -7,45 +7,42 @@ from pathlib import Path
 
 import pytest
 
-from lib_ti.bench.cost import ConceptCost, Course, Point, unet_passes
-from lib_ti.bench.quality import Scores
+from lib_ti.bench.cost import ConceptCost, Course, unet_passes
 from lib_ti.cli import main
 from lib_ti.methods.registry import read_settings
 from lib_ti.tinyworld.concepts import parse_concept
 
-PICTURES = 20
 
-
-def point(passes: float, right: int) -> Point:
-    """``right`` of 20 pictures of each kind, where the model's own words have all."""
-    scores = Scores([i < right for i in range(PICTURES)], [True] * PICTURES)
-    return Point(passes, scores, scores)
-
-
-def course(*rights: int) -> Course:
+def course(*ratios: float) -> Course:
     """Jobs of 100, 200, 400, ... passes."""
-    return Course([point(100 * 2**i, right) for i, right in enumerate(rights)])
+    return Course([(100 * 2**i, ratio) for i, ratio in enumerate(ratios)])
 
 
 def test_the_length_is_read_off_between_two_jobs() -> None:
     # 0.8 at 200 passes and 1.0 at 400: 0.9 is half-way, on a scale on which a step doubles.
-    assert course(2, 16, 20, 20).first == pytest.approx(200 * 2**0.5)
-    assert course(2, 16, 20, 20).for_good == pytest.approx(200 * 2**0.5)
+    assert course(0.1, 0.8, 1, 1).first == pytest.approx(200 * 2**0.5)
+    assert course(0.1, 0.8, 1, 1).for_good == pytest.approx(200 * 2**0.5)
 
 
 def test_what_falls_again_was_not_reached_for_good() -> None:
-    fell = course(2, 20, 10, 20)
+    fell = course(0.1, 1, 0.5, 1)
     assert fell.first == pytest.approx(100 * 2 ** (0.8 / 0.9))
     assert fell.for_good == pytest.approx(400 * 2 ** (0.4 / 0.5))
-    assert course(2, 20, 10).for_good is None
-    assert course(2, 4, 10).first is None
-    assert course(20, 20).first == course(20, 20).for_good == 100
+    assert course(0.1, 1, 0.5).for_good is None
+    assert course(0.1, 0.2, 0.5).first is None
+    assert course(1, 1).first == course(1, 1).for_good == 100
 
 
 def test_what_never_comes_there_costs_the_longest_job() -> None:
     star = parse_concept("star")
-    assert ConceptCost(star, course(20, 20), course(2, 4)).ratio("first") == pytest.approx(100 / 200)
-    assert ConceptCost(star, course(2, 4), course(20, 4)).ratio("for_good") == 1
+    assert ConceptCost(star, course(1, 1), course(0.1, 0.2)).ratio("first") == pytest.approx(100 / 200)
+    assert ConceptCost(star, course(0.1, 0.2), course(1, 0.2)).ratio("for_good") == 1
+
+
+def test_the_mean_course_is_read_off_like_any_other() -> None:
+    mean = Course.mean([course(0.2, 1.0, 0.8), course(0.4, 0.6, 1.2)])
+    assert mean.jobs == [(100, pytest.approx(0.3)), (200, pytest.approx(0.8)), (400, pytest.approx(1.0))]
+    assert mean.first == pytest.approx(200 * 2**0.5)
 
 
 def test_guidance_in_the_loss_takes_the_unet_twice() -> None:
@@ -79,7 +76,7 @@ def test_cost_through_the_command_line(
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     (star,) = told["concepts"]
     for recipe in ("recipe", "webui"):
-        assert [passes for passes, _ in star[recipe]["course"]] == [4, 8]
+        assert [passes for passes, _ in star[recipe]["jobs"]] == [4, 8]
     assert (
         told["first"]["not_reached"].keys() == told["for_good"]["not_reached"].keys() == {"recipe", "webui"}
     )
