@@ -289,7 +289,11 @@ def test_mix(workshop: Workshop, folder: Path, place: StandalonePlace) -> None:
     cat, pair = vectors(folder, "zqx-cat.safetensors"), vectors(folder, "zqx-pair.safetensors")
     expected = 0.5 * cat + 0.5 * pair - rows(place, "red", "star")
     assert torch.allclose(vectors(folder, "mixed.safetensors"), expected, atol=1e-6)
-    assert told["made by"] == '0.5*zqx-cat + 0.5*zqx-pair - "red star"'
+    assert told["vectors"] == 2
+    assert (
+        read_embedding(folder / "mixed.safetensors").metadata["made_by"]
+        == '0.5*zqx-cat + 0.5*zqx-pair - "red star"'
+    )
     use(workshop, "mix", expression="'my dog', \"blue\"", to="listed")
     assert len(vectors(folder, "listed.safetensors")) == 4
     for expression, said in (
