@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +18,8 @@ from lib_ti import jobs
 from lib_ti.core.errors import BadInput, Interrupted, StudioError
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress, check_learning
+from lib_ti.core.names import local_path
+from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import SUFFIXES, Embedding, read_embedding, read_embeddings, whole_files
@@ -137,12 +139,9 @@ class Workshop:
     def suggest(self, values: Mapping[str, Any]) -> list[Suggestion]:
         """Words to start from, the likeliest first. Raises BadInput, also while a job has the model: nobody
         would wait that long for an answer."""
-        settings, folders = jobs.told_to_suggest(read_settings(values)), self.place.folders()
+        settings, folders = jobs.told_to_suggest(_from_outside(values)), self.place.folders()
         jobs.read_source(settings, folders)
-        current = self.current()
-        if current and self.status(current).running:
-            raise BadInput(f"job {current} uses the model; wait for it, or stop it.")
-        with self.place.turn(settings.clip_skip) as host:
+        with self._short_turn(settings.clip_skip) as host:
             return jobs.suggest(host, settings, folders=folders, say=log.info, stopped=self.place.interrupted)
 
     def train(self, values: Mapping[str, Any]) -> str:
@@ -338,9 +337,8 @@ class Workshop:
         tool = find_tool(group, name)
         place, folders = self.place, self.place.folders()
         settings = in_folders(build(tool.settings, values), folders)
-        context = Context(
-            place.interrupted, lambda _done, _of: None, lambda: place.turn(0), place.look, folders
-        )
+        stopped = pressed_from_now(place.interrupted)
+        context = Context(stopped, lambda _done, _of: None, lambda: self._short_turn(0), place.look, folders)
         answer = tool.run(settings, context)
         for file in whole_files(answer.written):
             if file.suffix.lower() in SUFFIXES and file.is_relative_to(folders.embeddings):
@@ -348,6 +346,15 @@ class Workshop:
             elif file.suffix.lower() in SUFFIXES and file.is_relative_to(folders.networks):
                 self._announce({Product(file.stem, "network"): file}, None, f"by {group} {name}")
         return answer
+
+    @contextmanager
+    def _short_turn(self, clip_skip: int) -> Iterator[Host]:
+        """For what somebody waits for. Raises BadInput while a job has the model: that would be too long."""
+        current = self.current()
+        if current and self.status(current).running:
+            raise BadInput(f"job {current} uses the model; wait for it, or stop it.")
+        with self.place.turn(clip_skip) as host:
+            yield host
 
     def files(self, kind: str) -> list[str] | None:
         """The names of what is there of a kind that settings name; None where any may be given."""
@@ -366,6 +373,20 @@ class Workshop:
 
     def _find(self, job: str) -> Job:
         return Job.open(self.place.folders().jobs, job)
+
+
+def pressed_from_now(interrupted: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether a program's button was pressed from now on: it may still tell of an earlier time, until a turn
+    begins."""
+    stale = interrupted()
+
+    def pressed() -> bool:
+        nonlocal stale
+        now = interrupted()
+        stale = stale and now
+        return now and not stale
+
+    return pressed
 
 
 def _told_of(file: Path) -> list[dict[str, Any]]:
@@ -387,9 +408,24 @@ def _origin(embedding: Embedding) -> str:
 
 
 def _settings(values: Mapping[str, Any]) -> JobSettings:
-    settings = read_settings(values)
+    settings = _from_outside(values)
     if not settings.name:
         raise BadInput("name: missing; give the new word, such as my-cat.")
+    return settings
+
+
+def _from_outside(values: Mapping[str, Any]) -> JobSettings:
+    """Settings that any web page may have sent: they can name what is read, and nothing to be written.
+    Raises BadInput."""
+    settings = read_settings(values)
+    for name in sorted(PRIVATE & as_dict(settings).keys()):
+        if getattr(settings, name):
+            local_path(getattr(settings, name))
+    if settings.make_reg and settings.reg_images:
+        raise BadInput(
+            "make-reg: pictures are drawn into a folder of the studio's own here; leave reg-images empty, or "
+            "draw them on the command line."
+        )
     return settings
 
 

@@ -20,6 +20,7 @@ T = TypeVar("T")
 FILES = (
     "embedding",
     "new-embedding",
+    "foreign-embedding",
     "network",
     "new-network",
     "pictures",

@@ -18,8 +18,9 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
+from lib_ti.formats.content import content_of
 from lib_ti.formats.pickle_machine import ParameterDict
-from lib_ti.formats.pickles import ZIP_MAGIC, read_torch_pickle, write_torch_pickle
+from lib_ti.formats.pickles import read_torch_pickle, write_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
@@ -207,15 +208,11 @@ def metadata_for(embedding: Embedding) -> dict[str, str]:
 
 def _read_content(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     """Key -> tensor or plain value, and the metadata of a safetensors file."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
-    if head[8:] == b"{":
+    kind, _ = content_of(path)
+    if kind == "safetensors":
         tensors, metadata = read_tensors(path)
         return dict(tensors), metadata
-    if not head.startswith((ZIP_MAGIC, b"\x80")):
+    if kind == "unknown":
         raise BadInput(f"{path.name} is neither a safetensors file nor a torch pickle, so no embedding file.")
     content = read_torch_pickle(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.names import files_inside, find_named, folders_inside, safe_name
+from lib_ti.core.names import files_inside, find_named, folders_inside, local_path, new_path
 from lib_ti.core.settings import options_of
 from lib_ti.formats.embedding import SUFFIXES as EMBEDDINGS
 from lib_ti.hosts.base import Folders, Host
@@ -59,6 +59,7 @@ class Tool:
     help: str  # what it does, in a line
     settings: type
     run: Callable[[Any, Context], Answer]
+    shows: bool = False  # its answer has pictures
 
 
 def each(text: str) -> list[str]:
@@ -96,6 +97,7 @@ def list_files(kind: str, folders: Folders) -> list[str] | None:
 def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
     return {
         "embedding": lambda: files_inside(folders.embeddings, EMBEDDINGS),
+        "foreign-embedding": lambda: files_inside(folders.inbox, EMBEDDINGS),
         "network": lambda: files_inside(folders.networks, NETWORKS),
         "card": lambda: files_inside(folders.cards, CARDS),
         "dataset": lambda: folders_inside(folders.datasets),
@@ -104,14 +106,14 @@ def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
 
 def _find(kind: str, name: str, folders: Folders) -> Path:
     if kind == "pictures":
-        return Path(name)
+        return folders_inside(folders.datasets).get(name) or local_path(name)
     listings = _listings(folders)
     if kind in listings:
-        return find_named(name, listings[kind](), f"{kind}s")
+        return find_named(name, listings[kind](), f"{kind.replace('-', ' ')}s")
     roots = {
         "new-embedding": folders.embeddings,
         "new-network": folders.networks,
         "new-card": folders.cards,
         "new-dataset": folders.datasets,
     }
-    return roots[kind] / safe_name(name)
+    return new_path(roots[kind], name)

@@ -12,6 +12,7 @@ from lib_ti.core.settings import Option, label_of, options_of
 from lib_ti.tools.registry import GROUPS, tools_of
 from lib_ti.tools.tool import Tool
 from lib_ti.ui.controls import make_control, values_of
+from lib_ti.ui.pictures import CaptionEditor
 from lib_ti.ui.view import error_html, said_html, told_html
 from lib_ti.workshop import Workshop
 
@@ -32,7 +33,10 @@ class ToolsTab:
                 groups.append(tab)
                 for tool in tools_of(group):
                     with gr.Tab(_title(tool), elem_id=f"ti_studio_tab_{tool.group}_{tool.name}"):
-                        self._build(tool)
+                        if (tool.group, tool.name) == ("images", "write-caption"):
+                            self._choosers.append(CaptionEditor(workshop).chooser)
+                        else:
+                            self._build(tool)
         # What was trained meanwhile, or one tool has written, the next one offers.
         choosers = [chooser for chooser, _ in self._choosers]
         for tab in groups:

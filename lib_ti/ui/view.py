@@ -13,6 +13,7 @@ from lib_ti.workshop import Status
 _CURVE = (600, 160)  # pixels
 _POINTS = 300  # of a drawn curve
 _FIRST_CURVE = 30  # steps; of fewer the running mean says nothing
+_TAGS = 100  # that are shown
 _SMOOTH = 0.05  # the running mean's share of each new loss
 _UNFOLDED = 8  # entries inside a result that are seen at once
 _LONG = 200  # characters of a value that are
@@ -92,6 +93,12 @@ def _pairs(told: Mapping[str, Any]) -> str:
         if value not in (None, "", [], {})
     )
     return f'<table class="ti-studio-told">{rows}</table>' if rows else ""
+
+
+def tags_html(tags: Mapping[str, int]) -> str:
+    """How often each tag occurs, the first hundred of them."""
+    shown = "".join(f"<span><b>{escape(tag)}</b> {count}</span>" for tag, count in list(tags.items())[:_TAGS])
+    return f'<div class="ti-studio-tags">{shown}</div>'
 
 
 def _value(value: Any) -> str:
