@@ -207,6 +207,10 @@ def test_rename_refuses_before_it_moves(workshop: Workshop, folder: Path) -> Non
     with pytest.raises(BadInput, match=r"b-neg\.safetensors exists"):
         use(workshop, "rename", file="zqx-pair", name="b")
     assert sorted(folder.iterdir()) == sorted([*before, folder / "b-neg.safetensors"])
+    with pytest.raises(BadInput, match="other capitals"):
+        use(workshop, "rename", file="my dog", name="ZQX-cat")
+    use(workshop, "rename", file="zqx-cat", name="ZQX-Cat")
+    assert read_embedding(folder / "ZQX-Cat.safetensors").metadata["trigger"] == "ZQX-Cat"
     use(workshop, "rename", file="my dog", name="my dog")  # becomes .safetensors
     assert not (folder / "my dog.pt").exists() and read_embedding(folder / "my dog.safetensors").step == 20
 
