@@ -147,6 +147,8 @@ def test_check_finds_doubles(workshop: Workshop, folder: Path) -> None:
 def test_check_reads_prompts(workshop: Workshop, folder: Path) -> None:
     assert "not in the prompt" in remedies(workshop, "zqx-cat", prompt="a red star")[0]
     assert remedies(workshop, "zqx-cat", prompt="a red zqx-cat, blue") == []
+    weighted = "(star:1.2) " * 36 + "<lora:star star star:0.8> (zqx-cat:1.3)"
+    assert remedies(workshop, "zqx-cat", prompt=weighted) == []
     wrong = remedies(workshop, "zqx-pair-neg", prompt="zqx-pair, zqx-pair-neg", negative_prompt="blue")
     assert "for the negative prompt, and stands in the prompt" in wrong[0]
     assert remedies(workshop, "zqx-pair-neg", prompt="zqx-pair", negative_prompt="zqx-pair-neg") == []
