@@ -58,10 +58,16 @@ class ToolsTab:
             with gr.Column(scale=5):
                 said = gr.HTML(elem_id=f"ti_studio_{prefix}_said")
                 pictures = gr.Gallery(
-                    visible=False, show_label=False, columns=4, elem_id=f"ti_studio_{prefix}_pictures"
+                    visible=False,
+                    show_label=False,
+                    columns=4,
+                    object_fit="contain",
+                    elem_id=f"ti_studio_{prefix}_pictures",
                 )
+                told = gr.HTML(elem_id=f"ti_studio_{prefix}_told")
+        shown = [said, pictures, told]
         self._clicked.append(
-            button.click(lambda *given: self._use(tool, given), controls, [said, pictures], queue=False)
+            button.click(lambda *given: self._use(tool, given), controls, shown, queue=False)
         )
 
     def _control(self, element: str, name: str, tool: Tool, default: Any, option: Option, plain: type) -> Any:
@@ -85,15 +91,15 @@ class ToolsTab:
     def _look_again(self) -> list[Any]:
         return [gr.update(choices=list(choices())) for _, choices in self._choosers]
 
-    def _use(self, tool: Tool, given: Sequence[Any]) -> tuple[str, Any]:
+    def _use(self, tool: Tool, given: Sequence[Any]) -> tuple[str, Any, str]:
         try:
             typed = ["\n".join(value) if isinstance(value, list) else value for value in given]
             values = values_of(tool.settings, list(options_of(tool.settings)), typed)
             answer = self.workshop.use(tool.group, tool.name, values)
         except StudioError as error:
-            return error_html(str(error)), gr.update(visible=False)
+            return error_html(str(error)), gr.update(visible=False), ""
         shown = gr.update(value=list(answer.pictures), visible=bool(answer.pictures))
-        return said_html(answer.sentence) + told_html(answer.told), shown
+        return said_html(answer.sentence), shown, told_html(answer.told)
 
 
 def _title(tool: Tool) -> str:
