@@ -6,6 +6,7 @@ A job lives here and not in a browser: closing or reloading the page does nothin
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from PIL import Image
 
 from lib_ti import jobs
 from lib_ti.core.errors import BadInput, Interrupted, StudioError
@@ -336,12 +339,16 @@ class Workshop:
     def use(self, group: str, name: str, values: Mapping[str, Any]) -> Answer:
         """Let a tool work on the files in this program's folders. Raises BadInput."""
         tool = find_tool(group, name)
-        settings = in_folders(build(tool.settings, values), self.place.folders())
-        context = Context(self.place.interrupted, lambda _done, _of: None, lambda: self.place.turn(0))
+        folders = self.place.folders()
+        settings = in_folders(build(tool.settings, values), folders)
+        context = Context(
+            self.place.interrupted, lambda _done, _of: None, lambda: self.place.turn(0), folders
+        )
         answer = tool.run(settings, context)
-        for file in answer.written:
-            if file.suffix.lower() in SUFFIXES and file.is_relative_to(self.place.folders().embeddings):
-                self._announce({Product(file.stem, "embedding"): file}, None, answer.sentence)
+        with _as_file(answer.preview) as preview:
+            for file in answer.written:
+                if file.suffix.lower() in SUFFIXES and file.is_relative_to(folders.embeddings):
+                    self._announce({Product(file.stem, "embedding"): file}, preview, answer.sentence)
         return answer
 
     def files(self, kind: str) -> list[str] | None:
@@ -383,6 +390,18 @@ def _settings(values: Mapping[str, Any]) -> JobSettings:
 
 def _names(settings: JobSettings) -> set[str]:
     return {product.name.lower() for product in kind_of(settings).products(settings)}
+
+
+@contextmanager
+def _as_file(picture: Image.Image | None) -> Iterator[Path | None]:
+    """Hosts take a preview from a file."""
+    if picture is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "preview.png")
+        picture.save(file)
+        yield file
 
 
 @contextmanager

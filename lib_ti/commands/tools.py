@@ -16,6 +16,7 @@ from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.settings import Option, build, options_of
 from lib_ti.hosts.base import Host
 from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.jobs import folders_under
 from lib_ti.tools.registry import GROUPS, tools_of
 from lib_ti.tools.tool import Context, Tool
 
@@ -51,7 +52,8 @@ def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any
     given = {name: _joined(getattr(args, name)) for name in options_of(tool.settings) if hasattr(args, name)}
     settings: Any = build(tool.settings, given)
     with _bar() as progress:
-        answer = tool.run(settings, Context(stopped, progress, partial(_turn, args)))
+        context = Context(stopped, progress, partial(_turn, args), folders_under(args.data))
+        answer = tool.run(settings, context)
     print(answer.sentence, file=sys.stderr)
     if answer.told and not args.json:
         print(json.dumps(answer.told, indent=2, ensure_ascii=False))

@@ -22,6 +22,7 @@ from lib_ti.hosts.base import Folders, Host
 from lib_ti.networks.files import SUFFIXES as NETWORKS
 
 CARDS = frozenset({".png"})
+DATA_URL = "data:image/png;base64,"  # before a card that is given itself, and not by its name
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Context:
     stopped: Callable[[], bool]
     progress: Callable[[int, int], None]  # how many are done, of how many
     turn: Callable[[], AbstractContextManager[Host]]  # holds the model; raises BadInput where there is none
+    folders: Folders  # where files go whose place is not said
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Answer:
     written: tuple[Path, ...] = ()
     pictures: tuple[tuple[Image.Image, str], ...] = ()  # to look at, each with its caption
     stopped: bool = False  # before all was done
+    preview: Image.Image | None = None  # what hosts show for an embedding or a network that was written
 
     def as_json(self) -> dict[str, Any]:
         """Without the pictures."""
@@ -78,10 +81,8 @@ def in_folders(settings: Any, folders: Folders) -> Any:
     for name, (_, option, _) in options_of(type(settings)).items():
         given = getattr(settings, name)
         if option.file and given:
-            paths = [
-                str(_find(option.file, one, folders)) for one in (each(given) if option.several else [given])
-            ]
-            found[name] = "\n".join(paths)
+            names = each(given) if option.several else [given]
+            found[name] = "\n".join(_find(option.file, one, folders) for one in names)
     return replace(settings, **found)
 
 
@@ -100,16 +101,16 @@ def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
     }
 
 
-def _find(kind: str, name: str, folders: Folders) -> Path:
-    if kind == "pictures":
-        return Path(name)
+def _find(kind: str, name: str, folders: Folders) -> str:
+    if kind == "pictures" or (kind == "card" and name.startswith(DATA_URL)):
+        return name
     listings = _listings(folders)
     if kind in listings:
-        return find_named(name, listings[kind](), f"{kind}s")
+        return str(find_named(name, listings[kind](), f"{kind}s"))
     roots = {
         "new-embedding": folders.embeddings,
         "new-network": folders.networks,
         "new-card": folders.cards,
         "new-dataset": folders.datasets,
     }
-    return roots[kind] / safe_name(name)
+    return str(roots[kind] / safe_name(name))
