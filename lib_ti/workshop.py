@@ -21,6 +21,7 @@ from lib_ti import jobs
 from lib_ti.core.errors import BadInput, Interrupted, StudioError
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress, check_learning
+from lib_ti.core.names import files_inside
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, read_embeddings
@@ -31,7 +32,7 @@ from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.suggest import Suggestion
 from lib_ti.methods.trained_words import find_words, list_words
 from lib_ti.tools.registry import find_tool
-from lib_ti.tools.tool import Answer, Context, in_folders, list_files
+from lib_ti.tools.tool import CARDS, Answer, Context, in_folders, list_files
 
 log = logging.getLogger(__name__)
 
@@ -354,6 +355,11 @@ class Workshop:
     def files(self, kind: str) -> list[str] | None:
         """The names of what is there of a kind that settings name; None where any may be given."""
         return list_files(kind, self.place.folders())
+
+    def cards(self) -> list[Path]:
+        """One's own, the latest first."""
+        found = files_inside(self.place.folders().cards, CARDS).values()
+        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
     def words(self) -> list[str]:
         """The words that lie in the embeddings folder, a pair by the one for the prompt."""

@@ -11,9 +11,13 @@ from lib_ti.core.errors import StudioError
 from lib_ti.core.settings import options_of
 from lib_ti.tools.registry import GROUPS, tools_of
 from lib_ti.tools.tool import Tool
+from lib_ti.ui.cards import Cards
 from lib_ti.ui.controls import make_control, values_of
 from lib_ti.ui.view import error_html, said_html, told_html
 from lib_ti.workshop import Workshop
+
+# What a group has besides, above the forms.
+PARTS: dict[str, Callable[[Workshop], Any]] = {"card": Cards}
 
 
 class ToolsTab:
@@ -23,6 +27,8 @@ class ToolsTab:
         self.workshop = workshop
         for group, title in GROUPS.items():
             with gr.Tab(title, elem_id=f"ti_studio_tools_{group}"):
+                if group in PARTS:
+                    PARTS[group](workshop)
                 for tool in tools_of(group):
                     self._build(tool)
 
