@@ -7,8 +7,7 @@ from typing import Any
 import gradio as gr
 
 from lib_ti.core.errors import StudioError
-from lib_ti.tools.tool import Answer
-from lib_ti.ui.view import error_html, said_html, told_html
+from lib_ti.ui.view import error_html, said_html, told_html, words_html
 from lib_ti.workshop import Workshop
 
 # The page's script reads the file that is dropped here and hands it over as text: gradio's own inputs would
@@ -50,19 +49,17 @@ class Cards:
             answer = self.workshop.use("card", "look", {"card": card})
         except StudioError as error:
             return error_html(str(error)), gr.update(visible=False), gr.update()
-        return _shown(answer), gr.update(visible=True), answer.told["suggested_name"]
+        shown = said_html(answer.sentence) + told_html(answer.told)
+        return shown, gr.update(visible=True), answer.told["suggested_name"]
 
     def _add(self, card: str, name: str) -> tuple[str, Any]:
         try:
             answer = self.workshop.use("card", "import", {"card": card, "name": name.strip()})
         except StudioError as error:
             return error_html(str(error)), gr.update()
-        return _shown(answer), gr.update(visible=False)
+        words = words_html(self.workshop.find_words(answer.told["words"][0]))
+        return said_html(answer.sentence) + words, gr.update(visible=False)
 
     def _cards(self) -> list[tuple[str, str]]:
         """The files themselves, so that what is dragged out is the card to the byte."""
         return [(str(path), path.stem) for path in self.workshop.cards()]
-
-
-def _shown(answer: Answer) -> str:
-    return said_html(answer.sentence) + told_html(answer.told)
