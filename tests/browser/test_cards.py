@@ -57,21 +57,21 @@ def test_drop_a_card_own_its_word_and_use_it(page: Page, webui: WebUI, card: Pat
     plain = io.BytesIO()
     Image.new("RGB", (64, 64), "white").save(plain, format="PNG")
     drop(page, "plain.png", plain.getvalue())
-    expect(page.locator(SAID)).to_contain_text("without an embedding", timeout=PATIENCE)
+    expect(page.locator(SAID).first).to_contain_text("without an embedding", timeout=PATIENCE)
     expect(page.locator("#ti_studio_card_add")).to_be_hidden()
 
     drop(page, "found.png", card.read_bytes())
-    expect(page.locator(SAID)).to_contain_text(
+    expect(page.locator(SAID).first).to_contain_text(
         "zqxdropped, 2 vectors for SD 1.x, trained 12 steps on tinyworld", timeout=PATIENCE
     )
     expect(box(page, "card_name")).to_have_value("zqxdropped")
     assert "zqxdropped" not in webui.call("/sdapi/v1/embeddings")["loaded"]  # nobody has said so yet
     box(page, "card_name").fill("con")
     page.click("#ti_studio_card_add")
-    expect(page.locator(SAID)).to_contain_text("'con-word' is free", timeout=PATIENCE)
+    expect(page.locator(SAID).first).to_contain_text("'con-word' is free", timeout=PATIENCE)
     box(page, "card_name").fill("zqxowned")
     page.click("#ti_studio_card_add")
-    expect(page.locator(SAID)).to_contain_text("You own zqxowned now", timeout=PATIENCE)
+    expect(page.locator(SAID).first).to_contain_text("You own zqxowned now", timeout=PATIENCE)
 
     page.get_by_role("button", name="Write it into txt2img").last.click()
     page.click('#tabs > .tab-nav > button:text-is("Train")')
@@ -83,7 +83,7 @@ def test_drop_a_card_own_its_word_and_use_it(page: Page, webui: WebUI, card: Pat
     assert base64.b64decode(page.evaluate(FETCH, picture.element_handle())) == card.read_bytes()
     # Dragged back to where cards are dropped it is a card.
     picture.drag_to(page.locator(".ti-studio-drop"))
-    expect(page.locator(SAID)).to_contain_text("Import it as zqxdropped", timeout=PATIENCE)
+    expect(page.locator(SAID).first).to_contain_text("Import it as zqxdropped", timeout=PATIENCE)
 
     page.click('#tabs > .tab-nav > button:text-is("txt2img")')
     expect(prompt_box(page, "txt2img_prompt")).to_have_value("zqxowned")
