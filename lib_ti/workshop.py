@@ -21,10 +21,11 @@ from lib_ti import jobs
 from lib_ti.core.errors import BadInput, Interrupted, StudioError
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress, check_learning
-from lib_ti.core.names import files_inside
+from lib_ti.core.names import files_inside, local_path
+from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.templates import list_templates
-from lib_ti.formats.embedding import SUFFIXES, read_embedding, read_embeddings
+from lib_ti.formats.embedding import SUFFIXES, Embedding, read_embedding, read_embeddings, whole_files
 from lib_ti.hosts.base import Host, Place
 from lib_ti.job_run import Drawn, Event, Message, Outcome, saved_steps, told_files
 from lib_ti.methods.kind import ROLES, JobSettings, Product, Words
@@ -141,7 +142,7 @@ class Workshop:
     def suggest(self, values: Mapping[str, Any]) -> list[Suggestion]:
         """Words to start from, the likeliest first. Raises BadInput, also while a job has the model: nobody
         would wait that long for an answer."""
-        settings, folders = jobs.told_to_suggest(read_settings(values)), self.place.folders()
+        settings, folders = jobs.told_to_suggest(_from_outside(values)), self.place.folders()
         jobs.read_source(settings, folders)
         current = self.current()
         if current and self.status(current).running:
@@ -242,7 +243,7 @@ class Workshop:
             if product.role == "negative_embedding":
                 told = f"for the negative prompt, {told}"
             if product.is_embedding:
-                told = f"{read_embedding(file).count} vectors, {told}"
+                told = ", ".join(filter(None, [f"{read_embedding(file).count} vectors", told]))
             self.place.published(file, preview, told)
             self.published += 1
 
@@ -340,16 +341,21 @@ class Workshop:
     def use(self, group: str, name: str, values: Mapping[str, Any]) -> Answer:
         """Let a tool work on the files in this program's folders. Raises BadInput."""
         tool = find_tool(group, name)
-        folders = self.place.folders()
+        place, folders = self.place, self.place.folders()
         settings = in_folders(build(tool.settings, values), folders)
         context = Context(
-            self.place.interrupted, lambda _done, _of: None, lambda: self.place.turn(0), folders
+            place.interrupted, lambda _done, _of: None, lambda: place.turn(0), place.look, folders
         )
         answer = tool.run(settings, context)
         with _as_file(answer.preview) as preview:
-            for file in answer.written:
-                if file.suffix.lower() in SUFFIXES and file.is_relative_to(folders.embeddings):
-                    self._announce({Product(file.stem, "embedding"): file}, preview, answer.sentence)
+            for file in whole_files(answer.written):
+                if file.suffix.lower() not in SUFFIXES:
+                    continue
+                if file.is_relative_to(folders.embeddings):
+                    told = _origin(read_embedding(file))
+                    self._announce({Product(file.stem, "embedding"): file}, preview, told)
+                elif file.is_relative_to(folders.networks):
+                    self._announce({Product(file.stem, "network"): file}, preview, f"by {group} {name}")
         return answer
 
     def files(self, kind: str) -> list[str] | None:
@@ -387,10 +393,32 @@ def _told_of(file: Path) -> list[dict[str, Any]]:
     ]
 
 
+def _origin(embedding: Embedding) -> str:
+    """What an embedding says of where it comes from."""
+    steps = "" if embedding.step is None else f"{embedding.step} steps"
+    on = f"on {embedding.metadata['base_model']}" if "base_model" in embedding.metadata else ""
+    return ", ".join(filter(None, [f"{steps} {on}".strip(), embedding.metadata.get("made_by", "")]))
+
+
 def _settings(values: Mapping[str, Any]) -> JobSettings:
-    settings = read_settings(values)
+    settings = _from_outside(values)
     if not settings.name:
         raise BadInput("name: missing; give the new word, such as my-cat.")
+    return settings
+
+
+def _from_outside(values: Mapping[str, Any]) -> JobSettings:
+    """Settings that any web page may have sent: they can name what is read, and nothing to be written.
+    Raises BadInput."""
+    settings = read_settings(values)
+    for name in sorted(PRIVATE & as_dict(settings).keys()):
+        if getattr(settings, name):
+            local_path(getattr(settings, name))
+    if settings.make_reg and settings.reg_images:
+        raise BadInput(
+            "make-reg: pictures are drawn into a folder of the studio's own here; leave reg-images empty, or "
+            "draw them on the command line."
+        )
     return settings
 
 

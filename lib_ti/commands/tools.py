@@ -6,15 +6,14 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
 from typing import Any
 
 from tqdm import tqdm
 
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.settings import Option, build, options_of
-from lib_ti.hosts.base import Host
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under
 from lib_ti.tools.registry import GROUPS, tools_of
@@ -52,8 +51,10 @@ def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any
     given = {name: _joined(getattr(args, name)) for name in options_of(tool.settings) if hasattr(args, name)}
     settings: Any = build(tool.settings, given)
     with _bar() as progress:
-        context = Context(stopped, progress, partial(_turn, args), folders_under(args.data))
-        answer = tool.run(settings, context)
+        look = cache(lambda: StandaloneHost.load(args.model, args.device, 1))
+        answer = tool.run(
+            settings, Context(stopped, progress, lambda: nullcontext(look()), look, folders_under(args.data))
+        )
     print(answer.sentence, file=sys.stderr)
     if answer.told and not args.json:
         print(json.dumps(answer.told, indent=2, ensure_ascii=False))
@@ -62,11 +63,6 @@ def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any
 
 def _joined(value: Any) -> Any:
     return "\n".join(value) if isinstance(value, list) else value
-
-
-@contextmanager
-def _turn(args: argparse.Namespace) -> Iterator[Host]:
-    yield StandaloneHost.load(args.model, args.device, 1)
 
 
 @contextmanager

@@ -1,11 +1,17 @@
-"""Writing files so that a reader never meets half of one."""
+"""Writing files so that a reader never meets half of one; reading those that strangers made."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from lib_ti.core.errors import BadInput
+
+MAX_TEXT = 1 << 20  # bytes of a caption, a template, a data set file
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -34,3 +40,37 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """``text`` as UTF-8, whole or not at all."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def checked_size(path: Path, most: int | None = None) -> int:
+    """Bytes of the file at ``path``. Raises BadInput where there is none, where it has more than ``most``,
+    and where it is no file: a pipe keeps its reader waiting, and a device never ends."""
+    try:
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:  # a name with a zero byte
+        raise BadInput(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    if not path.is_file():
+        raise BadInput(f"{path} cannot be read: it is no file.")
+    if most is not None and size > most:
+        raise BadInput(f"{path} has {size} bytes; at most {most} are read.")
+    return size
+
+
+def read_text(path: Path, most: int = MAX_TEXT) -> str:
+    """A user's UTF-8 file, with or without a byte order mark. Raises BadInput, also for more than ``most``
+    bytes."""
+    checked_size(path, most)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); check that it is there.") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says. Raises ValueError, also for what is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

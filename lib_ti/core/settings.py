@@ -126,7 +126,8 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
     for name, (field, option_, plain) in known.items():
         checked[name] = _check(name, values.get(name, field.default), option_, plain)
         if option_.needed and checked[name] == "":
-            raise BadInput(f"{name.replace('_', '-')}: missing; {option_.help}.")
+            told = option_.help[:1].lower() + option_.help[1:].removesuffix(".")
+            raise BadInput(f"{name.replace('_', '-')}: missing; {told}.")
     return kind(**checked)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import read_text
 
 _WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # {{ and }} stand for the braces themselves
 
@@ -52,16 +53,6 @@ def _compile(word_regex: str) -> re.Pattern[str]:
             f"The caption word regex {word_regex!r} is not a regular expression ({error}); "
             r"mend it, for example \w+, or leave it empty to take the whole file name."
         ) from error
-
-
-def read_text(path: Path) -> str:
-    """A user's UTF-8 file, with or without a byte order mark; raises BadInput."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); check that it is there.") from error
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,15 @@ import torch
 from PIL import Image, ImageOps
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import checked_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK_ENDING = "_att"  # of a file that weighs the parts of the picture it is named after
 # Pillow reads dozens of formats; each is a parser that a stranger's file could attack.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+# Below Pillow's own limit, which hosts lift. It keeps 4 bytes of each.
+MAX_PIXELS = 62_000_000
+MAX_FILE = 256 << 20  # bytes
 _ORIENTATION = 0x0112  # of EXIF; from 5 on width and height change places
 # What damaged files were seen to raise in Pillow 9.5 and 13; it has no error of its own for them.
 _DAMAGE = (
@@ -77,8 +81,14 @@ def open_image(path: Path) -> Image.Image:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    checked_size(path, MAX_FILE)
     try:
-        with Image.open(path, formats=_FORMATS) as file:
+        with Image.open(path, formats=FORMATS) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise BadInput(
+                    f"{path} has {file.width} x {file.height} pixels, at most {MAX_PIXELS:,} are read; "
+                    "save a smaller copy of it."
+                )
             yield file
     except _DAMAGE as error:
         raise BadInput(
@@ -134,6 +144,7 @@ def flatten(image: Image.Image) -> Image.Image:
 
 def image_hash(path: Path) -> str:
     """SHA-256 of the file's bytes, in hexadecimal."""
+    checked_size(path, MAX_FILE)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

@@ -34,8 +34,8 @@ from lib_ti.formats.embedding import (
     MAX_VECTORS,
     MAX_WIDTH,
     Embedding,
-    a1111_content,
     assemble,
+    pt_content,
 )
 
 MAX_FILE = 64 * 2**20  # bytes; base64 of it is a third longer
@@ -166,7 +166,7 @@ def _content_text(embedding: Embedding, digits: int) -> bytes:
             return {_TENSOR: _rows(value, digits)}
         return {key: told(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
-    return json.dumps(told(a1111_content(embedding)), separators=(",", ":")).encode()
+    return json.dumps(told(pt_content(embedding)), separators=(",", ":")).encode()
 
 
 def _record_text(card: Card, digits: int) -> bytes:

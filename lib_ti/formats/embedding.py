@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,8 +18,9 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
+from lib_ti.formats.content import content_of
 from lib_ti.formats.pickle_machine import ParameterDict
-from lib_ti.formats.pickles import ZIP_MAGIC, read_torch_pickle, write_torch_pickle
+from lib_ti.formats.pickles import read_torch_pickle, write_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ _OTHER_KINDS = (
 )
 
 
+class NotFinite(BadInput):
+    """Vectors of an embedding hold NaN or infinity."""
+
+
 @dataclass(frozen=True, eq=False)
 class Embedding:
     """Vectors that a trigger stands for. Raises BadInput where they cannot be one.
@@ -77,7 +82,7 @@ class Embedding:
                     f"{encoder} of {self.name} has the type {tensor.dtype}; expected torch.float32."
                 )
             if not torch.isfinite(tensor).all():
-                raise BadInput(
+                raise NotFinite(
                     f"{encoder} of {self.name} holds numbers that are not finite (NaN or infinite)."
                 )
         if len({len(tensor) for tensor in self.vectors.values()}) > 1:
@@ -127,8 +132,16 @@ def read_embeddings(path: Path) -> list[Embedding]:
         return [_read_single(path, content, metadata)]
     others = len(content) - sum(map(len, bundles.values()))
     log.info("%s: %d embeddings; %d other tensors are left alone", path.name, len(bundles), others)
-    origin = {"bundled_in": path.name}
-    return [assemble(path, safe_name(name), tensors, origin) for name, tensors in bundles.items()]
+    return [
+        assemble(path, safe_name(name), tensors, {"bundled_in": path.name, **_said_of(name, metadata)})
+        for name, tensors in bundles.items()
+    ]
+
+
+def _said_of(name: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    """What the file of a bundle says of the embedding ``name``."""
+    start = f"bundle_emb.{name}."
+    return {key.removeprefix(start): text for key, text in metadata.items() if key.startswith(start)}
 
 
 def write_safetensors(embedding: Embedding, path: Path) -> None:
@@ -141,26 +154,17 @@ def write_safetensors(embedding: Embedding, path: Path) -> None:
     tensors = embedding.vectors
     if embedding.family != "sdxl":
         tensors = {"emb_params": next(iter(tensors.values()))}
-    metadata = _file_metadata(embedding)
-    for key, value in metadata.items():
-        if value.startswith("{"):  # hosts parse such a value
-            try:
-                json.loads(value)
-            except ValueError as error:
-                raise BadInput(f"metadata {key} begins with a brace and is not JSON: {error}.") from error
-    write_tensors(tensors, metadata, path)
+    write_tensors(tensors, metadata_for(embedding), path)
 
 
 def write_pt(embedding: Embedding, path: Path) -> None:
-    """A1111's own layout, in the older pickle stream: what newer torch writes, A1111 1.10 refuses.
-
-    For SDXL a pickle of ``clip_l`` and ``clip_g`` alone, since A1111 takes every entry for vectors.
-    """
-    write_torch_pickle(a1111_content(embedding), path)
+    """A1111's own layout, in the older pickle stream: what newer torch writes, A1111 1.10 refuses."""
+    write_torch_pickle(pt_content(embedding), path)
 
 
-def a1111_content(embedding: Embedding) -> dict[str, object]:
-    """What A1111's own files and cards hold; it can tell SDXL's by exactly these two keys."""
+def pt_content(embedding: Embedding) -> dict[str, object]:
+    """What A1111's own layout holds; of SDXL ``clip_l`` and ``clip_g`` alone, since A1111 takes every entry
+    for vectors."""
     if embedding.family == "sdxl":
         return dict(embedding.vectors)
     metadata = embedding.metadata
@@ -174,7 +178,9 @@ def a1111_content(embedding: Embedding) -> dict[str, object]:
     }
 
 
-def _file_metadata(embedding: Embedding) -> dict[str, str]:
+def metadata_for(embedding: Embedding) -> dict[str, str]:
+    """What a safetensors file says of the embedding: its own metadata, and what follows from it. Raises
+    BadInput for what hosts could not read."""
     v_prediction = embedding.metadata.get("modelspec.prediction_type") == "v"
     model = {
         "sd1": "stable-diffusion-v1",
@@ -191,20 +197,22 @@ def _file_metadata(embedding: Embedding) -> dict[str, str]:
         "trigger": embedding.name,
         "modelspec.trigger_phrase": embedding.name,
     }
+    for key, value in metadata.items():
+        if value.startswith("{"):  # hosts parse such a value
+            try:
+                json.loads(value)
+            except ValueError as error:
+                raise BadInput(f"metadata {key} begins with a brace and is not JSON: {error}.") from error
     return metadata if embedding.step is None else {**metadata, "step": str(embedding.step)}
 
 
 def _read_content(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     """Key -> tensor or plain value, and the metadata of a safetensors file."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
-    if head[8:] == b"{":
+    kind, _ = content_of(path)
+    if kind == "safetensors":
         tensors, metadata = read_tensors(path)
         return dict(tensors), metadata
-    if not head.startswith((ZIP_MAGIC, b"\x80")):
+    if kind == "unknown":
         raise BadInput(f"{path.name} is neither a safetensors file nor a torch pickle, so no embedding file.")
     content = read_torch_pickle(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -246,9 +254,20 @@ def _join_tokens(path: Path, content: Mapping[str, object]) -> Mapping[str, obje
     return content
 
 
+def second_file(path: Path) -> Path:
+    """Where diffusers keeps SDXL's second text encoder; ``path`` itself where its name is not diffusers'."""
+    return path.with_name(path.name.replace("learned_embeds", "learned_embeds_2", 1))
+
+
+def whole_files(paths: Sequence[Path]) -> list[Path]:
+    """``paths`` without those that are the second file of another."""
+    seconds = {second_file(path) for path in paths if second_file(path) != path}
+    return [path for path in paths if path not in seconds]
+
+
 def _join_second_file(path: Path, content: Mapping[str, object]) -> Mapping[str, object]:
-    """diffusers saves SDXL's second text encoder beside the first: learned_embeds_2, the same token."""
-    second = path.with_name(path.name.replace("learned_embeds", "learned_embeds_2", 1))
+    """diffusers saves SDXL's second text encoder beside the first, with the same token."""
+    second = second_file(path)
     if second == path or not second.is_file():
         return content
     other = _join_tokens(second, _read_content(second)[0])
@@ -300,7 +319,7 @@ def _by_encoder(
     if len(tensors) == 2 and named.keys() == {"clip_l", "clip_g"}:
         return {encoder: _rows(path, named[encoder]) for encoder in ("clip_l", "clip_g")}
     if len(tensors) == 1:
-        ((key, tensor),) = named.items()
+        ((key, tensor),) = tensors.items()
         rows = _rows(path, tensor)
         return {key if key in ENCODERS else _encoder_of(rows.shape[1], metadata): rows}
     return {}

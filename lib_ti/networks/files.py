@@ -18,8 +18,10 @@ from typing import Any
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import parse_json, read_text
+from lib_ti.formats.content import content_of
 from lib_ti.formats.embedding import Family
-from lib_ti.formats.pickles import ZIP_MAGIC, read_torch_pickle
+from lib_ti.formats.pickles import read_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, serialized, write_tensors
 from lib_ti.networks.algebra import Tensors, Update, truncated
 from lib_ti.networks.keys import Key, name_of, parse_key
@@ -100,14 +102,10 @@ def read_network(path: Path, model: Family = "sd1") -> Network:
 
 
 def _read_content(path: Path) -> tuple[Tensors, dict[str, str]]:
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
-    if head[8:] == b"{":
+    kind, _ = content_of(path)
+    if kind == "safetensors":
         return read_tensors(path)
-    if not head.startswith((ZIP_MAGIC, b"\x80")):
+    if kind == "unknown":
         raise BadInput(f"{path.name} is neither a safetensors file nor a torch pickle, so no network file.")
     content = read_torch_pickle(path)
     if not isinstance(content, dict):
@@ -182,11 +180,11 @@ def _adapter_config(path: Path, metadata: Mapping[str, str]) -> Mapping[str, Any
     """What PEFT says of its adapter, whose files carry no alpha: in diffusers' metadata, or beside."""
     try:
         if "lora_adapter_metadata" in metadata:
-            config = json.loads(metadata["lora_adapter_metadata"])
+            config = parse_json(metadata["lora_adapter_metadata"])
         else:
             beside = path.with_name("adapter_config.json")
-            config = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    except (OSError, ValueError) as error:
+            config = parse_json(read_text(beside)) if beside.is_file() else {}
+    except ValueError as error:
         raise BadInput(f"the description of the adapter {path.name} cannot be read: {error}.") from error
     return config if isinstance(config, dict) else {}
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.names import MAX_NAME, files_inside, safe_name
+from lib_ti.core.names import files_inside, folded, safe_name, suggest_name
 from lib_ti.core.settings import option
 from lib_ti.data.images import open_image
 from lib_ti.formats.card import MAX_FILE, Card, read_card, write_card
 from lib_ti.formats.card_picture import FAMILIES, draw_embedding_card
-from lib_ti.formats.embedding import SUFFIXES, Embedding, read_embedding, write_safetensors
+from lib_ti.formats.embedding import SUFFIXES, read_embedding, write_safetensors
+from lib_ti.formats.embedding_layouts import renamed
 from lib_ti.formats.together import write_together
 from lib_ti.methods.dreamartist import NEGATIVE_SUFFIX
+from lib_ti.tools.embedding_files import calling, partner_of
 from lib_ti.tools.tool import DATA_URL, Answer, Context, Tool, refuse_existing
-
-_PREVIEWS = (".png", ".jpg", ".webp")  # that WebUIs put beside an embedding
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class MakeSettings:
 
 def make(settings: MakeSettings, context: Context) -> Answer:
     file = Path(settings.embedding)
-    partner = Path(settings.negative) if settings.negative else _beside(file, NEGATIVE_SUFFIX, SUFFIXES)
+    partner = Path(settings.negative) if settings.negative else partner_of(file)
     card = Card(read_embedding(file), read_embedding(partner) if partner else None)
     target = Path(settings.to) if settings.to else context.folders.cards / card.embedding.name
     target = target if target.suffix.lower() == ".png" else target.with_name(f"{target.name}.png")
     refuse_existing([target], settings.overwrite)
-    preview = Path(settings.preview) if settings.preview else _beside(file, ".preview", _PREVIEWS)
+    preview = Path(settings.preview) if settings.preview else _preview_of(file)
     picture = draw_embedding_card(open_image(preview) if preview else None, card)
     write_card(card, picture, target)
     shown = read_card(target.read_bytes(), target.name)
@@ -60,9 +60,9 @@ def make(settings: MakeSettings, context: Context) -> Answer:
     return Answer(told, describe(shown), (target,), ((Image.open(target), target.stem),))
 
 
-def _beside(file: Path, ending: str, suffixes: Iterable[str]) -> Path | None:
-    """The file called as ``file`` is, and ``ending``."""
-    candidates = (file.with_name(f"{file.stem}{ending}{suffix}") for suffix in sorted(suffixes))
+def _preview_of(file: Path) -> Path | None:
+    """The picture that WebUIs have put beside an embedding."""
+    candidates = (file.with_name(f"{file.stem}.preview{suffix}") for suffix in (".png", ".jpg", ".webp"))
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
@@ -75,7 +75,7 @@ def look(settings: LookSettings, context: Context) -> Answer:
     """Nothing is written."""
     card = read_card(*_content(settings.card))
     told = describe(card)
-    told["suggested_name"] = suggest_name(card.embedding.name, context.folders.embeddings)
+    told["suggested_name"] = _free_name(card.embedding.name, context.folders.embeddings)
     return Answer(f"{_told(card)}. Import it as {told['suggested_name']} to own it.", told)
 
 
@@ -97,14 +97,15 @@ def take_in(settings: ImportSettings, context: Context) -> Answer:
         for each in names:
             safe_name(each)
     except BadInput as error:
-        raise BadInput(f"{error} {suggest_name(name, folder)!r} is free.") from error
-    if taken := [each for each in names if each.lower() in _taken(folder)]:
-        free = suggest_name(name, folder)
+        raise BadInput(f"{error} {_free_name(name, folder)!r} is free.") from error
+    if taken := [each for each in names if folded(each) in _taken(folder)]:
+        free = _free_name(name, folder)
         raise BadInput(f"there is a word {taken[0]!r} already; choose another name, such as {free!r}.")
-    writers = {}
-    for called, embedding in zip(names, found, strict=True):
-        renamed = Embedding(called, embedding.vectors, embedding.step, embedding.metadata)
-        writers[folder / f"{called}.safetensors"] = _writer(renamed)
+    new = {embedding.name: called for embedding, called in zip(found, names, strict=True)}
+    writers = {
+        folder / f"{called}.safetensors": partial(write_safetensors, calling(renamed(embedding, called), new))
+        for embedding, called in zip(found, names, strict=True)
+    }
     write_together(writers)
     words = " and ".join(names)
     told = f"You own {words} now. The card: {_told(card)}."
@@ -112,25 +113,15 @@ def take_in(settings: ImportSettings, context: Context) -> Answer:
     return Answer(told, {"words": names, **describe(card)}, tuple(writers), preview=preview)
 
 
-def _writer(embedding: Embedding) -> Callable[[Path], None]:
-    return lambda path: write_safetensors(embedding, path)
-
-
-def suggest_name(name: str, folder: Path) -> str:
-    """``name``, or what comes near to it, that can be a file's name and that no word in ``folder`` has."""
-    cleaned = "".join(c if c.isalnum() or c in "._- " else "-" for c in name[: MAX_NAME - 10]).strip(". -")
-    try:
-        base = safe_name(cleaned)
-    except BadInput:
-        base = f"{cleaned or 'new'}-word"
+def _free_name(name: str, folder: Path) -> str:
+    """``name``, or what comes near to it, that no word in ``folder`` has, nor a half of a pair."""
     taken = _taken(folder)
-    names = [base, *(f"{base}-{number}" for number in range(2, len(taken) + 3))]
-    return next(n for n in names if not {n.lower(), (n + NEGATIVE_SUFFIX).lower()} & taken)
+    return suggest_name(name, [*taken, *(word.removesuffix(NEGATIVE_SUFFIX) for word in taken)])
 
 
 def _taken(folder: Path) -> set[str]:
-    """WebUIs read names without regard to case."""
-    return {path.stem.lower() for path in files_inside(folder, SUFFIXES).values()}
+    """The words that are there, folded."""
+    return {folded(path.stem) for path in files_inside(folder, SUFFIXES).values()}
 
 
 def _content(card: str) -> tuple[bytes, str]:
@@ -159,7 +150,7 @@ def describe(card: Card) -> dict[str, Any]:
         "trained_on": " ".join(filter(None, [metadata.get("base_model"), digest and f"[{digest}]"])),
         "steps": embedding.step,
         "made_on": metadata.get("modelspec.date", "")[:10],
-        "for_negative_prompt": embedding.is_negative,
+        "prompt": "the negative one" if embedding.is_negative else "",
         "precision": "exact" if card.found_in == "chunk" else "four digits: its text was stripped",
     }
     if card.negative is not None:

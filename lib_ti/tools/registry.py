@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from lib_ti.core.errors import BadInput
-from lib_ti.tools import cards, embeddings
+from lib_ti.tools import cards, embedding_files, embedding_vectors, embeddings
 from lib_ti.tools.tool import Tool
 
 # The groups in the order of a page, and what it calls them.
 GROUPS = {"embedding": "Embeddings", "card": "Cards"}
-TOOLS: tuple[Tool, ...] = (*embeddings.TOOLS, *cards.TOOLS)
+TOOLS: tuple[Tool, ...] = (
+    *embeddings.TOOLS,
+    *embedding_files.TOOLS,
+    *embedding_vectors.TOOLS,
+    *cards.TOOLS,
+)
 
 
 def tools_of(group: str) -> list[Tool]:

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.names import files_inside, find_named, folders_inside, safe_name
+from lib_ti.core.names import files_inside, find_named, folders_inside, local_path, new_path
 from lib_ti.core.settings import options_of
 from lib_ti.formats.embedding import SUFFIXES as EMBEDDINGS
 from lib_ti.hosts.base import Folders, Host
@@ -32,7 +32,10 @@ class Context:
     stopped: Callable[[], bool]
     progress: Callable[[int, int], None]  # how many are done, of how many
     turn: Callable[[], AbstractContextManager[Host]]  # holds the model; raises BadInput where there is none
-    folders: Folders  # where files go whose place is not said
+    look: Callable[[], Host]  # the model for what only reads it, also while others use it; raises BadInput
+    folders: (
+        Folders  # where names that stand inside a setting's text are looked up, and what has no name goes
+    )
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,10 @@ def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
 
 
 def _find(kind: str, name: str, folders: Folders) -> str:
-    if kind == "pictures" or (kind == "card" and name.startswith(DATA_URL)):
+    if kind == "card" and name.startswith(DATA_URL):
         return name
+    if kind == "pictures":
+        return str(local_path(name))
     listings = _listings(folders)
     if kind in listings:
         return str(find_named(name, listings[kind](), f"{kind}s"))
@@ -113,4 +118,4 @@ def _find(kind: str, name: str, folders: Folders) -> str:
         "new-card": folders.cards,
         "new-dataset": folders.datasets,
     }
-    return str(roots[kind] / safe_name(name))
+    return str(new_path(roots[kind], name))

@@ -258,3 +258,20 @@ def test_no_control_shares_a_label_or_an_id_with_another(page: Page, webui: WebU
     assert len(set(mine)) == len(mine) and not theirs & set(mine)
     kept = (Path(webui.data) / "ui-config.json").read_text()
     assert not [label for label in mine if f"train/{label}/" in kept]
+
+
+def test_networks_of_every_method_are_trained_and_drawn_together(
+    page: Page, webui: WebUI, pictures: str
+) -> None:
+    before = webui.txt2img("a star")
+    for title in ("LoRA", "C3Lier (LoCon)", "DyLoRA"):
+        name = f"zqx-page-{title.split()[0].lower()}"
+        page.locator("#ti_studio_method").get_by_label(title, exact=True).check()
+        expect(box(page, "rank")).to_be_visible()
+        start(page, name, pictures, preview_every="0")
+        expect(panel(page)).to_contain_text(f"Done: {name}", timeout=PATIENCE)
+    mixed = "a star <net:zqx-page-lora:1> <net:zqx-page-c3lier:1:te=0.5> <lora:zqx-page-dylora:1>"
+    drawn = {webui.txt2img(f"a star {tag}") for tag in mixed.removeprefix("a star ").split(" ")}
+    drawn |= {webui.txt2img(mixed), before}
+    assert len(drawn) == 5, "each network has a picture of its own, and all together have another"
+    assert webui.txt2img("a star") == before

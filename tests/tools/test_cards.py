@@ -65,7 +65,7 @@ def test_a_pair_travels_as_one_picture(workshop: Workshop, folders: Folders, pla
 
 @pytest.mark.parametrize(
     ("name", "free"),
-    [("", "tom-2"), ("TOM", "TOM-2"), ("../tom", "tom-2"), ("con", "con-word"), ("a:b", "a-b")],
+    [("", "tom-2"), ("TOM", "TOM-2"), ("../tom", "tom-2"), ("con", "my-con"), ("a:b", "a-b")],
 )
 def test_names_that_cannot_be_are_refused_with_one_that_can(
     workshop: Workshop, folders: Folders, name: str, free: str
