@@ -49,30 +49,27 @@ def print_of(image: Image.Image) -> Print:
 
 
 def find_pairs(prints: Sequence[Print]) -> list[Pair]:
-    """Every picture that can be done without, with the one that stays: the larger, else the first."""
+    """Every picture that can be done without, with the one that stays: the larger, else the first.
+
+    The same pixels go before a likeness.
+    """
+    if not prints:
+        return []
     order = sorted(range(len(prints)), key=lambda i: -prints[i].size[0] * prints[i].size[1])
-    staying: list[int] = []
+    bits = np.stack([prints[i].bits for i in order])
+    colours = np.stack([prints[i].colours for i in order])
+    stays = np.zeros(len(order), dtype=bool)
+    pixels: dict[str, int] = {}  # of those that stay -> their places
     pairs = []
-    for place in order:
-        pair = _pair(prints, staying, place)
-        if pair is None:
-            staying.append(place)
+    for row, place in enumerate(order):
+        same = pixels.get(prints[place].pixels)
+        alike = stays[:row] & ((bits[:row] != bits[row]).sum(axis=1) <= _BITS)
+        alike &= np.abs(colours[:row] - colours[row]).mean(axis=1) <= _COLOUR
+        if same is not None:
+            pairs.append(Pair(same, place, exact=True))
+        elif alike.any():
+            pairs.append(Pair(order[int(alike.argmax())], place, exact=False))
         else:
-            pairs.append(pair)
+            stays[row] = True
+            pixels[prints[place].pixels] = place
     return sorted(pairs, key=lambda pair: (pair.kept, pair.other))
-
-
-def _pair(prints: Sequence[Print], staying: Sequence[int], place: int) -> Pair | None:
-    """With one of ``staying``; the same pixels go before a likeness."""
-    one = prints[place]
-    for kept in staying:
-        if prints[kept].pixels == one.pixels:
-            return Pair(kept, place, exact=True)
-    if staying:
-        bits = np.stack([prints[kept].bits for kept in staying])
-        colours = np.stack([prints[kept].colours for kept in staying])
-        alike = (bits != one.bits).sum(axis=1) <= _BITS
-        alike &= np.abs(colours - one.colours).mean(axis=1) <= _COLOUR
-        if alike.any():
-            return Pair(staying[int(alike.argmax())], place, exact=False)
-    return None

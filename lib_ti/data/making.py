@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from lib_ti.core.errors import BadInput, Interrupted
 from lib_ti.data.buckets import Size
-from lib_ti.data.captions import read_caption
+from lib_ti.data.captions import check_extension, read_caption
 from lib_ti.data.duplicates import Pair, Print, find_pairs, print_of
 from lib_ti.data.images import MASK_ENDING, find_images, is_upright, mask_file, open_image
 from lib_ti.data.masks import load_mask, to_grey
@@ -71,6 +71,7 @@ def survey(
 
     Raises BadInput where there is none, Interrupted when ``stopped``.
     """
+    check_extension(extension)
     paths = find_images(folder)
     pictures, damaged = [], {}
     for done, path in enumerate(paths, start=1):

@@ -75,7 +75,7 @@ def edit(settings: EditSettings, context: Context) -> Answer:
 
 @dataclass(frozen=True)
 class WriteSettings:
-    images: str = option("", "the data set", group="file", file="dataset", needed=True)
+    images: str = option("", "the data set", group="file", file="dataset", needed=True, label="Data set")
     picture: str = option("", "the picture's file in it", group="file", needed=True)
     caption: str = option("", "its new caption", group="captions")
     caption_extension: str = with_default(PictureSettings, "caption_extension", ".txt")

@@ -24,13 +24,21 @@ _SIDE, _SHOWN = 256, 60  # pixels of a thumbnail, thumbnails
 
 @dataclass(frozen=True)
 class ChooseSettings:
-    images: str = option("", "folder with pictures", group="file", file="pictures", needed=True)
+    images: str = option(
+        "",
+        "folder with pictures, or the name of a data set",
+        group="file",
+        file="pictures",
+        needed=True,
+        label="Pictures",
+    )
     best: int = option(10, "so many pictures are chosen", group="picture", low=1, high=100_000)
     to: str = option(
         "",
         "name of a new data set for them; empty: only tell which they are",
         group="file",
         file="new-dataset",
+        label="New data set",
     )
     width: int = with_default(PictureSettings, "width", 0)
     height: int = with_default(PictureSettings, "height", 0)

@@ -24,7 +24,9 @@ _EXISTING = ("keep", "replace", "write before", "write after")
 
 @dataclass(frozen=True)
 class CaptionSettings:
-    images: str = option("", "the data set to write captions for", group="file", file="dataset", needed=True)
+    images: str = option(
+        "", "the data set to write captions for", group="file", file="dataset", needed=True, label="Data set"
+    )
     by: str = option(
         "deepbooru",
         "who looks at the pictures: deepbooru knows tags of drawings, blip makes a sentence",
@@ -48,6 +50,7 @@ class CaptionSettings:
         "in the place of text files: a new data set whose pictures have their captions as names",
         group="file",
         file="new-dataset",
+        label="New data set",
     )
     caption_extension: str = with_default(PictureSettings, "caption_extension", ".txt")
 

@@ -121,7 +121,7 @@ def rename(settings: RenameSettings, context: Context) -> Answer:
     refuse_existing([new for old, new in {**moves, **beside}.items() if not _same_file(old, new)], False)
     names = {one.name: moves[old].stem for old, one in embeddings.items()}
     for old, new in moves.items():
-        write_embedding(_calling(renamed(embeddings[old], new.stem), names), new)
+        write_embedding(calling(renamed(embeddings[old], new.stem), names), new)
         if not _same_file(old, new):
             old.unlink()
     for old, new in beside.items():
@@ -145,7 +145,7 @@ def _alone(path: Path) -> Embedding:
     return replace(read_embedding(path), name=path.stem)
 
 
-def _calling(embedding: Embedding, names: dict[str, str]) -> Embedding:
+def calling(embedding: Embedding, names: dict[str, str]) -> Embedding:
     """With the new name of its other half."""
     halves = ("positive_embedding", "negative_embedding")
     changed = {k: names.get(v, v) if k in halves else v for k, v in embedding.metadata.items()}

@@ -26,9 +26,16 @@ from lib_ti.tools.tool import Answer, Context, Tool
 @dataclass(frozen=True)
 class MakeSettings:
     source: str = option(
-        "", "folder with pictures; nothing in it is changed", group="file", file="pictures", needed=True
+        "",
+        "folder with pictures; nothing in it is changed",
+        group="file",
+        file="pictures",
+        needed=True,
+        label="Picture folder",
     )
-    to: str = option("", "name of the new data set", group="file", file="new-dataset", needed=True)
+    to: str = option(
+        "", "name of the new data set", group="file", file="new-dataset", needed=True, label="New data set"
+    )
     leave_out: str = option(
         "exact",
         "duplicates that are left out: those of the same pixels, those that look alike too, or none",
@@ -78,7 +85,7 @@ def make(settings: MakeSettings, context: Context) -> Answer:
         if not written:
             raise BadInput(f"no picture of {settings.source} is left: {next(iter(left_out.values()))}")
     told = {
-        "left_out": list(left_out.values()),
+        "skipped": list(left_out.values()),
         "duplicates": [found.told(pair) for pair in found.pairs],
     }
     sentence = (
@@ -101,7 +108,14 @@ def _left_out(names: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class LookSettings:
-    images: str = option("", "folder with pictures", group="file", file="pictures", needed=True)
+    images: str = option(
+        "",
+        "folder with pictures, or the name of a data set",
+        group="file",
+        file="pictures",
+        needed=True,
+        label="Pictures",
+    )
     width: int = option(
         512, "width they will be trained at", group="picture", low=32, high=4096, unit="pixels"
     )
@@ -147,11 +161,11 @@ def look(settings: LookSettings, context: Context) -> Answer:
             drawn[place] = draw_look(image, looks[place].box, settings.side)
         context.progress(place + 1, len(looks))
     warnings = _warnings(looks, prints)
-    rows = [{"number": place + 1, **_row(looks[place], warnings[place])} for place in shown]
+    rows = [_row(looks[place], warnings[place]) for place in shown]
     whole = [one for one in looks if not one.damage]
     told: dict[str, Any] = {
         "pictures": rows,
-        "of": len(looks),
+        "count": len(looks),
         "warnings": [
             f"{one.path.name}: {'; '.join(said)}" for one, said in zip(looks, warnings, strict=True) if said
         ],
@@ -175,7 +189,7 @@ def _warnings(looks: Sequence[Look], prints: dict[int, Print]) -> list[list[str]
 
 
 def _row(one: Look, warnings: Sequence[str]) -> dict[str, Any]:
-    sizes = {"size": _size(one.size), "trained_at": _size(one.target), "cut_off": f"{one.lost:.1%}"}
+    sizes = {"size": _size(one.size), "bucket": _size(one.target), "lost": f"{one.lost:.1%}"}
     return {"file": one.path.name, **sizes, "caption": one.caption, "warnings": list(warnings)}
 
 
@@ -185,7 +199,7 @@ def _size(size: tuple[int, int]) -> str:
 
 def _line(row: dict[str, Any]) -> str:
     """Below a picture that is shown."""
-    told = f"{row['file']}: {row['size']}, trained at {row['trained_at']}, {row['cut_off']} cut off"
+    told = f"{row['file']}: {row['size']}, trained at {row['bucket']}, {row['lost']} cut off"
     return " | ".join([told, *row["warnings"], row["caption"]])
 
 

@@ -16,8 +16,8 @@ _SIDE = 640  # pixels of the picture that is shown
 
 
 class CaptionEditor:
-    """Builds the editor inside the gradio context that is open now. It reads and writes data sets only, by
-    their names and those of their pictures."""
+    """Builds the editor inside the gradio context that is open now. It writes in data sets only, by their
+    names and those of their pictures."""
 
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
@@ -70,13 +70,14 @@ class CaptionEditor:
         try:
             place = 1 if number is None else int(number)
             answer = self._look(dataset, place)
-            if not 1 <= place <= answer.told["of"]:
-                place = 1 if place > 1 else answer.told["of"]
+            count = answer.told["count"]
+            if not 1 <= place <= count:
+                place = 1 if place > 1 else count
                 answer = self._look(dataset, place)
         except StudioError as error:
             return [None, "", "", 1, "", "", error_html(str(error))]
         (row,) = answer.told["pictures"]
-        facts = said_html(_facts(row, answer.told["of"]))
+        facts = said_html(f"{place} of {count}: {_facts(row)}")
         picture = answer.pictures[0][0] if answer.pictures else None
         tags = tags_html(answer.told["tags"])
         return [picture, facts, row["caption"], place, row["file"], tags, said]
@@ -95,6 +96,6 @@ class CaptionEditor:
         return self._show(dataset, number, said)
 
 
-def _facts(row: dict[str, Any], count: int) -> str:
-    told = f"{row['number']} of {count}: {row['file']}, {row['size']}, trained at {row['trained_at']}"
-    return "; ".join([f"{told}, {row['cut_off']} cut off", *row["warnings"]]) + "."
+def _facts(row: dict[str, Any]) -> str:
+    told = f"{row['file']}, {row['size']}, trained at {row['bucket']}, {row['lost']} cut off"
+    return "; ".join([told, *row["warnings"]]) + "."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ def open_data_sets(page: Page) -> None:
     page.click('#ti_studio > .tab-nav > button:text-is("Data sets")')
 
 
-def unfold(page: Page, name: str) -> None:
-    page.click(f"#ti_studio_{name} > .label-wrap")
+def open_tool(page: Page, name: str) -> None:
+    page.click(f'#ti_studio_tools_of_images > .tab-nav > button:text-is("{name}")')
 
 
 def said(page: Page, name: str) -> Locator:
@@ -32,7 +33,7 @@ def test_a_folder_becomes_a_data_set_with_captions_of_ones_own(
 ) -> None:
     before = {path: path.read_bytes() for path in Path(pictures).iterdir()}
     open_data_sets(page)
-    unfold(page, "tool_images_make")
+    open_tool(page, "Make")
     box(page, "tool_images_make_source").fill(pictures)
     box(page, "tool_images_make_to").fill("zqx things")
     page.click("#ti_studio_tool_images_make_go")
@@ -40,8 +41,7 @@ def test_a_folder_becomes_a_data_set_with_captions_of_ones_own(
     folder = webui.data / ".ti-studio" / "datasets" / "zqx things"
     assert len(list(folder.glob("*.png"))) == 4
 
-    unfold(page, "captions")
-    page.click("#ti_studio_captions_of_again")
+    open_tool(page, "Write caption")
     choice = page.locator("#ti_studio_captions_of input")
     choice.fill("zqx")
     choice.press("Enter")
@@ -76,13 +76,20 @@ def test_a_folder_becomes_a_data_set_with_captions_of_ones_own(
 
 
 def test_a_page_that_names_another_folder_writes_nothing(page: Page, webui: WebUI, tmp_path: Path) -> None:
-    """What a hostile page would send to the events of the editor and the forms."""
+    """What a hostile page could send to the editor: it may look into a folder, as a form may."""
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
     config = webui.call("/config")
     ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
-    save = ids["ti_studio_captions_save"]
-    (event,) = (i for i, made in enumerate(config["dependencies"]) if save in made["targets"])
-    given = [str(tmp_path), 1, "a.png", "x"]
-    answer = webui.call("/run/predict", {"fn_index": event, "data": given, "session_hash": "x"})
-    assert "is none of the datasets" in answer["data"][-1]
+
+    def send(name: str, trigger: str, *given: Any) -> str:
+        (event,) = (
+            i
+            for i, made in enumerate(config["dependencies"])
+            if made["targets"] == [ids[name]] and made["trigger"] == trigger
+        )
+        asked = {"fn_index": event, "data": given, "session_hash": "hostile"}
+        return str(webui.call("/run/predict", asked)["data"])
+
+    assert "1 of 1: a.png" in send("ti_studio_captions_of", "change", str(tmp_path))
+    assert "is none of the datasets" in send("ti_studio_captions_save", "click", str(tmp_path), 1, None, "x")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

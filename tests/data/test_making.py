@@ -138,6 +138,13 @@ def test_no_two_pictures_share_a_name(source: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_captions_are_read_beside_the_pictures_only(source: Path) -> None:
+    blocks(8, 8).save(source / "a.png")
+    for extension in ("/../x.txt", "txt", ""):
+        with pytest.raises(BadInput, match="caption-extension"):
+            survey(source, extension)
+
+
 def test_damaged_pictures_are_named_and_left_out(source: Path, tmp_path: Path) -> None:
     blocks(64, 64).save(source / "a.jpg")
     (source / "b.jpg").write_bytes((source / "a.jpg").read_bytes()[:700])

@@ -57,8 +57,8 @@ def test_a_folder_becomes_a_data_set_that_can_be_trained_at_once(
         "b.bmp has the same pixels as a red thing.png",
         "c.jpg looks like a red thing.png",
     ]
-    assert answer.told["left_out"][1] == "b.bmp has the same pixels as a red thing.png"
-    assert "e.png cannot be read" in answer.told["left_out"][0]
+    assert answer.told["skipped"][1] == "b.bmp has the same pixels as a red thing.png"
+    assert "e.png cannot be read" in answer.told["skipped"][0]
     assert (folder / "a red thing_flip.txt").read_text() == "a red thing"
     assert workshop.files("dataset") == ["things"]
     with pytest.raises(BadInput, match="exists"):
@@ -111,14 +111,14 @@ def test_looking_tells_and_shows(workshop: Workshop, source: Path) -> None:
     page = {"images": str(source), "first": 4, "count": 1, "duplicates": False}
     answer = workshop.use("images", "look", page)
     assert [row["file"] for row in answer.told["pictures"]] == ["d.png"]
-    assert answer.told["of"] == 5 and len(answer.pictures) == 1
+    assert answer.told["count"] == 5 and len(answer.pictures) == 1
 
 
 def test_on_the_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sheet = tmp_path / "sheet.png"
     assert main(["images", "look", str(source), "--sheet", str(sheet), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["of"] == 5
+    assert told["count"] == 5
     with Image.open(sheet) as drawn:
         assert drawn.width > 4 * 64
     assert main(["images", "make", str(source), str(tmp_path / "new"), "--json"]) == 0
