@@ -345,6 +345,10 @@ def test_on_the_command_line(
     assert told["written"] == ["made.pt"] and read_embedding(Path("made.pt")).count == 2
     assert main(["embedding", "merge", "made.pt", "embeddings/my dog.pt", "joined.safetensors"]) == 0
     assert read_embedding(Path("joined.safetensors")).count == 5
-    assert main(["embedding", "check", "--file", "made.pt", "--json"]) == 0
-    assert main(["embedding", "inspect", "made.pt", "--words", "2"]) == 0
+    assert main(["embedding", "inspect", "made.pt", "--words", "2", "--model", "builtin"]) == 0
     assert '"nearest words"' in capsys.readouterr().out
+    # Without a model nothing is said of one, and what needs it says how to name it.
+    assert main(["embedding", "check"]) == 0
+    assert "The model was not asked: no model is named; name one with --model" in capsys.readouterr().err
+    assert main(["embedding", "mix", '"star"', "star.pt"]) == 2
+    assert "no model is named" in capsys.readouterr().err and not Path("star.pt").exists()
