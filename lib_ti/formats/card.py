@@ -66,14 +66,18 @@ class Card:
 
 def write_card(card: Card, picture: Image.Image, path: Path) -> None:
     """``picture`` (RGB) with the card's embeddings in it, as PNG."""
+    image, info = card_image(card, picture)
+    write_atomically(path, partial(image.save, format="PNG", pnginfo=info, compress_level=9))
+
+
+def card_image(card: Card, picture: Image.Image) -> tuple[Image.Image, PngInfo]:
+    """What ``write_card`` writes: the pixels, and the texts beside them."""
     info = PngInfo()
     exact, short = (_content_text(card.embedding, digits) for digits in (0, _DIGITS))
     _add_text(info, _CHUNK, base64.b64encode(exact).decode())
     _add_text(info, _OUR_CHUNK, _record_text(card, 0).decode())
     record = zlib.compress(_MARK + _record_text(card, _DIGITS), 9)
-    image = hide(picture, zlib.compress(short, 9) + record)
-    save = partial(image.save, format="PNG", pnginfo=info, compress_level=9)
-    write_atomically(path, save)
+    return hide(picture, zlib.compress(short, 9) + record), info
 
 
 def read_card(content: bytes, name: str) -> Card:
