@@ -26,6 +26,7 @@ from lib_ti.formats.embedding import SUFFIXES, read_embedding
 from lib_ti.formats.safetensors_file import read_tensors
 from lib_ti.formats.together import write_together
 from lib_ti.hosts.base import Embeddings, Folders, Host
+from lib_ti.job_cards import make_cards, with_cards
 from lib_ti.job_memory import economy_of
 from lib_ti.job_run import (
     Drawn,
@@ -191,7 +192,7 @@ def start(
         said.append(f"job {job.id}: {len(source.pictures)} pictures, {length}, rate {rate.at(1):g}")
         for sentence in said:
             report(Message(sentence))
-        return _begin(host, settings, samples, job, targets, report, vectors, stopped)
+        return _begin(host, settings, samples, job, targets, report, vectors, stopped, folders)
 
 
 def _begin(
@@ -203,6 +204,7 @@ def _begin(
     report: Callable[[Event], None],
     vectors: Embeddings,
     stopped: Callable[[], bool],
+    folders: Folders,
 ) -> Outcome:
     """Train a job that has no saved state; stopped before its start was found it has none, and begins anew
     when it is resumed."""
@@ -213,7 +215,8 @@ def _begin(
     start = kind_of(settings).refine(host, settings, samples, vectors, say, stopped)
     if start is None:
         return Outcome("stopped", job, 0, {}, None, 0.0, 0, [])
-    return Run(host, settings, samples, job, targets, report, start).execute(stopped)
+    outcome = Run(host, settings, samples, job, targets, report, start).execute(stopped)
+    return with_cards(outcome, settings, folders, report)
 
 
 def _with_pictures_drawn(
@@ -261,8 +264,9 @@ def resume(
         kept = started_from(job, settings)
         if kept is None:
             vectors = _start_vectors(host, settings, targets)
-            return _begin(host, settings, samples, job, targets, report, vectors, stopped)
-        return Run(host, settings, samples, job, targets, report, kept).execute(stopped)
+            return _begin(host, settings, samples, job, targets, report, vectors, stopped, folders)
+        outcome = Run(host, settings, samples, job, targets, report, kept).execute(stopped)
+        return with_cards(outcome, settings, folders, report)
 
 
 def publish(job: Job, step: int, folders: Folders) -> dict[Product, Path]:
@@ -277,6 +281,7 @@ def publish(job: Job, step: int, folders: Folders) -> dict[Product, Path]:
         raise BadInput(f"job {job.id} has no saved step {step}; there are {steps}.")
     targets = check_targets(settings, folders, job)
     write_together({target: partial(_copy, copies[product]) for product, target in targets.items()})
+    make_cards(job, settings, targets, step, folders)
     return targets
 
 

@@ -6,6 +6,7 @@ A job lives here and not in a browser: closing or reloading the page does nothin
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from lib_ti import jobs
 from lib_ti.core.errors import BadInput, Interrupted, StudioError
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress, check_learning
-from lib_ti.core.names import local_path
+from lib_ti.core.names import files_inside, local_path
 from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.templates import list_templates
@@ -30,7 +33,7 @@ from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.suggest import Suggestion
 from lib_ti.methods.trained_words import find_words, list_words
 from lib_ti.tools.registry import find_tool
-from lib_ti.tools.tool import Answer, Context, in_folders, list_files
+from lib_ti.tools.tool import CARDS, Answer, Context, in_folders, list_files
 
 log = logging.getLogger(__name__)
 
@@ -340,11 +343,15 @@ class Workshop:
         stopped = pressed_from_now(place.interrupted)
         context = Context(stopped, lambda _done, _of: None, lambda: self._short_turn(0), place.look, folders)
         answer = tool.run(settings, context)
-        for file in whole_files(answer.written):
-            if file.suffix.lower() in SUFFIXES and file.is_relative_to(folders.embeddings):
-                self._announce({Product(file.stem, "embedding"): file}, None, _origin(read_embedding(file)))
-            elif file.suffix.lower() in SUFFIXES and file.is_relative_to(folders.networks):
-                self._announce({Product(file.stem, "network"): file}, None, f"by {group} {name}")
+        with _as_file(answer.preview) as preview:
+            for file in whole_files(answer.written):
+                if file.suffix.lower() not in SUFFIXES:
+                    continue
+                if file.is_relative_to(folders.embeddings):
+                    told = _origin(read_embedding(file))
+                    self._announce({Product(file.stem, "embedding"): file}, preview, told)
+                elif file.is_relative_to(folders.networks):
+                    self._announce({Product(file.stem, "network"): file}, preview, f"by {group} {name}")
         return answer
 
     @contextmanager
@@ -359,6 +366,11 @@ class Workshop:
     def files(self, kind: str) -> list[str] | None:
         """The names of what is there of a kind that settings name; None where any may be given."""
         return list_files(kind, self.place.folders())
+
+    def cards(self) -> list[Path]:
+        """One's own, the latest first."""
+        found = files_inside(self.place.folders().cards, CARDS).values()
+        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
     def words(self) -> list[str]:
         """The words that lie in the embeddings folder, a pair by the one for the prompt."""
@@ -431,6 +443,18 @@ def _from_outside(values: Mapping[str, Any]) -> JobSettings:
 
 def _names(settings: JobSettings) -> set[str]:
     return {product.name.lower() for product in kind_of(settings).products(settings)}
+
+
+@contextmanager
+def _as_file(picture: Image.Image | None) -> Iterator[Path | None]:
+    """Hosts take a preview from a file."""
+    if picture is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "preview.png")
+        picture.save(file)
+        yield file
 
 
 @contextmanager

@@ -218,6 +218,7 @@ _KEYS = (
     *("bundle_emb.cat.string_to_param.*", "bundle_emb.../x.emb_params", "lora_unet_x.lora_up.weight", "cat1"),
     *("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha", "unet.x.lora_A.weight", "modelspec.architecture"),
     *("ss_base_model_version", "lora_adapter_metadata", "ss_output_name", "x.hada_w1_a", "x.dora_scale"),
+    *(f"lora_unet_transformer_blocks_{'9' * n}_attn2_to_k.lora_down.weight" for n in (400, 5000)),
 )
 _TEXTS = (
     "",

@@ -18,7 +18,7 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
-from lib_ti.formats.content import content_of
+from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.pickle_machine import ParameterDict
 from lib_ti.formats.pickles import read_torch_pickle, write_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, write_tensors
@@ -37,10 +37,10 @@ _FAMILIES: Mapping[frozenset[str], Family] = {
     frozenset({"clip_h"}): "sd2",
     frozenset({"clip_l", "clip_g"}): "sdxl",
 }
-_ENCODERS = ("clip_l", "clip_h", "clip_g")
+ENCODERS = ("clip_l", "clip_h", "clip_g")
 _ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
 _COG_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
-_NAMELESS = {*_ENCODERS, *_COG_NAMES, "emb_params", "emp_params", "*"}  # any other key is a trigger
+_NAMELESS = {*ENCODERS, *_COG_NAMES, "emb_params", "emp_params", "*"}  # any other key is a trigger
 _A1111_NAMES = {"sd_checkpoint_name": "base_model"}
 
 _BUNDLED = re.compile(r"bundle_emb\.(?P<name>.+?)\.(?P<key>string_to_param\.[^.]+|[^.]+)")
@@ -133,7 +133,7 @@ def read_embeddings(path: Path) -> list[Embedding]:
     others = len(content) - sum(map(len, bundles.values()))
     log.info("%s: %d embeddings; %d other tensors are left alone", path.name, len(bundles), others)
     return [
-        _assemble(path, safe_name(name), tensors, {"bundled_in": path.name, **_said_of(name, metadata)})
+        assemble(path, safe_name(name), tensors, {"bundled_in": path.name, **_said_of(name, metadata)})
         for name, tensors in bundles.items()
     ]
 
@@ -219,6 +219,7 @@ def _read_content(path: Path) -> tuple[dict[str, object], dict[str, str]]:
         raise BadInput(
             f"{path.name} holds a {type(content).__name__}; expected the named tensors of an embedding."
         )
+    check_names(path, content)
     return content, {}
 
 
@@ -231,7 +232,7 @@ def _read_single(path: Path, content: Mapping[str, object], metadata: Mapping[st
         metadata = {**metadata, "token": token}
         name = _name_of_token(token, name)
         content = _join_second_file(path, content)
-    return _assemble(path, name, content, metadata)
+    return assemble(path, name, content, metadata)
 
 
 def _name_of_token(token: str, otherwise: str) -> str:
@@ -245,12 +246,15 @@ def _join_tokens(path: Path, content: Mapping[str, object]) -> Mapping[str, obje
     """A word of several vectors with an entry for each of its tokens, called as sd-scripts does (mychar,
     mychar1, mychar2) or diffusers (mychar, mychar_1, mychar_2), as the one entry that it is."""
     word = min(content, key=len, default="")
-    for numbered in (word + "{}", word + "_{}"):
-        tokens = [word, *(numbered.format(i) for i in range(1, len(content)))]
+    for between in ("", "_"):
+        tokens = [word, *(f"{word}{between}{i}" for i in range(1, len(content)))]
         rows = [value for token in tokens if isinstance(value := content.get(token), torch.Tensor)]
         if len(rows) == len(content) > 1:
             log.info("%s: its tokens %s are one word, %s", path.name, " ".join(tokens), word)
-            return {word: torch.cat([_rows(path, row) for row in rows])}
+            parts = [_rows(path, row) for row in rows]
+            if len({part.shape[1] for part in parts}) > 1:
+                raise BadInput(f"{path.name} has tokens of several widths; expected vectors of one model.")
+            return {word: torch.cat(parts)}
     return content
 
 
@@ -276,7 +280,7 @@ def _join_second_file(path: Path, content: Mapping[str, object]) -> Mapping[str,
     return {"clip_l": next(iter(content.values())), "clip_g": next(iter(other.values()))}
 
 
-def _assemble(path: Path, name: str, content: Mapping[str, object], known: Mapping[str, str]) -> Embedding:
+def assemble(path: Path, name: str, content: Mapping[str, object], known: Mapping[str, str]) -> Embedding:
     """Every entry of ``content`` becomes vectors or metadata, or is reported as not used."""
     tensors = _parameters(path, content)
     unused = [key for key in tensors if key.endswith("_out") and key.removesuffix("_out") in tensors]
@@ -321,7 +325,7 @@ def _by_encoder(
     if len(tensors) == 1:
         ((key, tensor),) = tensors.items()
         rows = _rows(path, tensor)
-        return {key if key in _ENCODERS else _encoder_of(rows.shape[1], metadata): rows}
+        return {key if key in ENCODERS else _encoder_of(rows.shape[1], metadata): rows}
     return {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lib_ti.core.errors import BadInput
 from lib_ti.tools import (
     captions,
+    cards,
     choosing,
     describing,
     embedding_files,
@@ -17,7 +18,7 @@ from lib_ti.tools import (
 from lib_ti.tools.tool import Tool
 
 # The groups in the order of a page, and what it calls them.
-GROUPS = {"embedding": "Embeddings", "images": "Data sets"}
+GROUPS = {"card": "Cards", "images": "Data sets", "embedding": "Embeddings"}
 TOOLS: tuple[Tool, ...] = (
     *embeddings.TOOLS,
     *embedding_import.TOOLS,
@@ -28,6 +29,7 @@ TOOLS: tuple[Tool, ...] = (
     *captions.TOOLS,
     *choosing.TOOLS,
     *resizing.TOOLS,
+    *cards.TOOLS,
 )
 
 

@@ -11,10 +11,14 @@ from lib_ti.core.errors import StudioError
 from lib_ti.core.settings import Option, label_of, options_of
 from lib_ti.tools.registry import GROUPS, tools_of
 from lib_ti.tools.tool import Tool
+from lib_ti.ui.cards import Cards
 from lib_ti.ui.controls import make_control, values_of
 from lib_ti.ui.pictures import CaptionEditor
 from lib_ti.ui.view import error_html, said_html, told_html
 from lib_ti.workshop import Workshop
+
+# What a group has besides, above the forms.
+PARTS: dict[str, Callable[[Workshop], Any]] = {"card": Cards}
 
 
 class ToolsTab:
@@ -26,17 +30,17 @@ class ToolsTab:
         self._clicked: list[Any] = []
         groups = []
         for group, title in GROUPS.items():
-            with (
-                gr.Tab(title, elem_id=f"ti_studio_tools_{group}") as tab,
-                gr.Tabs(elem_id=f"ti_studio_tools_of_{group}"),
-            ):
+            with gr.Tab(title, elem_id=f"ti_studio_tools_{group}") as tab:
                 groups.append(tab)
-                for tool in tools_of(group):
-                    with gr.Tab(_title(tool), elem_id=f"ti_studio_tab_{tool.group}_{tool.name}"):
-                        if (tool.group, tool.name) == ("images", "write-caption"):
-                            self._choosers.append(CaptionEditor(workshop).chooser)
-                        else:
-                            self._build(tool)
+                if group in PARTS:
+                    PARTS[group](workshop)
+                with gr.Tabs(elem_id=f"ti_studio_tools_of_{group}"):
+                    for tool in tools_of(group):
+                        with gr.Tab(_title(tool), elem_id=f"ti_studio_tab_{tool.group}_{tool.name}"):
+                            if (tool.group, tool.name) == ("images", "write-caption"):
+                                self._choosers.append(CaptionEditor(workshop).chooser)
+                            else:
+                                self._build(tool)
         # What was trained meanwhile, or one tool has written, the next one offers.
         choosers = [chooser for chooser, _ in self._choosers]
         for tab in groups:

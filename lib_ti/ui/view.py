@@ -108,7 +108,9 @@ def _value(value: Any) -> str:
     if _has_parts(value):
         if all(isinstance(one, Mapping) and not any(map(_has_parts, one.values())) for one in value):
             return _table(value)
-        return "".join(f"<div>{_value(one)}</div>" for one in value)
+        return "".join(
+            f"<div>{_pairs(one) if isinstance(one, Mapping) else _value(one)}</div>" for one in value
+        )
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
