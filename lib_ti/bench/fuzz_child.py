@@ -1,13 +1,14 @@
 """The process that reads mutated files: watched from outside, and watching what Python does from inside.
 
-Started by ``fuzz`` with the seed, a folder of its own and the stretches to read, as ``name|first|end``. It
-writes a line of JSON for every input. An input that takes longer than it may ends the process: the kernel
-sends a signal then, whatever code is running.
+Started by ``fuzz`` with the module of the targets, the seed, a folder of its own and the stretches to read,
+as ``name|first|end``. It writes a line of JSON for every input. An input that takes longer than it may ends
+the process: the kernel sends a signal then, whatever code is running.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lib_ti.bench.fuzz_targets import TARGETS, Target
+from lib_ti.bench.fuzz_targets import Target
 from lib_ti.bench.memory import RESET_PEAK, status_bytes
 from lib_ti.core.errors import StudioError
 
@@ -72,13 +73,14 @@ def mutated(target: Target, seeds: Sequence[bytes], seed: int, index: int) -> by
     return target.mutate(rng.choice(seeds), rng)
 
 
-def main(seed: int, folder: Path, stretches: Sequence[str]) -> None:
+def main(module: str, seed: int, folder: Path, stretches: Sequence[str]) -> None:
+    targets: dict[str, Target] = importlib.import_module(module).TARGETS
     logging.disable()
     warnings.simplefilter("ignore")
     watch = Watch()
     for stretch in stretches:
         name, first, end = stretch.split("|")
-        target = TARGETS[name]
+        target = targets[name]
         seeds = target.seeds(folder)
         for number, data in enumerate(seeds):  # valid, and every module is imported by then
             path = folder / target.names[0]
@@ -142,4 +144,4 @@ def _read(target: Target, path: Path, watch: Watch, idle: int) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

@@ -16,6 +16,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pickletools import genops
 from typing import Any
@@ -208,6 +209,7 @@ _KEYS = (
         "clip_g",
         "<cat>",
         "../cat",
+        "{:>9999999999}",
         "con",
         "string_to_param",
         "name",
@@ -357,7 +359,7 @@ def mutate_png(data: bytes, rng: random.Random) -> bytes:
                 told = bytes(rng.choice((0, 1, 2, 3, 4, 6, 8, 16, 255)) for _ in range(5))
                 chunks[0] = (b"IHDR", chunks[0][1][:8] + told)
             case 2 if kind == b"IDAT":
-                chunks[place] = (kind, zlib.compress(mutate_bytes(zlib.decompress(content), rng)))
+                chunks[place] = (kind, zlib.compress(mutate_bytes(_unpacked(content), rng)))
             case 3:
                 chunks.insert(rng.randint(1, len(chunks)), rng.choice(_more_chunks()))
             case 4:
@@ -387,6 +389,13 @@ def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
         chunks.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + size]))
         place += 12 + size
     return chunks
+
+
+def _unpacked(content: bytes) -> bytes:
+    """Without an end where there is none: an earlier change may have taken it."""
+    with suppress(zlib.error):
+        return zlib.decompressobj().decompress(content, 1 << 20)
+    return b""
 
 
 @lru_cache(maxsize=8)

@@ -27,6 +27,7 @@ from lib_ti.bench.fuzz_mutate import (
     mutate_text,
     mutate_zip,
 )
+from lib_ti.core.errors import BadInput
 from lib_ti.core.optimizers import parse_arguments
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.schedule import parse_stages
@@ -39,6 +40,7 @@ from lib_ti.formats.pickles import write_torch_pickle
 from lib_ti.formats.safetensors_file import write_tensors
 from lib_ti.formats.streaming import open_tensors, stream_safetensors
 from lib_ti.methods.guidance import parse_guidance
+from lib_ti.methods.mixing import Rows, Sources, mixed
 from lib_ti.methods.network_args import read_network_args
 from lib_ti.networks.block_numbers import block_weights, read_ranks
 from lib_ti.networks.files import network_metadata, read_network, write_network
@@ -239,6 +241,15 @@ def _read_network_args(text: str) -> None:
             block_weights(down, middle, up, "sd1")
 
 
+def _read_mix(text: str) -> None:
+    """The names it finds are those of one embedding."""
+    rows = Rows("cat", {"clip_l": torch.ones(2, 4)})
+    try:
+        mixed(text, Sources(lambda name: rows, lambda words: rows))
+    except (ValueError, ArithmeticError) as error:  # the tool puts them into its sentence
+        raise BadInput(str(error)) from error
+
+
 def _typed(read: Callable[[str], object]) -> Callable[[Path], object]:
     """Of what is typed into a box rather than read from a file."""
     return lambda path: read(path.read_bytes().decode(errors="surrogateescape"))
@@ -271,6 +282,8 @@ _SCALES = ("3", "1.5-3", "1.5-3:cos2", "1.5-3:sqrt(rate)", "1-5:max(rate, 1 - ra
 _SCALE_WORDS = (
     *("rate", "sqrt(", "(", ")", "**", "*", "/", "-", "+", "1.5-3:", "cos", "exp(", "9", "e", "min(1,", "^"),
 )
+_MIXES = ("0.5*cat + 0.5*dog - \"fur\", 'my cat'", "(cat, dog) / 2", "-cat * 1e-3")
+_MIX_WORDS = ("cat", '"fur"', "'my cat'", "(", ")", "+", "-", "*", "/", ",", "0.5", "1e308", " ", "cat,")
 _TAGS = ("a <net:cat:0.8:te=0.5:blocks=OUTALL:start=0.2:stop=0.8:rank=4:hr=only> x", "<net:cat:1:0.5>")
 _TAG_WORDS = (
     *(
@@ -325,6 +338,7 @@ def _text_targets() -> Iterator[Target]:
         ("data set, JSON", [_JSON], _DATASET_WORDS, _read_dataset, _with("{"), "data.json"),
         ("learning rate", _RATES, _RATE_WORDS, _typed(_read_rate), _with_number, "text"),
         ("guidance scale", _SCALES, _SCALE_WORDS, _typed(parse_guidance), _with_number, "text"),
+        ("mixing expression", _MIXES, _MIX_WORDS, _typed(_read_mix), _with("cat"), "text"),
         ("network tag", _TAGS, _TAG_WORDS, _typed(take_calls), _with("<net:"), "text"),
         ("network arguments", _ARGS, _ARGS_WORDS, _typed(_read_network_args), _with("="), "text"),
         (
