@@ -7,7 +7,11 @@
         return event.target.closest && event.target.closest(".ti-studio-drop");
     }
 
-    function tell(text) {
+    // The server gets a data URL, whatever type the browser takes the file for: it looks at the content.
+    function tell(zone, text) {
+        const picture = zone.querySelector("img");
+        picture.src = text;
+        picture.hidden = false;
         const box = gradioApp().querySelector("#ti_studio_card_dropped textarea");
         box.value = text;
         box.dispatchEvent(new Event("input", {bubbles: true})); // gradio knows what was typed only
@@ -15,10 +19,9 @@
         setTimeout(() => gradioApp().querySelector("#ti_studio_card_look").click());
     }
 
-    // A data URL whatever type the browser takes the file for: the server looks at the content.
-    function send(file) {
+    function send(zone, file) {
         const reader = new FileReader();
-        reader.onload = () => tell("data:image/png;base64," + reader.result.split(",")[1]);
+        reader.onload = () => tell(zone, "data:image/png;base64," + reader.result.split(",")[1]);
         if (file && file.size && file.size <= LARGEST) reader.readAsDataURL(file);
     }
 
@@ -31,8 +34,8 @@
         zone.classList.remove("ti-studio-over");
         const file = event.dataTransfer.files[0];
         const address = event.dataTransfer.getData("text/uri-list");
-        if (file) send(file);
-        else if (address) send(await (await fetch(address)).blob());
+        if (file) send(zone, file);
+        else if (address) send(zone, await (await fetch(address)).blob());
     }
 
     function over(event) {
@@ -43,8 +46,9 @@
     }
 
     function choose(event) {
-        if (!zoneOf(event)) return;
-        send(event.target.files[0]);
+        const zone = zoneOf(event);
+        if (!zone) return;
+        send(zone, event.target.files[0]);
         event.target.value = ""; // the same file may be chosen again
     }
 

@@ -16,11 +16,13 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
 from lib_ti.core.settings import build
 from lib_ti.formats.card import read_card
-from lib_ti.formats.embedding import read_embedding
+from lib_ti.formats.embedding import Embedding, read_embedding, write_safetensors
 from lib_ti.hosts.base import SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.job_cards import make_cards
 from lib_ti.job_run import Evaluation, Event, Message, Outcome, saved_steps
 from lib_ti.jobs import folders_under, resume, start
+from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.textual_inversion import InversionSettings
 
 WATCHED = {"preview_every": 0, "evaluate_every": 4, "evaluate_pictures": 2, "ema": 0.9, "save_every": 4}
@@ -232,3 +234,28 @@ def test_no_card_is_worth_the_job(host: StandaloneHost, settings: dict[str, Any]
     assert any("the card was not made" in event.text for event in events if isinstance(event, Message))
     none = train(host, tmp_path / "none", settings_of(settings, steps=2, card=False))
     assert none.status == "done" and not folders_under(tmp_path / "none").cards.exists()
+
+
+def test_a_pair_has_one_card_and_other_words_one_each(tmp_path: Path) -> None:
+    """Of files as a job leaves them; previews show all words, one after the other."""
+    folders = folders_under(tmp_path)
+    for kind, name, cards in (
+        ("dreamartist", "tom", {"tom": ("tom-neg", 0)}),
+        ("ti", "ann, bob", {"ann": (None, 0), "bob": (None, 2)}),
+    ):
+        told = read_settings({"method": kind, "name": name, "preview_count": 2})
+        job, files = Job.reserve(folders.jobs, "x"), {}
+        for number in range(4):
+            file = job.samples / f"step-000010-{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), (10 + 50 * number, 0, 0)).save(file)
+        for product in kind_of(told).products(told):
+            files[product] = folders.embeddings / f"{product.name}.safetensors"
+            write_safetensors(Embedding(product.name, {"clip_l": torch.ones(1, 64)}), files[product])
+        said = make_cards(job, told, files, 15, folders)
+        assert said == [f"a card to share: {folders.cards / word}.png" for word in cards]
+        for word, (partner, preview) in cards.items():
+            file = folders.cards / f"{word}.png"
+            card = read_card(file.read_bytes(), file.name)
+            assert (card.negative and card.negative.name) == partner
+            assert Image.open(file).getpixel((200, 200)) == (10 + 50 * preview, 0, 0)

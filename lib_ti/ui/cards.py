@@ -13,7 +13,7 @@ from lib_ti.workshop import Workshop
 # The page's script reads the file that is dropped here and hands it over as text: gradio's own inputs would
 # open it before us, or let a stranger name a path.
 _DROP = (
-    '<label class="ti-studio-drop"><input type="file" accept="image/png" />'
+    '<label class="ti-studio-drop"><input type="file" accept="image/png" /><img alt="" hidden />'
     "<b>Drop a card here</b><span>or click to choose one. Nothing is added before you say so.</span></label>"
 )
 
@@ -35,7 +35,12 @@ class Cards:
             self.add = gr.Button("Add this word", variant="primary", elem_id="ti_studio_card_add")
         with gr.Accordion("My cards: drag one out to share it", elem_id="ti_studio_cards"):
             self.gallery = gr.Gallery(
-                self._cards, show_label=False, columns=4, height=None, elem_id="ti_studio_cards_gallery"
+                self._cards,
+                show_label=False,
+                columns=4,
+                object_fit="contain",
+                height="auto",
+                elem_id="ti_studio_cards_gallery",
             )
             self.again = gr.Button("List them again", elem_id="ti_studio_cards_again")
         for control in (self.dropped, self.name, self.gallery):
@@ -49,8 +54,9 @@ class Cards:
             answer = self.workshop.use("card", "look", {"card": card})
         except StudioError as error:
             return error_html(str(error)), gr.update(visible=False), gr.update()
-        shown = said_html(answer.sentence) + told_html(answer.told)
-        return shown, gr.update(visible=True), answer.told["suggested_name"]
+        told = {name.replace("_", " "): value for name, value in answer.told.items()}
+        suggested = told.pop("suggested name")
+        return said_html(answer.sentence) + told_html(told), gr.update(visible=True), suggested
 
     def _add(self, card: str, name: str) -> tuple[str, Any]:
         try:

@@ -82,6 +82,9 @@ def test_drop_a_card_own_its_word_and_use_it(page: Page, webui: WebUI, card: Pat
     expect(picture).to_be_visible(timeout=PATIENCE)
     assert base64.b64decode(page.evaluate(FETCH, picture.element_handle())) == card.read_bytes()
     # Dragged back to where cards are dropped it is a card.
+    page.set_viewport_size(
+        {"width": 1400, "height": 1600}
+    )  # both in sight: a hand does not scroll as it drags
     picture.drag_to(page.locator(".ti-studio-drop"))
     expect(page.locator(SAID).first).to_contain_text("Import it as zqxdropped", timeout=PATIENCE)
 

@@ -63,7 +63,7 @@ def test_a_folder_becomes_a_data_set_with_captions_of_ones_own(
     assert shown.evaluate("image => image.naturalWidth") == 64
     assert {path: path.read_bytes() for path in Path(pictures).iterdir()} == before
 
-    page.click('#ti_studio > .tab-nav > button:text-is("Train a word")')
+    page.click('#ti_studio > .tab-nav > button:text-is("Train")')
     for name, value in {
         "name": "zqx-set",
         "images": "zqx things",

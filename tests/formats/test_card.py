@@ -38,7 +38,7 @@ def make_embedding(name: str = "zqx-cat", family: str = "sd1", count: int = 2, *
 
 def written(card: Card, folder: Path) -> bytes:
     file = folder / "card.png"
-    write_card(card, draw_embedding_card(photo(), card), file)
+    write_card(card, draw_embedding_card(photo(256, 256), card), file)
     return file.read_bytes()
 
 
