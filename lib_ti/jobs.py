@@ -17,7 +17,7 @@ from lib_ti.core.files import write_atomically
 from lib_ti.core.job import Job
 from lib_ti.core.lengths import in_steps
 from lib_ti.core.loop import check_learning
-from lib_ti.core.names import safe_name
+from lib_ti.core.names import folders_inside, safe_name
 from lib_ti.core.settings import as_dict
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.source import Source, find_source, make_samples, steps_of_epoch
@@ -61,6 +61,8 @@ def folders_under(data: Path) -> Folders:
 def read_source(settings: JobSettings, folders: Folders) -> Source:
     """Pictures, captions and template of a job. Raises BadInput."""
     lines = read_template(find_template(settings.template, folders.templates))
+    if dataset := folders_inside(folders.datasets).get(settings.images):
+        settings = replace(settings, images=str(dataset))
     return find_source(settings, lines, _kept(folders))
 
 

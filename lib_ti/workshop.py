@@ -9,7 +9,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -144,10 +144,7 @@ class Workshop:
         would wait that long for an answer."""
         settings, folders = jobs.told_to_suggest(_from_outside(values)), self.place.folders()
         jobs.read_source(settings, folders)
-        current = self.current()
-        if current and self.status(current).running:
-            raise BadInput(f"job {current} uses the model; wait for it, or stop it.")
-        with self.place.turn(settings.clip_skip) as host:
+        with self._short_turn(settings.clip_skip) as host:
             return jobs.suggest(host, settings, folders=folders, say=log.info, stopped=self.place.interrupted)
 
     def train(self, values: Mapping[str, Any]) -> str:
@@ -343,9 +340,8 @@ class Workshop:
         tool = find_tool(group, name)
         place, folders = self.place, self.place.folders()
         settings = in_folders(build(tool.settings, values), folders)
-        context = Context(
-            place.interrupted, lambda _done, _of: None, lambda: place.turn(0), place.look, folders
-        )
+        stopped = pressed_from_now(place.interrupted)
+        context = Context(stopped, lambda _done, _of: None, lambda: self._short_turn(0), place.look, folders)
         answer = tool.run(settings, context)
         with _as_file(answer.preview) as preview:
             for file in whole_files(answer.written):
@@ -357,6 +353,15 @@ class Workshop:
                 elif file.is_relative_to(folders.networks):
                     self._announce({Product(file.stem, "network"): file}, preview, f"by {group} {name}")
         return answer
+
+    @contextmanager
+    def _short_turn(self, clip_skip: int) -> Iterator[Host]:
+        """For what somebody waits for. Raises BadInput while a job has the model: that would be too long."""
+        current = self.current()
+        if current and self.status(current).running:
+            raise BadInput(f"job {current} uses the model; wait for it, or stop it.")
+        with self.place.turn(clip_skip) as host:
+            yield host
 
     def files(self, kind: str) -> list[str] | None:
         """The names of what is there of a kind that settings name; None where any may be given."""
@@ -380,6 +385,20 @@ class Workshop:
 
     def _find(self, job: str) -> Job:
         return Job.open(self.place.folders().jobs, job)
+
+
+def pressed_from_now(interrupted: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether a program's button was pressed from now on: it may still tell of an earlier time, until a turn
+    begins."""
+    stale = interrupted()
+
+    def pressed() -> bool:
+        nonlocal stale
+        now = interrupted()
+        stale = stale and now
+        return now and not stale
+
+    return pressed
 
 
 def _told_of(file: Path) -> list[dict[str, Any]]:

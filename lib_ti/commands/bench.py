@@ -13,6 +13,7 @@ import torch
 
 from lib_ti.bench.cards import bench_cards
 from lib_ti.bench.cost import bench_cost
+from lib_ti.bench.fuzz import bench_fuzz, table
 from lib_ti.bench.lora import bench_lora
 from lib_ti.bench.parity import bench_parity
 from lib_ti.bench.quality import ConceptResult, bench_quality, choose_concepts
@@ -23,7 +24,7 @@ from lib_ti.bench.webui_step import bench_webui
 from lib_ti.bench.world import CFG_SCALE, bench_world
 from lib_ti.commands.lora import PRECISIONS
 from lib_ti.commands.shared import Run, Stopped, given_settings, settings_options, shared_options
-from lib_ti.core.errors import BadInput
+from lib_ti.core.errors import BadInput, JobFailed
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Event
 from lib_ti.methods.registry import DEFAULT
@@ -135,6 +136,15 @@ def add_to(commands: Any) -> None:
     )
     lora_.add_argument("--precision", choices=tuple(PRECISIONS), default="fp16", help="(default: fp16)")
     lora_.add_argument("--device", default="cpu")
+
+    fuzz_ = kinds.add_parser(
+        "fuzz", help="mutated files and texts by the thousand: does any reader crash, hang or run something?"
+    )
+    shared_options(fuzz_, fuzz, model=False)
+    fuzz_.add_argument("--inputs", type=int, default=5000, help="of each reader (default: 5000)")
+    fuzz_.add_argument("--seed", type=int, default=0)
+    fuzz_.add_argument("--reader", action="append", default=[], help="only this one; may be given again")
+    fuzz_.add_argument("--keep", type=Path, help="a folder for the inputs with which something is wrong")
 
     parity_ = kinds.add_parser(
         "parity", help="does a job in an installed WebUI give the vectors of the command line?"
@@ -268,6 +278,18 @@ def lora(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         raise BadInput(f"rank: got {args.rank}, expected at least 1.")
     dtype, device = PRECISIONS[args.precision], torch.device(args.device)
     return _shown(bench_lora(args.rank, dtype, device, conv=args.conv), args)
+
+
+def fuzz(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    """Exits with 1 where anything is wrong."""
+    _at_least(args, inputs=1)
+    tallies = bench_fuzz(args.inputs, args.seed, readers=args.reader, keep=args.keep, stopped=stopped)
+    if not args.json:
+        print(table(tallies))
+    wrong = [f"{t.name}, input {i}: {why}" for t in tallies for i, why in t.findings.items()]
+    if wrong:
+        raise JobFailed(f"{len(wrong)} inputs went wrong.\n" + "\n".join(wrong))
+    return {"inputs": sum(t.inputs for t in tallies), "readers": [t.as_json() for t in tallies]}
 
 
 def parity(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:

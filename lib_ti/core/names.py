@@ -38,10 +38,13 @@ def safe_name(name: str) -> str:
     ):
         raise BadInput(
             f"{given[:MAX_NAME]!r} cannot be a name; expected 1 to {MAX_NAME} letters, digits, spaces, "
-            f"'_', '-' and '.', beginning and ending with neither a space nor a dot."
+            f"'_', '-' and '.', beginning and ending with neither a space nor a dot: "
+            f"{suggest_name(given)!r} would do."
         )
     if _is_reserved(name):
-        raise BadInput(f"{name!r} cannot be a name: Windows reserves it for a device; choose another.")
+        raise BadInput(
+            f"{name!r} cannot be a name: Windows reserves it for a device; {suggest_name(name)!r} would do."
+        )
     return name
 
 

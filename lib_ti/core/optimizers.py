@@ -236,16 +236,17 @@ def averages(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _literal(text: str) -> Any:
-    """A number, a word, a text in quotes, or a row of them in brackets. Raises ValueError."""
+    """A number, a word, a text in quotes, or a row of them, in brackets or not. Raises ValueError."""
     text = text.strip()
     if text in _WORDS:
         return _WORDS[text]
-    if text[:1] + text[-1:] in ("()", "[]"):
-        inside = text[1:-1].strip().removesuffix(",")
+    bracketed = text[:1] + text[-1:] in ("()", "[]")
+    if bracketed or "," in text:
+        inside = (text[1:-1] if bracketed else text).strip().removesuffix(",")
         if set(inside) & set("()[]"):
             raise ValueError("brackets in brackets")
         row = [_literal(part) for part in inside.split(",")] if inside else []
-        return tuple(row) if text[0] == "(" else row
+        return row if text[0] == "[" else tuple(row)
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else float(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.files import checked_size
 
 MAX_HEADER = 16 << 20  # bytes of a safetensors header; the format allows 100 MB
+_MAX_NAME = 500  # letters of a tensor's name
 MAX_TENSORS = 50_000  # in a file; a whole SDXL checkpoint has 2,515
 ZIP_MAGIC = b"PK\x03\x04"
 
@@ -32,7 +34,9 @@ def content_of(path: Path, most: int | None = None) -> tuple[Content, bytes]:
     return "pickle" if head.startswith((ZIP_MAGIC, b"\x80")) else "unknown", head
 
 
-def check_count(path: Path, count: int) -> None:
-    """Raises BadInput for more tensors than any file of ours can need."""
-    if count > MAX_TENSORS:
-        raise BadInput(f"{path.name} has {count} tensors; at most {MAX_TENSORS} are read.")
+def check_names(path: Path, names: Collection[str]) -> None:
+    """Raises BadInput for more tensors than any file of ours can need, and for names as nobody has."""
+    if len(names) > MAX_TENSORS:
+        raise BadInput(f"{path.name} has {len(names)} tensors; at most {MAX_TENSORS} are read.")
+    if longest := next((name for name in names if len(name) > _MAX_NAME), ""):
+        raise BadInput(f"{path.name} has a tensor with a name of {len(longest)} letters, {longest[:40]!r}...")

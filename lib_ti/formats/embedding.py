@@ -18,7 +18,7 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
-from lib_ti.formats.content import content_of
+from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.pickle_machine import ParameterDict
 from lib_ti.formats.pickles import read_torch_pickle, write_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, write_tensors
@@ -219,6 +219,7 @@ def _read_content(path: Path) -> tuple[dict[str, object], dict[str, str]]:
         raise BadInput(
             f"{path.name} holds a {type(content).__name__}; expected the named tensors of an embedding."
         )
+    check_names(path, content)
     return content, {}
 
 
@@ -245,12 +246,15 @@ def _join_tokens(path: Path, content: Mapping[str, object]) -> Mapping[str, obje
     """A word of several vectors with an entry for each of its tokens, called as sd-scripts does (mychar,
     mychar1, mychar2) or diffusers (mychar, mychar_1, mychar_2), as the one entry that it is."""
     word = min(content, key=len, default="")
-    for numbered in (word + "{}", word + "_{}"):
-        tokens = [word, *(numbered.format(i) for i in range(1, len(content)))]
+    for between in ("", "_"):
+        tokens = [word, *(f"{word}{between}{i}" for i in range(1, len(content)))]
         rows = [value for token in tokens if isinstance(value := content.get(token), torch.Tensor)]
         if len(rows) == len(content) > 1:
             log.info("%s: its tokens %s are one word, %s", path.name, " ".join(tokens), word)
-            return {word: torch.cat([_rows(path, row) for row in rows])}
+            parts = [_rows(path, row) for row in rows]
+            if len({part.shape[1] for part in parts}) > 1:
+                raise BadInput(f"{path.name} has tokens of several widths; expected vectors of one model.")
+            return {word: torch.cat(parts)}
     return content
 
 

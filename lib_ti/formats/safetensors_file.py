@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_ti.core.errors import BadInput
-from lib_ti.formats.content import check_count, content_of
+from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.streaming import bytes_of, header, in_order, stream_safetensors
 
 
@@ -19,7 +19,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors, on the CPU and mapped from the file, and metadata. Raises BadInput."""
     with opened(path) as content:
         keys = content.keys()
-        check_count(path, len(keys))
+        check_names(path, keys)
         return {key: content.get_tensor(key) for key in keys}, content.metadata() or {}
 
 

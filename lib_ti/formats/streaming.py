@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
-from lib_ti.formats.content import check_count, content_of
+from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.pickles import read_torch_pickle, write_torch_pickle
 
 Plan = Mapping[str, torch.Tensor]
@@ -86,7 +86,7 @@ def _open_safetensors(path: Path) -> TensorFile:
         size = int.from_bytes(file.read(8), "little")
         content: dict[str, Any] = json.loads(file.read(size))
     content.pop("__metadata__", None)
-    check_count(path, len(content))
+    check_names(path, content)
     entries = dict(sorted(content.items(), key=lambda item: item[1]["data_offsets"]))
     if odd := {entry["dtype"] for entry in entries.values()} - DTYPES.keys():
         raise BadInput(
@@ -112,6 +112,7 @@ def _open_pickle(path: Path) -> TensorFile:
         content = content.get("state_dict", content)
     pairs = content.items() if isinstance(content, Mapping) else ()
     tensors = {str(key): value for key, value in pairs if isinstance(value, torch.Tensor)}
+    check_names(path, tensors)
     plan = {name: meta(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
     return TensorFile(path, plan, {}, lambda name: tensors[name].clone())
 

@@ -28,7 +28,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import read_text
-from lib_ti.formats.content import check_count, content_of
+from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.ldm import (
     CLIP,
     CLIP_G,
@@ -95,7 +95,7 @@ def _open_safetensors(path: Path) -> _Checkpoint:
     except SafetensorError as error:
         raise BadInput(f"{path} is damaged ({error}); download or copy it again.") from error
     names = _with_text_model(handle.keys())
-    check_count(path, len(names))
+    check_names(path, names)
     shapes = {name: tuple(handle.get_slice(key).get_shape()) for name, key in names.items()}
     return _Checkpoint(path, shapes, handle.metadata() or {}, lambda name: handle.get_tensor(names[name]))
 
@@ -106,6 +106,7 @@ def _open_pickle(path: Path) -> _Checkpoint:
         content = content.get("state_dict", content)
     pairs = content.items() if isinstance(content, Mapping) else ()
     tensors = {str(key): value for key, value in pairs if isinstance(value, torch.Tensor)}
+    check_names(path, tensors)
     names = _with_text_model(tensors)
     shapes = {name: tuple(tensors[key].shape) for name, key in names.items()}
     return _Checkpoint(path, shapes, {}, lambda name: tensors[names[name]])

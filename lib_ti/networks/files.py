@@ -19,7 +19,7 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import parse_json, read_text
-from lib_ti.formats.content import content_of
+from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.embedding import Family
 from lib_ti.formats.pickles import read_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, serialized, write_tensors
@@ -111,6 +111,7 @@ def _read_content(path: Path) -> tuple[Tensors, dict[str, str]]:
     if not isinstance(content, dict):
         raise BadInput(f"{path.name} holds a {type(content).__name__}; expected the tensors of a network.")
     tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    check_names(path, tensors)
     if len(tensors) < len(content) and not tensors:
         raise _no_network(path, map(str, content))
     return tensors, {}
@@ -160,15 +161,19 @@ def _family(
     ):
         return "sdxl"
     for key, path in paths.items():
-        if path.endswith("attn2_to_k") and keys[key].suffix in ("lora_down.weight", "hada_w1_b", "diff"):
-            width = tensors[key].shape[1]
-            if family := _BY_CONTEXT.get(width):
-                return family
+        reads = path.endswith("attn2_to_k") and keys[key].suffix in ("lora_down.weight", "hada_w1_b", "diff")
+        if reads and (family := _BY_CONTEXT.get(_width(tensors[key]))):
+            return family
     for key, found in keys.items():
         if found.suffix == "lora_down.weight" and paths[key].endswith("self_attn_q_proj"):
-            return _BY_TEXT.get(tensors[key].shape[1])
+            return _BY_TEXT.get(_width(tensors[key]))
     depths = [int(match[1]) for path in paths.values() if (match := _DEPTH.search(path))]
     return "sdxl" if max(depths, default=0) > 0 else None
+
+
+def _width(tensor: torch.Tensor) -> int:
+    """Of a matrix's rows; 0 for what is none."""
+    return tensor.shape[1] if tensor.ndim > 1 else 0
 
 
 _BY_CONTEXT: Mapping[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}

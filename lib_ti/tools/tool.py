@@ -63,6 +63,7 @@ class Tool:
     help: str  # what it does, in a line
     settings: type
     run: Callable[[Any, Context], Answer]
+    shows: bool = False  # its answer has pictures
 
 
 def each(text: str) -> list[str]:
@@ -98,6 +99,7 @@ def list_files(kind: str, folders: Folders) -> list[str] | None:
 def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
     return {
         "embedding": lambda: files_inside(folders.embeddings, EMBEDDINGS),
+        "foreign-embedding": lambda: files_inside(folders.inbox, EMBEDDINGS),
         "network": lambda: files_inside(folders.networks, NETWORKS),
         "card": lambda: files_inside(folders.cards, CARDS),
         "dataset": lambda: folders_inside(folders.datasets),
@@ -108,10 +110,10 @@ def _find(kind: str, name: str, folders: Folders) -> str:
     if kind == "card" and name.startswith(DATA_URL):
         return name
     if kind == "pictures":
-        return str(local_path(name))
+        return str(folders_inside(folders.datasets).get(name) or local_path(name))
     listings = _listings(folders)
     if kind in listings:
-        return str(find_named(name, listings[kind](), f"{kind}s"))
+        return str(find_named(name, listings[kind](), f"{kind.replace('-', ' ')}s"))
     roots = {
         "new-embedding": folders.embeddings,
         "new-network": folders.networks,

@@ -169,7 +169,7 @@ def test_what_a_tool_found_is_a_table_of_its_kind() -> None:
         "numbers": [1, 2],
         "rows": [{"vector": 1, "norm": 0.5}, {"vector": 2, evil: "x"}],
         "metadata": {f"key {i}": evil for i in range(20)},
-        "inside": [{"name": "a", "rows": [{"x": 1}]}],
+        "inside": [{"rows": [{"x": 1}], **{str(i): i for i in range(20)}}],
         "long": "y" * 5000,
     }
     html = told_html(told)
