@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.names import files_inside, folded, safe_name, suggest_name
+from lib_ti.core.names import MAX_NAME, files_inside, folded, safe_name, suggest_name
 from lib_ti.core.settings import option
 from lib_ti.data.images import open_image
 from lib_ti.formats.card import MAX_FILE, Card, read_card, write_card
@@ -97,7 +97,9 @@ def take_in(settings: ImportSettings, context: Context) -> Answer:
         for each in names:
             safe_name(each)
     except BadInput as error:
-        raise BadInput(f"{error} {_free_name(name, folder)!r} is free.") from error
+        free = _free_name(name, folder)
+        told = f"{name[:MAX_NAME]!r} cannot be a word; choose another name, such as {free!r}."
+        raise BadInput(told) from error
     if taken := [each for each in names if folded(each) in _taken(folder)]:
         free = _free_name(name, folder)
         raise BadInput(f"there is a word {taken[0]!r} already; choose another name, such as {free!r}.")
@@ -172,7 +174,7 @@ def _told(card: Card) -> str:
 
 
 TOOLS = (
-    Tool("card", "make", "put a word into a picture to share", MakeSettings, make),
+    Tool("card", "make", "put a word into a picture to share", MakeSettings, make, shows=True),
     Tool("card", "look", "what word is in a picture", LookSettings, look),
     Tool("card", "import", "take the word out of a card into your embeddings", ImportSettings, take_in),
 )
