@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -244,7 +244,7 @@ class Workshop:
 
     def _conclude(self, run: Run, state: State) -> None:
         """Write down how it ended; the state changes last, so that who sees it finds everything there."""
-        with _said(run):
+        try:
             if run.job.id in Job.known(self.place.folders().jobs):
                 run.job.write_result(
                     {
@@ -258,7 +258,10 @@ class Workshop:
                 )
             else:
                 run.job.discard()
-        run.state = state
+        except (OSError, StudioError) as error:  # a disk that is full must not hide how the job ended
+            run.messages.append(f"the result could not be written down: {error}")
+        finally:
+            run.state = state
 
     def stop(self, job: str, *, publish: bool = False) -> None:
         """Ask a job to stop; it saves, and can be resumed. ``publish``: what it has goes where prompts find
@@ -383,15 +386,6 @@ def _settings(values: Mapping[str, Any]) -> JobSettings:
 
 def _names(settings: JobSettings) -> set[str]:
     return {product.name.lower() for product in kind_of(settings).products(settings)}
-
-
-@contextmanager
-def _said(run: Run) -> Iterator[None]:
-    """A disk that is full must not hide how the job ended."""
-    try:
-        yield
-    except OSError as error:
-        run.messages.append(f"the result could not be written down: {error}")
 
 
 def _mean_loss(losses: list[tuple[int, float, float]]) -> float | None:
