@@ -15,6 +15,7 @@ from PIL import Image
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
 from lib_ti.core.settings import build
+from lib_ti.formats.card import read_card
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
@@ -202,3 +203,32 @@ def test_what_cannot_be_is_said_before_anything_is_written(
     with pytest.raises(BadInput, match=sentence):
         train(host, tmp_path / "data", settings_of(settings, **wrong))
     assert not (tmp_path / "data").exists()
+
+
+def test_a_job_leaves_a_card_with_its_last_preview(
+    host: StandaloneHost, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    told, events = settings_of(settings, preview_every=10, steps=20), list[Event]()
+    outcome = train(host, tmp_path, told, events.append)
+    file = folders_under(tmp_path).cards / "zqx-cat.png"
+    assert f"a card to share: {file}" in [event.text for event in events if isinstance(event, Message)]
+    card = read_card(file.read_bytes(), file.name)
+    assert torch.equal(card.embedding.vectors["clip_l"], vectors_of(outcome.embedding))
+    assert card.embedding.metadata["job"] == outcome.job.id
+    preview = Image.open(outcome.job.previews()[20][0]).resize((512, 512), Image.Resampling.LANCZOS)
+    shown = np.asarray(Image.open(file).convert("RGB"), dtype=np.float32)
+    edge = (shown.shape[1] - 512) // 2
+    middle = np.asarray(preview, dtype=np.float32)[100:400, 100:400]
+    assert np.abs(shown[116:416, edge + 100 : edge + 400] - middle).max() == 0
+
+
+def test_no_card_is_worth_the_job(host: StandaloneHost, settings: dict[str, Any], tmp_path: Path) -> None:
+    folders = folders_under(tmp_path / "other")
+    folders.cards.parent.mkdir(parents=True)
+    folders.cards.write_text("a file where the folder of cards should be")
+    events: list[Event] = []
+    outcome = train(host, tmp_path / "other", settings_of(settings, steps=2), events.append)
+    assert outcome.status == "done" and outcome.embedding.is_file()
+    assert any("the card was not made" in event.text for event in events if isinstance(event, Message))
+    none = train(host, tmp_path / "none", settings_of(settings, steps=2, card=False))
+    assert none.status == "done" and not folders_under(tmp_path / "none").cards.exists()

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from lib_ti.cli import build_parser, main
-from lib_ti.commands.network_args import read_network_args
 from lib_ti.commands.sd_scripts import translate
 from lib_ti.commands.sd_scripts_network import NETWORK_OPTIONS
 from lib_ti.commands.sd_scripts_options import Entry
 from lib_ti.commands.shared import given_settings
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.safetensors_file import read_tensors
+from lib_ti.methods.network_args import read_network_args
 from lib_ti.methods.registry import read_settings
 from lib_ti.networks.files import read_network
 

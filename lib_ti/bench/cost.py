@@ -1,36 +1,35 @@
-"""What does a recipe cost until its vectors come close to the model's own words?
+"""How long must a job be until its words come close to the model's own?
 
-The cost is in image passes: pictures put through the U-Net, forward and backward, which is steps x batch x
-accumulation x passes of the U-Net a picture, and what finding the start took. It is read off where the score
-of the copies kept on the way first reaches a share of the ceiling. The same copies judge the stop rules.
+The length is in image passes: pictures put through the U-Net, forward and backward, which is steps x batch x
+accumulation x passes of the U-Net a picture, and what finding the start took. A length is judged by a job of
+that length, for a schedule follows it: the first steps of a long job are worth less than a short job.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from lib_ti.bench.quality import Exam, Scores, judge_ceiling, judge_words, lesson, read_words
-from lib_ti.core.evaluation import Evaluations, Row, StopRule
-from lib_ti.core.loop import Progress
-from lib_ti.hosts.base import Embeddings, Host
-from lib_ti.job_run import Event, Outcome, copies_of, saved_steps, started_from
-from lib_ti.jobs import folders_under, resume, start
+from lib_ti.hosts.base import Host
+from lib_ti.job_run import Outcome, copies_of
+from lib_ti.jobs import folders_under, start
 from lib_ti.methods.dreamartist import DreamArtistSettings
 from lib_ti.methods.guidance import is_plain, parse_guidance
-from lib_ti.methods.kind import JobSettings
+from lib_ti.methods.kind import JobSettings, Product
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.tinyworld.concepts import Concept
 from lib_ti.tinyworld.judge import Judge
 
 REACH = 0.9  # share of the ceiling
-# What the WebUI's own trainer does, with its default rate.
+# What the WebUI's own trainer does, with its default rate. The rate is constant, so a copy on the way is
+# what a job of that length ends with.
 WEBUI = {
     "batch_size": 1,
     "accumulation": 1,
@@ -39,14 +38,15 @@ WEBUI = {
     "ema": 0.0,
     "init": "text",
 }
-RULES = tuple(rule for rule in get_args(StopRule) if rule != "none")
+
+Ceiling = tuple[list[bool], list[bool]]
 
 
 @dataclass(frozen=True)
-class Copy:
-    """What the vectors of a step are worth."""
+class Point:
+    """What the words of a job of so many image passes are worth."""
 
-    step: int
+    passes: float
     plain: Scores
     edited: Scores
 
@@ -56,41 +56,43 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A job's copies in the order of their steps, the start first, as far as they were judged."""
+class Course:
+    """(image passes, ratio) of a recipe's jobs, the shortest first."""
 
-    settings: JobSettings
-    copies: Sequence[Copy]
-    evaluations: Sequence[Row] = ()  # losses of the fixed batch, where they were taken
-    start_passes: int = 0  # what finding the start cost
+    jobs: Sequence[tuple[float, float]]
 
-    @property
-    def passes_a_step(self) -> int:
-        return self.settings.batch_size * self.settings.accumulation * unet_passes(self.settings)
-
-    @property
-    def reached_at(self) -> float | None:
-        """The step at which the ratio first reaches ``REACH``, linear between copies; None: at none."""
-        for before, after in zip(self.copies, self.copies[1:], strict=False):
-            low, high = before.ratio(), after.ratio()
-            if max(low, high) >= REACH:
-                share = 0.0 if low >= REACH else (REACH - low) / (high - low)
-                return before.step + share * (after.step - before.step)
-        return None
+    @classmethod
+    def mean(cls, courses: Sequence[Course]) -> Course:
+        """Of jobs of the same lengths on several concepts."""
+        passes, ratios = np.mean([course.jobs for course in courses], axis=0).T
+        return cls(list(zip(passes.tolist(), ratios.tolist(), strict=True)))
 
     @property
-    def cost(self) -> float:
-        """Image passes until there; those of the whole length where it is not reached."""
-        reached = self.reached_at
-        # A job has at least one step: a start that is good already costs that.
-        steps = self.copies[-1].step if reached is None else max(1.0, reached)
-        return self.start_passes + steps * self.passes_a_step
+    def first(self) -> float | None:
+        """Image passes of the shortest job that comes to ``REACH``; None: none does."""
+        good = [ratio >= REACH for _, ratio in self.jobs]
+        return self._crossing(good.index(True)) if any(good) else None
+
+    @property
+    def for_good(self) -> float | None:
+        """The same of the shortest job from which on every longer one does, too."""
+        poor = [i for i, (_, ratio) in enumerate(self.jobs) if ratio < REACH]
+        place = poor[-1] + 1 if poor else 0
+        return self._crossing(place) if place < len(self.jobs) else None
+
+    def _crossing(self, place: int) -> float:
+        """Between that job and the one before it, linear in the logarithm of the passes."""
+        passes, ratio = self.jobs[place]
+        if place == 0:
+            return passes
+        before, poor = self.jobs[place - 1]
+        return before * (passes / before) ** ((REACH - poor) / (ratio - poor))
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "passes": round(self.cost),
-            "reached": self.reached_at is not None,
-            "curve": [[copy.step, round(copy.ratio(), 4)] for copy in self.copies],
+            "first": _rounded(self.first),
+            "for_good": _rounded(self.for_good),
+            "jobs": [[round(passes), round(ratio, 4)] for passes, ratio in self.jobs],
         }
 
 
@@ -99,21 +101,24 @@ class ConceptCost:
     """Of one concept what the recipe and the WebUI's cost."""
 
     concept: Concept
-    ours: Curve
-    webui: Curve
+    ours: Course
+    webui: Course
 
-    @property
-    def ratio(self) -> float:
-        return self.ours.cost / self.webui.cost
+    def ratio(self, measure: str) -> float:
+        """Ours over theirs, "first" or "for_good"; what never comes there costs the longest job."""
+        cost = [getattr(course, measure) or course.jobs[-1][0] for course in (self.ours, self.webui)]
+        return cost[0] / cost[1]
 
     def as_json(self) -> dict[str, Any]:
-        told = {
+        return {
             "concept": self.concept.name,
-            "ratio": round(self.ratio, 4),
             "recipe": self.ours.as_json(),
             "webui": self.webui.as_json(),
         }
-        return told | ({"stop_rules": judge_rules(self.ours)} if self.ours.evaluations else {})
+
+
+def _rounded(passes: float | None) -> int | None:
+    return None if passes is None else round(passes)
 
 
 def unet_passes(settings: JobSettings) -> int:
@@ -122,109 +127,73 @@ def unet_passes(settings: JobSettings) -> int:
     return 2 if guided else 1
 
 
-def judge_rules(curve: Curve) -> dict[str, dict[str, Any]]:
-    """Of each stop rule: where it ends the job, which step it keeps, and what that step's score is of the
-    best copy's.
+@dataclass(frozen=True)
+class Lesson:
+    """A concept to be taught again and again: its pictures lie in ``data``."""
 
-    ``of_best`` takes the best on the very pictures it is scored on, so luck counts for it; ``of_best_apart``
-    chooses the best by half of the pictures and compares on the other half, both ways round.
-    """
-    trained = curve.copies[1:]
-    best = max(trained, key=Copy.ratio)
-    told = {}
-    for rule in RULES:
-        ended, kept = _kept_by(rule, curve)
-        copy = next(copy for copy in trained if copy.step == kept)
-        told[rule] = {
-            "ended": ended,
-            "kept": kept,
-            "score": round(copy.ratio(), 4),
-            "best": best.step,
-            "of_best": round(_share(copy.ratio(), best.ratio()), 4),
-            "of_best_apart": round(_of_best_apart(copy, trained), 4),
-        }
-    return told
+    host: Host
+    judge: Judge
+    exam: Exam
+    ceiling: Ceiling
+    data: Path
+    stopped: Callable[[], bool]
+
+    def settings(self, values: Mapping[str, Any]) -> JobSettings:
+        return read_settings(lesson(self.exam, self.data / "pictures", **{"save_every": 1_000_000, **values}))
+
+    def train(self, settings: JobSettings) -> Outcome:
+        folders = folders_under(self.data)
+        return start(
+            self.host,
+            settings,
+            folders=folders,
+            model="builtin",
+            report=lambda event: None,
+            stopped=self.stopped,
+        )
+
+    def point(self, settings: JobSettings, steps: int, files: Mapping[Product, Path]) -> Point:
+        """What the words in ``files`` are worth after so many steps."""
+        words = kind_of(settings).words(settings)
+        judged = judge_words(self.host, self.judge, self.exam, words, read_words(files), self.ceiling)[1:]
+        looked = settings.steps_before(len(self.exam.scenes))
+        a_step = settings.batch_size * settings.accumulation * unet_passes(settings)
+        return Point((looked + steps) * a_step, *judged)
 
 
-def _kept_by(rule: StopRule, curve: Curve) -> tuple[int, int]:
-    """The step at which the rule ends the job, and the one it keeps."""
-    seen = Evaluations.of(replace(curve.settings, stop_rule=rule))
-    for step, loss in curve.evaluations:
-        seen.add(step, loss, {})
-        if seen.settled:
+def teach(host: Host, judge: Judge, exam: Exam, folder: Path, stopped: Callable[[], bool]) -> Lesson:
+    """A lesson on the exam's pictures, which are written below ``folder``."""
+    data = folder / exam.concept.name.replace(" ", "-")
+    exam.write_pictures(data / "pictures")
+    return Lesson(host, judge, exam, judge_ceiling(host, judge, exam), data, stopped)
+
+
+def _course_of_jobs(lesson: Lesson, settings: JobSettings, lengths: Sequence[int]) -> Course:
+    """A job of each length, in image passes, as near as its steps come to it."""
+    a_step = settings.batch_size * settings.accumulation * unet_passes(settings)
+    jobs = []
+    for length in lengths:
+        job = replace(settings, steps=max(1, round(length / a_step)))
+        outcome = lesson.train(job)
+        if lesson.stopped():
             break
-    return seen.rows[-1][0], seen.best_row[0]
+        point = lesson.point(job, job.steps, outcome.files)
+        jobs.append((point.passes, point.ratio()))
+    return Course(jobs)
 
 
-def _of_best_apart(kept: Copy, copies: Sequence[Copy]) -> float:
-    pictures = np.arange(len(kept.plain.learned))
-    shares = []
-    for half in (0, 1):
-        chosen_by, scored_on = pictures[half::2], pictures[1 - half :: 2]
-        best = copies[int(np.argmax([copy.ratio(chosen_by) for copy in copies]))]
-        shares.append(_share(kept.ratio(scored_on), best.ratio(scored_on)))
-    return float(np.mean(shares))
-
-
-def _share(score: float, best: float) -> float:
-    """Where nothing was right at all, nothing better could have been kept."""
-    return score / best if best else 1.0
-
-
-def pieces(host: Host, settings: JobSettings, data: Path, stopped: Callable[[], bool]) -> Iterator[Outcome]:
-    """Train a job from copy to copy; what is not asked for is not trained."""
-    folders, reached, copied = folders_under(data), 0, settings.copy_every
-
-    def watch(event: Event) -> None:
-        nonlocal reached
-        if isinstance(event, Progress):
-            reached = event.step
-
-    def piece_done() -> bool:
-        return stopped() or reached >= copied
-
-    outcome = start(host, settings, folders=folders, model="builtin", report=watch, stopped=piece_done)
-    yield outcome
-    while outcome.status == "stopped" and not stopped():
-        copied += settings.copy_every
-        outcome = resume(host, outcome.job, folders=folders, report=watch, stopped=piece_done)
-        yield outcome
-
-
-def measure_curve(
-    host: Host,
-    judge: Judge,
-    exam: Exam,
-    ceiling: tuple[list[bool], list[bool]],
-    settings: JobSettings,
-    data: Path,
-    stopped: Callable[[], bool],
-    *,
-    to_the_end: bool,
-) -> Curve:
-    """Train and judge copy after copy, until ``REACH`` is reached or to the end."""
-    kind, copies = kind_of(settings), list[Copy]()
-    words = kind.words(settings)
-    before = settings.steps_before(len(exam.scenes)) * settings.batch_size * settings.accumulation
-
-    def judged(step: int, vectors: Embeddings) -> Copy:
-        return Copy(step, *judge_words(host, judge, exam, words, vectors, ceiling)[1:])
-
-    evaluations: list[Row] = []
-    for outcome in pieces(host, settings, data, stopped):
-        if stopped():
+def _course_of_copies(lesson: Lesson, settings: JobSettings, lengths: Sequence[int]) -> Course:
+    """One job of the greatest length at a constant rate, judged on the way."""
+    every = math.gcd(*lengths)
+    job = replace(settings, steps=max(lengths), copy_every=every)
+    outcome, products = lesson.train(job), kind_of(job).products(job)
+    jobs = []
+    for length in lengths:
+        if lesson.stopped():
             break
-        job = outcome.job
-        if not copies and (began := started_from(job, settings)):
-            copies.append(judged(0, began))
-        # A piece ends a step after its copy.
-        wanted = [s for s in saved_steps(job) if s % settings.copy_every == 0 or s == settings.steps]
-        for step in wanted[len(copies) - 1 :]:
-            copies.append(judged(step, read_words(copies_of(job, kind.products(settings), step))))
-        evaluations = job.evaluations()
-        if not to_the_end and Curve(settings, copies).reached_at is not None:
-            break
-    return Curve(settings, copies, evaluations, before * unet_passes(settings))
+        point = lesson.point(job, length, copies_of(outcome.job, products, length))
+        jobs.append((point.passes, point.ratio()))
+    return Course(jobs)
 
 
 def bench_cost(
@@ -234,72 +203,50 @@ def bench_cost(
     *,
     pictures: int,
     images: int,
-    every: int,
-    webui_steps: int,
-    stop_rules: bool,
+    lengths: Sequence[int],
     exam_seed: int,
     stopped: Callable[[], bool],
     on_result: Callable[[ConceptCost], None],
     **settings: Any,
 ) -> dict[str, Any]:
-    """Teach each concept by the recipe of ``settings`` and by the WebUI's, a copy judged every ``every``
-    steps of the first and every ``every`` times its pictures a step of the second.
-
-    ``webui_steps``: the length of the WebUI's recipe. ``stop_rules``: train and judge the first to its end,
-    and judge the stop rules by it.
-    """
+    """Teach each concept by jobs of ``lengths`` image passes, by the recipe of ``settings`` and by the
+    WebUI's, whose words, vectors and seed are ours."""
     results: list[ConceptCost] = []
-    evaluating = {"evaluate_every": every} if stop_rules else {}
     with tempfile.TemporaryDirectory() as folder:
         for concept in concepts:
             exam = Exam(concept, pictures, images, exam_seed)
-            data = Path(folder) / concept.name.replace(" ", "-")
-            exam.write_pictures(data / "pictures")
-            ours = _settings(exam, data, {**settings, **evaluating, "copy_every": every, "stop_rule": "none"})
-            ceiling = judge_ceiling(host, judge, exam)
-            curves = [
-                measure_curve(host, judge, exam, ceiling, recipe, data, stopped, to_the_end=to_the_end)
-                for recipe, to_the_end in (
-                    (ours, stop_rules),
-                    (_webui_recipe(exam, data, ours, webui_steps), False),
-                )
-            ]
+            taught = teach(host, judge, exam, Path(folder), stopped)
+            ours = taught.settings(settings)
+            shared = {name: getattr(ours, name) for name in ("init_text", "vectors", "seed")}
+            theirs = taught.settings({**WEBUI, **shared})
+            courses = _course_of_jobs(taught, ours, lengths), _course_of_copies(taught, theirs, lengths)
             if stopped():
                 break
-            results.append(ConceptCost(concept, *curves))
+            results.append(ConceptCost(concept, *courses))
             on_result(results[-1])
     return {"status": "stopped" if stopped() else "done", **_summary(results)}
 
 
-def _webui_recipe(exam: Exam, data: Path, ours: JobSettings, steps: int) -> JobSettings:
-    """Judged as often as ours in image passes; words, vectors and seed are ours."""
-    every = ours.copy_every * ours.batch_size * ours.accumulation
-    shared = {name: getattr(ours, name) for name in ("init_text", "vectors", "seed")}
-    return _settings(exam, data, {**WEBUI, **shared, "steps": steps, "copy_every": every})
-
-
-def _settings(exam: Exam, data: Path, values: Mapping[str, Any]) -> JobSettings:
-    return read_settings(lesson(exam, data / "pictures", **{"save_every": 1_000_000, **values}))
-
-
 def _summary(results: Sequence[ConceptCost]) -> dict[str, Any]:
-    if not results:
-        return {"concepts": []}
-    rules: dict[str, dict[str, float]] = {}
-    told = [result.as_json() for result in results]
-    if "stop_rules" in told[0]:
-        for rule in RULES:
-            shares = {
-                name: [one["stop_rules"][rule][name] for one in told] for name in ("of_best", "of_best_apart")
-            }
-            rules[rule] = {name: round(float(np.mean(values)), 4) for name, values in shares.items()}
-            rules[rule]["least_of_best"] = min(shares["of_best"])
-    return {
-        "ratio": round(math.exp(float(np.mean([math.log(result.ratio) for result in results]))), 4),
-        "not_reached": {
-            "recipe": [result.concept.name for result in results if result.ours.reached_at is None],
-            "webui": [result.concept.name for result in results if result.webui.reached_at is None],
-        },
-        "concepts": told,
-        **({"stop_rules": rules} if rules else {}),
-    }
+    """The geometric means of the ratios, and who never came there; and the mean course of all concepts, in
+    which the chance of single pictures averages out."""
+    told: dict[str, Any] = {}
+    if results:
+        told["mean"] = {
+            "recipe": Course.mean([result.ours for result in results]).as_json(),
+            "webui": Course.mean([result.webui for result in results]).as_json(),
+        }
+    for measure in ("first", "for_good") if results else ():
+        logs = [math.log(result.ratio(measure)) for result in results]
+        told[measure] = {
+            "ratio": round(math.exp(float(np.mean(logs))), 4),
+            "not_reached": {
+                name: [
+                    result.concept.name
+                    for result in results
+                    if getattr(getattr(result, course), measure) is None
+                ]
+                for name, course in (("recipe", "ours"), ("webui", "webui"))
+            },
+        }
+    return {**told, "concepts": [result.as_json() for result in results]}

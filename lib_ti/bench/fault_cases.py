@@ -47,8 +47,8 @@ CASES = (
     _full("settings.json, at the start", r"/\.settings\.json\..*\.tmp$", _NO_ROOM, methods=["ti"]),
     _full("a picture's latents", _LATENTS, "encoded pictures are not kept", _NO_ROOM, methods=["ti"]),
     _full("first saved state", _STATE, _NO_ROOM, "resuming job .* begins it anew", methods=["ti"]),
-    _full("saved state", _STATE, nth=2, methods=METHODS),
-    _full("a copy", _COPIES, nth=2, methods=METHODS),
+    _full("saved state", _STATE, nth=3, methods=METHODS),
+    _full("a copy", _COPIES, nth=3, methods=METHODS),
     Case("disk full", "loss.csv", Fault("refuse", file=r"/loss\.csv$", nth=3), (_NO_ROOM, _GOES_ON)),
     _full(
         "a preview", _PREVIEWS, "the preview of step 6 was skipped: .*no room left", _NO_ROOM, _GOES_ON,

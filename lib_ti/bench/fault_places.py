@@ -104,6 +104,8 @@ def _files(data: Path) -> Iterator[Path]:
 
 
 def _content(path: Path) -> Any:
+    if "cards" in path.parts:
+        return "a card"  # which tells the day and the job
     if path.suffix != ".safetensors":
         return path.read_bytes()
     with safe_open(path, "pt") as file:

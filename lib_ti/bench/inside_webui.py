@@ -1,15 +1,16 @@
-"""Runs inside a real WebUI as an extension's script: measures its own trainer and ours.
+"""Runs inside a real WebUI as an extension's script: measures its own trainer and networks, and ours.
 
-Installed by ``webui_step``. Three questions over HTTP: pairs of steps in one process, and the memory of
-either trainer, each to be asked in a process of its own.
+Installed by ``webui_step``. Over HTTP: pairs of steps in one process; the memory of either trainer, each to
+be asked in a process of its own; pictures with networks of either kind.
 """
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from fastapi import Body, FastAPI
 from modules import launch_utils, script_callbacks, sd_hijack, sd_hijack_checkpoint, shared
 from modules.call_queue import queue_lock
+from modules.processing import StableDiffusionProcessingTxt2Img, process_images
 from modules.textual_inversion.learn_schedule import LearnRateScheduler
 from modules.textual_inversion.textual_inversion import Embedding, train_embedding
 
@@ -31,6 +33,7 @@ from lib_ti.data.samples import LatentCache, TrainingSet
 from lib_ti.hosts.a1111 import A1111Host
 from lib_ti.methods.starts import initial_vectors
 from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion
+from lib_ti.networks import prompt_layers
 
 BUILTIN, OURS = "zqx-builtin", "zqx-ours"
 MEMORY_STEPS = 3
@@ -173,6 +176,53 @@ def peak_bytes(run: Callable[[], None]) -> float:
     return memory.bytes()
 
 
+def draw(prompt: str, size: int, steps: int) -> dict[str, Any]:
+    """Seconds of a picture, its network's loading among them, and of each call of the U-Net for it."""
+    unet, began, calls = shared.sd_model.model.diffusion_model, 0.0, list[float]()
+
+    def before(*_: Any) -> None:
+        nonlocal began
+        began = time.perf_counter()
+
+    def after(*_: Any) -> None:
+        calls.append(time.perf_counter() - began)
+
+    asked = StableDiffusionProcessingTxt2Img(
+        sd_model=shared.sd_model,
+        prompt=prompt,
+        seed=1,
+        steps=steps,
+        width=size,
+        height=size,
+        sampler_name="Euler",
+        do_not_save_samples=True,
+        do_not_save_grid=True,
+    )
+    hooks = unet.register_forward_pre_hook(before), unet.register_forward_hook(after)
+    try:
+        started = time.perf_counter()
+        with closing(asked):
+            process_images(asked)
+        return {"seconds": time.perf_counter() - started, "calls": calls}
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def draw_in_turn(turns: dict[str, str], size: int, steps: int, rounds: int) -> list[dict[str, Any]]:
+    """Every prompt of ``turns`` in every round; a short round before them warms up."""
+    drawn = []
+    for number in range(rounds + 1):
+        found = {}
+        for turn, prompt in turns.items():
+            # Second weights only where nothing is cheap enough to be added, or for no layer at all.
+            dear = math.inf if turn == "added" else prompt_layers._DEAR
+            with patch.object(prompt_layers, "_DEAR", dear):
+                found[turn] = draw(prompt, size, steps if number else 2)
+        drawn.append(found)
+    return drawn[1:]
+
+
 def versions() -> dict[str, str]:
     return {"webui": launch_utils.git_tag(), "python": platform.python_version(), "torch": torch.__version__}
 
@@ -186,6 +236,16 @@ def serve(_demo: Any, app: FastAPI) -> None:
     def pairs(images: str = Body(), size: int = Body(), count: int = Body()) -> Any:
         with queue_lock:
             return measure_pairs(images, size, count)
+
+    @app.post("/bench/networks")
+    def networks(
+        turns: dict[str, str] = Body(),  # noqa: B008
+        size: int = Body(),
+        steps: int = Body(),
+        rounds: int = Body(),
+    ) -> Any:
+        with queue_lock:
+            return draw_in_turn(turns, size, steps, rounds)
 
     @app.post("/bench/builtin")
     def builtin(images: str = Body(), size: int = Body()) -> Any:

@@ -29,18 +29,19 @@ class PeakMemory:
             # What the last run freed must go back, or the next one would seem to need nothing.
             ctypes.CDLL(None).malloc_trim(0)
             RESET_PEAK.write_text("5")
-            self.before = _status_bytes("VmRSS")
+            self.before = status_bytes("VmRSS")
 
     def bytes(self) -> float:
         """Since ``start``; NaN where the system does not tell."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) - self.before
         if RESET_PEAK.exists():
-            return _status_bytes("VmHWM") - self.before
+            return status_bytes("VmHWM") - self.before
         return float("nan")
 
 
-def _status_bytes(key: str) -> int:
+def status_bytes(key: str) -> int:
+    """Of this process, as Linux tells: "VmRSS", "VmHWM", ..."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) * 1024
 

@@ -46,8 +46,8 @@ def whole_sd15() -> Components:
     return dataclasses.replace(components, vae=vae)
 
 
-def write_checkpoint(components: Components, models: Path) -> None:
-    """Into a WebUI's ``models`` folder, in half precision, with all it needs to be read without a network."""
+def write_checkpoint(components: Components, models: Path) -> Path:
+    """The file, in a WebUI's ``models`` folder, in half precision, with all it needs to be read offline."""
     unet, text_encoder = components.unet, components.text_encoder
     state = to_ldm(unet.state_dict(), components.vae.state_dict(), text_encoder.state_dict())
     plan = ldm_config(
@@ -60,25 +60,36 @@ def write_checkpoint(components: Components, models: Path) -> None:
     file.parent.mkdir()
     file.with_suffix(".yaml").write_text(ldm_yaml(plan))
     save_file({name: tensor.half().contiguous() for name, tensor in state.items()}, file)
+    return file
+
+
+def write_model(data: Path, arch: str) -> Path:
+    """The checkpoint file of ``arch`` in the WebUI's data folder: "sd15", random weights, or "tiny"."""
+    return write_checkpoint(whole_sd15() if arch == "sd15" else load_components("builtin"), data / "models")
+
+
+def install_script(data: Path) -> None:
+    """This extension, and the script that measures, among the WebUI's own."""
+    install_extension(data)
+    scripts = data / "extensions" / "ti-studio-bench" / "scripts"
+    scripts.mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("inside_webui.py"), scripts)
 
 
 def _write_data(data: Path, arch: str, size: int) -> None:
     """A data folder of the WebUI: checkpoint, training pictures, this extension, the script that measures."""
-    write_checkpoint(whole_sd15() if arch == "sd15" else load_components("builtin"), data / "models")
-    install_extension(data)
+    write_model(data, arch)
+    install_script(data)
     (data / "embeddings").mkdir()
     (data / "pictures").mkdir()
     rng = np.random.default_rng(0)
     for number in range(PICTURES):
         noise = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(noise).save(data / "pictures" / f"picture-{number}.png")
-    scripts = data / "extensions" / "ti-studio-bench" / "scripts"
-    scripts.mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("inside_webui.py"), scripts)
 
 
 @contextmanager
-def _fresh_webui(data: Path) -> Iterator[WebUI]:
+def fresh_webui(data: Path) -> Iterator[WebUI]:
     """A new process, its checkpoint loaded. What it refuses is raised with the end of its log."""
     with running_webui(data, ready="/bench") as webui:
         try:
@@ -103,14 +114,14 @@ def bench_webui(arch: str, size: int, pairs: int) -> dict[str, Any]:
         _write_data(data, arch, size)
         asked = {"images": str(data / "pictures"), "size": size}
         log.info("steps of both, in turn")
-        with _fresh_webui(data) as webui:
+        with fresh_webui(data) as webui:
             versions = webui.call("/bench")["versions"]
             seconds = webui.call("/bench/pairs", {**asked, "count": pairs})
         log.info("memory of the built-in trainer")
-        with _fresh_webui(data) as webui:
+        with fresh_webui(data) as webui:
             builtin = webui.call("/bench/builtin", asked)
         log.info("memory of ours")
-        with _fresh_webui(data) as webui:
+        with fresh_webui(data) as webui:
             ours = webui.call("/bench/ours", {**asked, "data": str(data)})
     return {
         "arch": arch,

@@ -5,23 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lib_ti.bench.cost import ConceptCost, bench_cost
+from lib_ti.bench.cards import bench_cards
+from lib_ti.bench.cost import bench_cost
 from lib_ti.bench.fault_runs import Finding
 from lib_ti.bench.faults import bench_faults
+from lib_ti.bench.fuzz import bench_fuzz, table
 from lib_ti.bench.lora import bench_lora
 from lib_ti.bench.parity import bench_parity
 from lib_ti.bench.quality import ConceptResult, bench_quality, choose_concepts
 from lib_ti.bench.step import bench_step
+from lib_ti.bench.stop_rules import bench_stop_rules
+from lib_ti.bench.webui_networks import bench_networks
 from lib_ti.bench.webui_step import bench_webui
 from lib_ti.bench.world import CFG_SCALE, bench_world
 from lib_ti.commands.lora import PRECISIONS
-from lib_ti.commands.shared import Stopped, given_settings, settings_options, shared_options
-from lib_ti.core.errors import BadInput
+from lib_ti.commands.shared import Run, Stopped, given_settings, settings_options, shared_options
+from lib_ti.core.errors import BadInput, JobFailed
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Event
 from lib_ti.methods.registry import DEFAULT
@@ -73,36 +78,18 @@ def add_to(commands: Any) -> None:
     settings_options(quality_, leave_out=("images", "name"))
 
     cost_ = kinds.add_parser(
-        "cost", help="image passes until 0.9 of the ceiling, against the WebUI's own recipe; the stop rules"
+        "cost", help="image passes of a job that comes to 0.9 of the ceiling, against the WebUI's own recipe"
     )
-    shared_options(cost_, cost)
-    cost_.add_argument("--concepts", default="", help="as for quality")
-    cost_.add_argument("--pictures", type=int, default=8, help="training pictures of a concept (default: 8)")
-    cost_.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
-    cost_.add_argument("--every", type=int, default=50, help="steps between judged copies (default: 50)")
+    _taught_options(cost_, cost, leave_out=("steps", "epochs"))
     cost_.add_argument(
-        "--webui-steps",
-        type=int,
-        default=7200,
-        help="length of the WebUI's recipe, which ends where it has reached 0.9 (default: 7200)",
+        "--lengths",
+        default="25,50,100,200,400,800,1600",
+        help="image passes of the jobs that are judged (default: %(default)s)",
     )
-    cost_.add_argument(
-        "--stop-rules",
-        action="store_true",
-        help="train to the end and judge what dvar and plateau would have kept",
-    )
-    settings_options(
-        cost_,
-        leave_out=(
-            "images",
-            "name",
-            "copy_every",
-            "evaluate_every",
-            "save_every",
-            "preview_every",
-            "stop_rule",
-        ),
-    )
+
+    rules_ = kinds.add_parser("stop-rules", help="what dvar and plateau would have kept of a whole job")
+    _taught_options(rules_, stop_rules, leave_out=("evaluate_every_epochs",))
+    rules_.add_argument("--every", type=int, default=50, help="steps between judged copies (default: 50)")
 
     step_ = kinds.add_parser("step", help="what an optimizer step costs against its floor")
     shared_options(step_, step, model=False)
@@ -124,6 +111,23 @@ def add_to(commands: Any) -> None:
     webui_.add_argument("--size", type=int, default=0, help="pixels (default: 64 for tiny, 256 for sd15)")
     webui_.add_argument("--pairs", type=int, default=8, help="steps of each, in turn (default: 8)")
 
+    networks_ = kinds.add_parser(
+        "networks", help="a network that a prompt calls, by an installed WebUI's own loader and by ours"
+    )
+    shared_options(networks_, networks, model=False)
+    networks_.add_argument("--arch", choices=("sd15", "tiny"), default="sd15", help="(default: sd15)")
+    networks_.add_argument("--size", type=int, default=0, help="pixels (default: 64 for tiny, 256 for sd15)")
+    networks_.add_argument("--steps", type=int, default=20, help="of sampling (default: 20)")
+    networks_.add_argument("--rounds", type=int, default=5, help="pictures of each kind (default: 5)")
+    networks_.add_argument("--rank", type=int, default=16, help="(default: 16)")
+
+    cards_ = kinds.add_parser(
+        "cards", help="the time to see that a picture is no card, and the bytes that a vector takes in one"
+    )
+    shared_options(cards_, cards, model=False)
+    cards_.add_argument("--side", type=int, default=2048, help="of the pictures, pixels (default: 2048)")
+    cards_.add_argument("--repeats", type=int, default=15, help="of each measurement (default: 15)")
+
     lora_ = kinds.add_parser(
         "lora", help="merging a LoRA into a checkpoint of SD 1.5's shapes, and extracting it: time and memory"
     )
@@ -134,6 +138,15 @@ def add_to(commands: Any) -> None:
     )
     lora_.add_argument("--precision", choices=tuple(PRECISIONS), default="fp16", help="(default: fp16)")
     lora_.add_argument("--device", default="cpu")
+
+    fuzz_ = kinds.add_parser(
+        "fuzz", help="mutated files and texts by the thousand: does any reader crash, hang or run something?"
+    )
+    shared_options(fuzz_, fuzz, model=False)
+    fuzz_.add_argument("--inputs", type=int, default=5000, help="of each reader (default: 5000)")
+    fuzz_.add_argument("--seed", type=int, default=0)
+    fuzz_.add_argument("--reader", action="append", default=[], help="only this one; may be given again")
+    fuzz_.add_argument("--keep", type=Path, help="a folder for the inputs with which something is wrong")
 
     parity_ = kinds.add_parser(
         "parity", help="does a job in an installed WebUI give the vectors of the command line?"
@@ -196,31 +209,65 @@ def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     return _shown(measured, args)
 
 
+def cards(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    result = bench_cards(args.side, args.repeats, stopped)
+    for name, scan in result["milliseconds"].items():
+        told = f"{name}: decoding {scan['decode']:.0f} ms, looking {scan['look']:.2f} ms"
+        print(told, file=sys.stderr)
+    print(f"bytes a vector: {result['bytes_per_vector']}", file=sys.stderr)
+    return result
+
+
 def cost(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    lengths = [int(length) if length.strip().isdecimal() else 0 for length in args.lengths.split(",")]
+    if min(lengths) < 1 or sorted(set(lengths)) != lengths:
+        raise BadInput(f"lengths: got {args.lengths!r}, expected rising whole numbers such as 50,100,200.")
+    return _taught(args, stopped, bench_cost, lambda result: result.as_json(), lengths=lengths)
+
+
+def stop_rules(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    _at_least(args, every=1)
+    return _taught(args, stopped, bench_stop_rules, lambda result: result, every=args.every)
+
+
+def _taught_options(parser: argparse.ArgumentParser, run: Run, leave_out: tuple[str, ...]) -> None:
+    """Of a bench that teaches concepts again and again."""
+    shared_options(parser, run)
+    parser.add_argument("--concepts", default="", help="as for quality")
+    parser.add_argument("--pictures", type=int, default=8, help="training pictures of a concept (default: 8)")
+    parser.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
+    ours = ("images", "name", "copy_every", "evaluate_every", "save_every", "preview_every", "stop_rule")
+    settings_options(parser, leave_out=(*ours, *leave_out))
+
+
+def _taught(
+    args: argparse.Namespace,
+    stopped: Stopped,
+    bench: Callable[..., dict[str, Any]],
+    told: Callable[[Any], dict[str, Any]],
+    **more: Any,
+) -> dict[str, Any]:
+    """What such a bench says; each concept's result is shown as it comes, as ``told`` makes it."""
     given = given_settings(args)
     concepts = _concepts(args, given)
-    _at_least(args, pictures=1, judged=8, every=1, webui_steps=1)
+    _at_least(args, pictures=1, judged=8)
 
-    def show(result: ConceptCost) -> None:
-        print(json.dumps(result.as_json()), file=sys.stderr, flush=True)
+    def show(result: Any) -> None:
+        print(json.dumps(told(result)), file=sys.stderr, flush=True)
 
-    return _shown(
-        bench_cost(
-            StandaloneHost.load(args.model, args.device),
-            Judge(),
-            concepts,
-            pictures=args.pictures,
-            images=args.judged,
-            every=args.every,
-            webui_steps=args.webui_steps,
-            stop_rules=args.stop_rules,
-            exam_seed=given.get("seed", 1),
-            stopped=stopped,
-            on_result=show,
-            **given,
-        ),
-        args,
+    measured = bench(
+        StandaloneHost.load(args.model, args.device),
+        Judge(),
+        concepts,
+        pictures=args.pictures,
+        images=args.judged,
+        exam_seed=given.get("seed", 1),
+        stopped=stopped,
+        on_result=show,
+        **more,
+        **given,
     )
+    return _shown(measured, args)
 
 
 def step(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
@@ -232,11 +279,28 @@ def webui(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     return _shown(bench_webui(args.arch, _size(args), _pairs(args)), args)
 
 
+def networks(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    _at_least(args, steps=2, rounds=1, rank=1)
+    return _shown(bench_networks(args.arch, _size(args), args.steps, args.rounds, args.rank), args)
+
+
 def lora(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     if args.rank < 1:
         raise BadInput(f"rank: got {args.rank}, expected at least 1.")
     dtype, device = PRECISIONS[args.precision], torch.device(args.device)
     return _shown(bench_lora(args.rank, dtype, device, conv=args.conv), args)
+
+
+def fuzz(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    """Exits with 1 where anything is wrong."""
+    _at_least(args, inputs=1)
+    tallies = bench_fuzz(args.inputs, args.seed, readers=args.reader, keep=args.keep, stopped=stopped)
+    if not args.json:
+        print(table(tallies))
+    wrong = [f"{t.name}, input {i}: {why}" for t in tallies for i, why in t.findings.items()]
+    if wrong:
+        raise JobFailed(f"{len(wrong)} inputs went wrong.\n" + "\n".join(wrong))
+    return {"inputs": sum(t.inputs for t in tallies), "readers": [t.as_json() for t in tallies]}
 
 
 def parity(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:

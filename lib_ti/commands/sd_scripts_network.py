@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lib_ti.commands.network_args import read_network_args
 from lib_ti.commands.sd_scripts_options import (
     DEFAULTS,
     EMBEDDING,
@@ -23,6 +22,7 @@ from lib_ti.commands.sd_scripts_options import (
     switched,
 )
 from lib_ti.core.errors import BadInput
+from lib_ti.methods.network_args import read_network_args
 
 _MODULES = {"networks.lora": "lora", "networks.dylora": "dylora", "lycoris.kohya": "lora"}
 _SMALL = sets({"--optimizer": "AdamW"}, told="AdamW it is: what it keeps of a network is small")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lib_ti.commands.network_args import read_network_args
 from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import Option
+from lib_ti.methods.network_args import read_network_args
 from lib_ti.methods.registry import DEFAULT, KINDS, all_options
 
 Stopped = Callable[[], bool]

@@ -6,16 +6,18 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.settings import Option, build, options_of
-from lib_ti.hosts.base import Host
 from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.jobs import folders_under
+from lib_ti.report import picture_sheet, save_png
 from lib_ti.tools.registry import GROUPS, tools_of
 from lib_ti.tools.tool import Context, Tool
 
@@ -29,6 +31,8 @@ def add_to(commands: Any) -> None:
         for tool in tools_of(group):
             verb = verbs.add_parser(tool.name, help=tool.help, description=tool.help)
             shared_options(verb, partial(run, tool))
+            if tool.shows:
+                verb.add_argument("--sheet", type=Path, help="write what there is to look at as one PNG")
             for name, (field, option, plain) in options_of(tool.settings).items():
                 _add(verb, name, field.default, option, plain)
 
@@ -51,7 +55,12 @@ def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any
     given = {name: _joined(getattr(args, name)) for name in options_of(tool.settings) if hasattr(args, name)}
     settings: Any = build(tool.settings, given)
     with _bar() as progress:
-        answer = tool.run(settings, Context(stopped, progress, partial(_turn, args)))
+        look = cache(lambda: StandaloneHost.load(args.model, args.device, 1))
+        answer = tool.run(
+            settings, Context(stopped, progress, lambda: nullcontext(look()), look, folders_under(args.data))
+        )
+    if tool.shows and args.sheet and answer.pictures:
+        save_png(picture_sheet(answer.pictures), args.sheet)
     print(answer.sentence, file=sys.stderr)
     if answer.told and not args.json:
         print(json.dumps(answer.told, indent=2, ensure_ascii=False))
@@ -60,11 +69,6 @@ def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any
 
 def _joined(value: Any) -> Any:
     return "\n".join(value) if isinstance(value, list) else value
-
-
-@contextmanager
-def _turn(args: argparse.Namespace) -> Iterator[Host]:
-    yield StandaloneHost.load(args.model, args.device, 1)
 
 
 @contextmanager

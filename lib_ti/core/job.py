@@ -17,7 +17,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import forget_unfinished, held, write_atomically, write_text, writing
+from lib_ti.core.files import (
+    forget_unfinished,
+    held,
+    parse_json,
+    write_atomically,
+    write_text,
+    writing,
+)
+from lib_ti.core.names import safe_name
 from lib_ti.core.optimizers import OptimizerState
 
 
@@ -77,7 +85,7 @@ class Job:
     @classmethod
     def reserve(cls, root: Path, name: str) -> Job:
         """A new, still empty folder under ``root``: the job has its id, and nobody else gets it."""
-        stem = time.strftime("%Y%m%d-%H%M%S-") + name
+        stem = time.strftime("%Y%m%d-%H%M%S-") + safe_name(name)
         with writing(root / stem):
             for number in range(1, 1000):
                 folder = root / (stem if number == 1 else f"{stem}-{number}")
@@ -265,7 +273,7 @@ def _rows(path: Path, columns: int) -> list[list[str]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read ({error}); remove the job's folder.") from error
     if not isinstance(told, dict):

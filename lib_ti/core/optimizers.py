@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,10 +11,13 @@ from typing import Any
 import torch
 
 from lib_ti.core.errors import BadInput, JobFailed
+from lib_ti.core.files import parse_json
 
 # Parameter name, or WHOLE for what belongs to all of them -> slot -> tensor or number.
 OptimizerState = dict[str, dict[str, Any]]
 WHOLE = ""
+_MAX_ARGUMENTS = 1000  # characters
+_WORDS = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None}
 _SHARE = "share"  # of a group: its rate as a multiple of the loop's
 
 
@@ -118,15 +119,17 @@ def parse_arguments(text: str) -> dict[str, Any]:
     """
     text = text.strip()
     try:
+        if len(text) > _MAX_ARGUMENTS:
+            raise ValueError
         if text.startswith("{"):
-            found = json.loads(text)
+            found = parse_json(text)
         else:
             pairs = [part.partition("=") for part in re.split(r"[\s,]+(?=[A-Za-z_]\w*\s*=)", text) if part]
             found = {key.strip(): _literal(value) for key, _, value in pairs}
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except ValueError:
         raise BadInput(
-            f"optimizer-args: cannot read {text!r}; expected a JSON object, or pairs such as "
-            "betas=(0.9, 0.99) eps=1e-6."
+            f"optimizer-args: cannot read {text[:_MAX_ARGUMENTS]!r}; expected a JSON object, or pairs such "
+            "as betas=(0.9, 0.99) eps=1e-6."
         ) from None
     for key in ("lr", "params"):
         if key in found:
@@ -233,8 +236,20 @@ def averages(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _literal(text: str) -> Any:
-    words = {"true": True, "false": False, "null": None}
-    return words[text.strip()] if text.strip() in words else ast.literal_eval(text.strip())
+    """A number, a word, a text in quotes, or a row of them, in brackets or not. Raises ValueError."""
+    text = text.strip()
+    if text in _WORDS:
+        return _WORDS[text]
+    bracketed = text[:1] + text[-1:] in ("()", "[]")
+    if bracketed or "," in text:
+        inside = (text[1:-1] if bracketed else text).strip().removesuffix(",")
+        if set(inside) & set("()[]"):
+            raise ValueError("brackets in brackets")
+        row = [_literal(part) for part in inside.split(",")] if inside else []
+        return row if text[0] == "[" else tuple(row)
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else float(text)
 
 
 def _plain_copy(value: Any) -> Any:

@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 from lib_ti.core.errors import BadInput
 
 T = TypeVar("T")
+_HINTS: dict[type, dict[str, Any]] = {}
 
 # What a setting can name: what is there, and what is to be made. A command line takes any path; a page and
 # HTTP take names inside the folder that is meant for it, and a free path only to read pictures.
 FILES = (
     "embedding",
     "new-embedding",
+    "foreign-embedding",
     "network",
     "new-network",
     "pictures",
@@ -74,7 +76,9 @@ def with_default(kind: type, name: str, default: Any) -> Any:
 
 def options_of(kind: type) -> dict[str, tuple[dataclasses.Field[Any], Option, type]]:
     """Field, option and plain type (int, float, str or bool) of every setting, in order."""
-    hints = typing.get_type_hints(kind)
+    if kind not in _HINTS:  # Python evaluates the annotations for it: once, not with every request
+        _HINTS[kind] = typing.get_type_hints(kind)
+    hints = _HINTS[kind]
     return {f.name: (f, f.metadata["option"], hints[f.name]) for f in dataclasses.fields(kind)}
 
 
@@ -126,7 +130,8 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
     for name, (field, option_, plain) in known.items():
         checked[name] = _check(name, values.get(name, field.default), option_, plain)
         if option_.needed and checked[name] == "":
-            raise BadInput(f"{name.replace('_', '-')}: missing; {option_.help}.")
+            told = option_.help[:1].lower() + option_.help[1:].removesuffix(".")
+            raise BadInput(f"{name.replace('_', '-')}: missing; {told}.")
     return kind(**checked)
 
 

@@ -14,11 +14,15 @@ import torch
 from PIL import Image, ImageOps
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import checked_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK_ENDING = "_att"  # of a file that weighs the parts of the picture it is named after
 # Pillow reads dozens of formats; each is a parser that a stranger's file could attack.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+# Below Pillow's own limit, which hosts lift. It keeps 4 bytes of each, twice while a picture is turned.
+MAX_PIXELS = 1 << 25
+MAX_FILE = 256 << 20  # bytes
 _ORIENTATION = 0x0112  # of EXIF; from 5 on width and height change places
 # What damaged files were seen to raise in Pillow 9.5 and 13; it has no error of its own for them.
 _DAMAGE = (
@@ -77,8 +81,10 @@ def open_image(path: Path) -> Image.Image:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    checked_size(path, MAX_FILE)
     try:
-        with Image.open(path, formats=_FORMATS) as file:
+        with Image.open(path, formats=FORMATS) as file:
+            _limit_pixels(file, path)
             yield file
     except _DAMAGE as error:
         if not path.exists():
@@ -89,6 +95,22 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from error
 
 
+def _limit_pixels(file: Image.Image, path: Path) -> None:
+    """Large photos, as JPEG, are read at half their size or less. Raises BadInput for other pictures."""
+    width, height = file.size
+    if width * height <= MAX_PIXELS:
+        return
+    # A progressive one takes the memory of all its pixels, however few are wanted.
+    shrinks = (2, 4, 8) if file.format == "JPEG" and "progressive" not in file.info else ()
+    for shrink in shrinks:
+        if width * height <= MAX_PIXELS * shrink**2:
+            file.draft(None, (max(1, width // shrink), max(1, height // shrink)))
+            return
+    raise BadInput(
+        f"{path} has {width} x {height} pixels, at most {MAX_PIXELS:,} are read; save a smaller copy of it."
+    )
+
+
 def upright_size(path: Path) -> tuple[int, int]:
     """Width and height of the image at ``path``; its pixels are not read. Raises BadInput."""
     with _opened(path) as file:
@@ -96,6 +118,12 @@ def upright_size(path: Path) -> tuple[int, int]:
         told = any(key in file.info for key in ("exif", "Raw profile type exif"))
         on_its_side = told and file.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
         return (file.height, file.width) if on_its_side else file.size
+
+
+def is_upright(path: Path) -> bool:
+    """Whether the pixels of the image at ``path`` are stored as it is to be seen. Raises BadInput."""
+    with _opened(path) as file:
+        return file.getexif().get(_ORIENTATION, 1) == 1
 
 
 def load_image(path: Path, width: int, height: int) -> torch.Tensor:
@@ -117,9 +145,26 @@ def to_pixels(
     Returns (3, height, width), float32, -1..1.
     """
     # Lanczos both ways by default: Pillow widens the kernel when it shrinks, so nothing aliases, and it
-    # keeps more detail than a box. ``fit`` crops at a fraction of a pixel, so the proportions stay exact.
-    image = ImageOps.fit(flatten(image), (width, height), Image.Resampling[resize.upper()], centering=place)
+    # keeps more detail than a box.
+    box = cut_box(image.size, (width, height), place)
+    image = flatten(image).resize((width, height), Image.Resampling[resize.upper()], box)
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
+
+
+def cut_box(
+    size: tuple[int, int], target: tuple[int, int], place: tuple[float, float] = (0.5, 0.5)
+) -> tuple[float, float, float, float]:
+    """What of a picture of ``size`` is scaled to ``target``: left, top, right and bottom in its pixels.
+
+    Fractions of a pixel too, so that the proportions stay exact. ``place``: see ``to_pixels``.
+    """
+    width, height = map(float, size)
+    if size[0] * target[1] > size[1] * target[0]:
+        width = height * target[0] / target[1]
+    else:
+        height = min(height, width * target[1] / target[0])
+    left, top = (size[0] - width) * place[0], (size[1] - height) * place[1]
+    return left, top, left + width, top + height
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -136,6 +181,7 @@ def flatten(image: Image.Image) -> Image.Image:
 
 def image_hash(path: Path) -> str:
     """SHA-256 of the file's bytes, in hexadecimal."""
+    checked_size(path, MAX_FILE)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import parse_json, read_text
+from lib_ti.core.names import below
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.settings import build, option, options_of
-from lib_ti.data.captions import read_text
 from lib_ti.data.dataset import Subset, subset_of
 
 _RANDOM_CROPS = 4  # in the place of a new cut at every step
@@ -151,8 +151,8 @@ def read_dataset_config(settings: PictureSettings) -> DatasetConfig:
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
-        config = json.loads(text) if path.suffix.lower() == ".json" else _toml().loads(text)
-    except ValueError as error:  # of which both parsers' errors are
+        config = parse_json(text) if text.lstrip()[:1] == "{" else _toml().loads(text)
+    except (ValueError, RecursionError) as error:  # of which both parsers' errors are
         raise BadInput(f"{path} cannot be read ({error}); mend it, or leave it out.") from error
     tables = config.get("datasets", []) if isinstance(config, dict) else None
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
@@ -196,7 +196,7 @@ def _subset(where: str, keys: Mapping[str, Any], base: PictureSettings, beside: 
     if subset.random_crop:
         settings = replace(settings, random_crops=settings.random_crops or _RANDOM_CROPS)
     return replace(
-        subset_of(settings, _folder(keys["image_dir"], beside)),
+        subset_of(settings, _folder(where, keys["image_dir"], beside)),
         repeats=subset.num_repeats,
         regularisation=subset.is_reg,
         class_words=subset.class_tokens,
@@ -228,7 +228,12 @@ def _size(where: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     raise BadInput(f"{where}: resolution: got {keys['resolution']!r}, expected 512 or [512, 768].")
 
 
-def _folder(image_dir: str, beside: Path) -> Path:
-    """As it is written; or beside the file, where there is only that."""
+def _folder(where: str, image_dir: str, beside: Path) -> Path:
+    """As it is written; or beside the file, where there is only that. Raises BadInput for one that leads out
+    by "..", or to another computer: the file may be a stranger's."""
+    try:
+        inside = below(beside, image_dir)
+    except BadInput as error:
+        raise BadInput(f"{where}: image_dir: {error}") from error
     folder = Path(image_dir).expanduser()
-    return folder if folder.exists() or not (beside / folder).exists() else beside / folder
+    return folder if folder.exists() or not inside.exists() else inside

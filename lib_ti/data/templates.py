@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
-from lib_ti.data.captions import read_text
+from lib_ti.core.files import read_text
 
 OUR_TEMPLATES = Path(__file__).resolve().parents[2] / "textual_inversion_templates"
 MAX_PROMPTS = 2_000  # reading 10,000 to count a trigger takes seconds

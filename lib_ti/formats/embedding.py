@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,8 +18,9 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
+from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.pickle_machine import ParameterDict
-from lib_ti.formats.pickles import ZIP_MAGIC, read_torch_pickle, write_torch_pickle
+from lib_ti.formats.pickles import read_torch_pickle, write_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
@@ -36,10 +37,10 @@ _FAMILIES: Mapping[frozenset[str], Family] = {
     frozenset({"clip_h"}): "sd2",
     frozenset({"clip_l", "clip_g"}): "sdxl",
 }
-_ENCODERS = ("clip_l", "clip_h", "clip_g")
+ENCODERS = ("clip_l", "clip_h", "clip_g")
 _ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
 _COG_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
-_NAMELESS = {*_ENCODERS, *_COG_NAMES, "emb_params", "emp_params", "*"}  # any other key is a trigger
+_NAMELESS = {*ENCODERS, *_COG_NAMES, "emb_params", "emp_params", "*"}  # any other key is a trigger
 _A1111_NAMES = {"sd_checkpoint_name": "base_model"}
 
 _BUNDLED = re.compile(r"bundle_emb\.(?P<name>.+?)\.(?P<key>string_to_param\.[^.]+|[^.]+)")
@@ -48,6 +49,10 @@ _OTHER_KINDS = (
     (r"(model\.diffusion_model|first_stage_model|cond_stage_model)\.|state_dict$", "a checkpoint"),
     (r"(down_blocks|text_model|encoder|decoder)\.", "a part of a diffusers model"),
 )
+
+
+class NotFinite(BadInput):
+    """Vectors of an embedding hold NaN or infinity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +82,7 @@ class Embedding:
                     f"{encoder} of {self.name} has the type {tensor.dtype}; expected torch.float32."
                 )
             if not torch.isfinite(tensor).all():
-                raise BadInput(
+                raise NotFinite(
                     f"{encoder} of {self.name} holds numbers that are not finite (NaN or infinite)."
                 )
         if len({len(tensor) for tensor in self.vectors.values()}) > 1:
@@ -127,8 +132,16 @@ def read_embeddings(path: Path) -> list[Embedding]:
         return [_read_single(path, content, metadata)]
     others = len(content) - sum(map(len, bundles.values()))
     log.info("%s: %d embeddings; %d other tensors are left alone", path.name, len(bundles), others)
-    origin = {"bundled_in": path.name}
-    return [_assemble(path, safe_name(name), tensors, origin) for name, tensors in bundles.items()]
+    return [
+        assemble(path, safe_name(name), tensors, {"bundled_in": path.name, **_said_of(name, metadata)})
+        for name, tensors in bundles.items()
+    ]
+
+
+def _said_of(name: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    """What the file of a bundle says of the embedding ``name``."""
+    start = f"bundle_emb.{name}."
+    return {key.removeprefix(start): text for key, text in metadata.items() if key.startswith(start)}
 
 
 def write_safetensors(embedding: Embedding, path: Path) -> None:
@@ -141,26 +154,21 @@ def write_safetensors(embedding: Embedding, path: Path) -> None:
     tensors = embedding.vectors
     if embedding.family != "sdxl":
         tensors = {"emb_params": next(iter(tensors.values()))}
-    metadata = _file_metadata(embedding)
-    for key, value in metadata.items():
-        if value.startswith("{"):  # hosts parse such a value
-            try:
-                json.loads(value)
-            except ValueError as error:
-                raise BadInput(f"metadata {key} begins with a brace and is not JSON: {error}.") from error
-    write_tensors(tensors, metadata, path)
+    write_tensors(tensors, metadata_for(embedding), path)
 
 
 def write_pt(embedding: Embedding, path: Path) -> None:
-    """A1111's own layout, in the older pickle stream: what newer torch writes, A1111 1.10 refuses.
+    """A1111's own layout, in the older pickle stream: what newer torch writes, A1111 1.10 refuses."""
+    write_torch_pickle(pt_content(embedding), path)
 
-    For SDXL a pickle of ``clip_l`` and ``clip_g`` alone, since A1111 takes every entry for vectors.
-    """
+
+def pt_content(embedding: Embedding) -> dict[str, object]:
+    """What A1111's own layout holds; of SDXL ``clip_l`` and ``clip_g`` alone, since A1111 takes every entry
+    for vectors."""
     if embedding.family == "sdxl":
-        write_torch_pickle(dict(embedding.vectors), path)
-        return
+        return dict(embedding.vectors)
     metadata = embedding.metadata
-    content = {
+    return {
         "string_to_token": {"*": 265},
         "string_to_param": {"*": next(iter(embedding.vectors.values()))},
         "name": embedding.name,
@@ -168,10 +176,11 @@ def write_pt(embedding: Embedding, path: Path) -> None:
         "sd_checkpoint": metadata.get("base_model_sha256", "")[:10] or metadata.get("sd_checkpoint"),
         "sd_checkpoint_name": metadata.get("base_model"),
     }
-    write_torch_pickle(content, path)
 
 
-def _file_metadata(embedding: Embedding) -> dict[str, str]:
+def metadata_for(embedding: Embedding) -> dict[str, str]:
+    """What a safetensors file says of the embedding: its own metadata, and what follows from it. Raises
+    BadInput for what hosts could not read."""
     v_prediction = embedding.metadata.get("modelspec.prediction_type") == "v"
     model = {
         "sd1": "stable-diffusion-v1",
@@ -188,26 +197,29 @@ def _file_metadata(embedding: Embedding) -> dict[str, str]:
         "trigger": embedding.name,
         "modelspec.trigger_phrase": embedding.name,
     }
+    for key, value in metadata.items():
+        if value.startswith("{"):  # hosts parse such a value
+            try:
+                json.loads(value)
+            except ValueError as error:
+                raise BadInput(f"metadata {key} begins with a brace and is not JSON: {error}.") from error
     return metadata if embedding.step is None else {**metadata, "step": str(embedding.step)}
 
 
 def _read_content(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     """Key -> tensor or plain value, and the metadata of a safetensors file."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
-    if head[8:] == b"{":
+    kind, _ = content_of(path)
+    if kind == "safetensors":
         tensors, metadata = read_tensors(path)
         return dict(tensors), metadata
-    if not head.startswith((ZIP_MAGIC, b"\x80")):
+    if kind == "unknown":
         raise BadInput(f"{path.name} is neither a safetensors file nor a torch pickle, so no embedding file.")
     content = read_torch_pickle(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise BadInput(
             f"{path.name} holds a {type(content).__name__}; expected the named tensors of an embedding."
         )
+    check_names(path, content)
     return content, {}
 
 
@@ -220,7 +232,7 @@ def _read_single(path: Path, content: Mapping[str, object], metadata: Mapping[st
         metadata = {**metadata, "token": token}
         name = _name_of_token(token, name)
         content = _join_second_file(path, content)
-    return _assemble(path, name, content, metadata)
+    return assemble(path, name, content, metadata)
 
 
 def _name_of_token(token: str, otherwise: str) -> str:
@@ -234,18 +246,32 @@ def _join_tokens(path: Path, content: Mapping[str, object]) -> Mapping[str, obje
     """A word of several vectors with an entry for each of its tokens, called as sd-scripts does (mychar,
     mychar1, mychar2) or diffusers (mychar, mychar_1, mychar_2), as the one entry that it is."""
     word = min(content, key=len, default="")
-    for numbered in (word + "{}", word + "_{}"):
-        tokens = [word, *(numbered.format(i) for i in range(1, len(content)))]
+    for between in ("", "_"):
+        tokens = [word, *(f"{word}{between}{i}" for i in range(1, len(content)))]
         rows = [value for token in tokens if isinstance(value := content.get(token), torch.Tensor)]
         if len(rows) == len(content) > 1:
             log.info("%s: its tokens %s are one word, %s", path.name, " ".join(tokens), word)
-            return {word: torch.cat([_rows(path, row) for row in rows])}
+            parts = [_rows(path, row) for row in rows]
+            if len({part.shape[1] for part in parts}) > 1:
+                raise BadInput(f"{path.name} has tokens of several widths; expected vectors of one model.")
+            return {word: torch.cat(parts)}
     return content
 
 
+def second_file(path: Path) -> Path:
+    """Where diffusers keeps SDXL's second text encoder; ``path`` itself where its name is not diffusers'."""
+    return path.with_name(path.name.replace("learned_embeds", "learned_embeds_2", 1))
+
+
+def whole_files(paths: Sequence[Path]) -> list[Path]:
+    """``paths`` without those that are the second file of another."""
+    seconds = {second_file(path) for path in paths if second_file(path) != path}
+    return [path for path in paths if path not in seconds]
+
+
 def _join_second_file(path: Path, content: Mapping[str, object]) -> Mapping[str, object]:
-    """diffusers saves SDXL's second text encoder beside the first: learned_embeds_2, the same token."""
-    second = path.with_name(path.name.replace("learned_embeds", "learned_embeds_2", 1))
+    """diffusers saves SDXL's second text encoder beside the first, with the same token."""
+    second = second_file(path)
     if second == path or not second.is_file():
         return content
     other = _join_tokens(second, _read_content(second)[0])
@@ -254,7 +280,7 @@ def _join_second_file(path: Path, content: Mapping[str, object]) -> Mapping[str,
     return {"clip_l": next(iter(content.values())), "clip_g": next(iter(other.values()))}
 
 
-def _assemble(path: Path, name: str, content: Mapping[str, object], known: Mapping[str, str]) -> Embedding:
+def assemble(path: Path, name: str, content: Mapping[str, object], known: Mapping[str, str]) -> Embedding:
     """Every entry of ``content`` becomes vectors or metadata, or is reported as not used."""
     tensors = _parameters(path, content)
     unused = [key for key in tensors if key.endswith("_out") and key.removesuffix("_out") in tensors]
@@ -297,9 +323,9 @@ def _by_encoder(
     if len(tensors) == 2 and named.keys() == {"clip_l", "clip_g"}:
         return {encoder: _rows(path, named[encoder]) for encoder in ("clip_l", "clip_g")}
     if len(tensors) == 1:
-        ((key, tensor),) = named.items()
+        ((key, tensor),) = tensors.items()
         rows = _rows(path, tensor)
-        return {key if key in _ENCODERS else _encoder_of(rows.shape[1], metadata): rows}
+        return {key if key in ENCODERS else _encoder_of(rows.shape[1], metadata): rows}
     return {}
 
 

@@ -19,7 +19,8 @@ from typing import IO, Any
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import write_atomically
+from lib_ti.core.files import checked_size, write_atomically
+from lib_ti.formats.content import ZIP_MAGIC
 from lib_ti.formats.pickle_machine import (
     MAX_PROGRAM,
     STORAGE_DTYPES,
@@ -29,8 +30,6 @@ from lib_ti.formats.pickle_machine import (
     Storage,
     Unknown,
 )
-
-ZIP_MAGIC = b"PK\x03\x04"
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first object of the older layout
 _PROTOCOL_VERSION = 1001  # second object
@@ -54,6 +53,7 @@ def read_torch_pickle(path: Path, *, unknown: Unknown = "refuse") -> object:
     ``unknown``: globals other than those of tensors are refused, or left as ``Placeholder``.
     Tensors are views of the file: copy what must outlive a change of it. Raises BadInput.
     """
+    checked_size(path)
     try:
         with path.open("rb") as file:
             # Copy on write: torch wants writable memory, and the file must stay as it is.

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.streaming import bytes_of, header, in_order, stream_safetensors
-
-_MAX_HEADER = 16 << 20  # bytes; the format allows 100 MB
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors, on the CPU and mapped from the file, and metadata. Raises BadInput."""
+    with opened(path) as content:
+        keys = content.keys()
+        check_names(path, keys)
+        return {key: content.get_tensor(key) for key in keys}, content.metadata() or {}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Without the tensors; none where the file is of another kind. Raises BadInput."""
+    if content_of(path)[0] != "safetensors":
+        return {}
+    with opened(path) as content:
+        return content.metadata() or {}
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The library's own handle, which checks every offset against the file. Raises BadInput."""
+    kind, head = content_of(path)
+    if kind != "safetensors":
+        raise BadInput(f"{path.name} is not a whole safetensors file: it begins with {head!r}.")
     try:
-        with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if header > _MAX_HEADER:
-            raise BadInput(f"{path.name} claims a header of {header} bytes; at most {_MAX_HEADER} are read.")
         with safe_open(path, framework="pt") as content:
-            tensors = {key: content.get_tensor(key) for key in content.keys()}
-            return tensors, content.metadata() or {}
+            yield content
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
     except SafetensorError as error:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
+from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.pickles import read_torch_pickle, write_torch_pickle
 
 Plan = Mapping[str, torch.Tensor]
@@ -64,14 +65,10 @@ def open_tensors(path: Path) -> TensorFile:
 
     Raises BadInput for everything else, and at a damaged file.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
-    if start[8:] == b"{":
+    kind, start = content_of(path)
+    if kind == "safetensors":
         return _open_safetensors(path)
-    if start.startswith((b"PK", b"\x80")):
+    if kind == "pickle":
         return _open_pickle(path)
     raise BadInput(
         f"{path} is neither a safetensors file nor one that torch saved, it begins with {start!r}; "
@@ -89,6 +86,7 @@ def _open_safetensors(path: Path) -> TensorFile:
         size = int.from_bytes(file.read(8), "little")
         content: dict[str, Any] = json.loads(file.read(size))
     content.pop("__metadata__", None)
+    check_names(path, content)
     entries = dict(sorted(content.items(), key=lambda item: item[1]["data_offsets"]))
     if odd := {entry["dtype"] for entry in entries.values()} - DTYPES.keys():
         raise BadInput(
@@ -114,6 +112,7 @@ def _open_pickle(path: Path) -> TensorFile:
         content = content.get("state_dict", content)
     pairs = content.items() if isinstance(content, Mapping) else ()
     tensors = {str(key): value for key, value in pairs if isinstance(value, torch.Tensor)}
+    check_names(path, tensors)
     plan = {name: meta(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
     return TensorFile(path, plan, {}, lambda name: tensors[name].clone())
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import html
 import json
+import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import parse_json
 from lib_ti.hosts.a1111_networks import network_folders
 from lib_ti.networks.prompt import WORD
 from lib_ti.networks.prompt_files import metadata_of
 
 TITLE = "Networks"
 UNKNOWN = "unknown family"
+UNREADABLE = "cannot be read"
+
+log = logging.getLogger(__name__)
+
+_PLAIN = re.compile(r"[\w ./-]{1,60}")
 
 
 def register() -> None:
@@ -52,7 +61,8 @@ def _make_page() -> Any:
                 metadata = metadata_of(path)
                 family = base_family(metadata)
             except BadInput as error:
-                metadata, family = {}, str(error)
+                log.warning("%s", error)
+                metadata, family = {}, UNREADABLE
             preview = self.find_preview(stem) or self.find_embedded_preview(stem, name, metadata)
             item = {
                 "name": name,
@@ -60,7 +70,9 @@ def _make_page() -> Any:
                 "shorthash": metadata.get("sshs_model_hash", "")[:12] or None,
                 "preview": preview,
                 "description": self.find_description(stem),
-                "search_terms": [self.search_terms_from_path(str(path)), family],
+                "search_terms": [
+                    html.escape(term) for term in (self.search_terms_from_path(str(path)), family)
+                ],
                 "local_preview": f"{stem}.{shared.opts.samples_format}",
                 "metadata": {key: _shown(value) for key, value in metadata.items()},
                 "sort_keys": {"default": index, **self.get_sort_keys(str(path))},
@@ -88,12 +100,15 @@ def base_family(metadata: dict[str, str]) -> str:
             return family
     if metadata.get("ss_v2") == "True":
         return "SD 2.x"
-    return "SD 1.x" if metadata.get("ss_v2") == "False" and not told else told or UNKNOWN
+    if metadata.get("ss_v2") == "False" and not told:
+        return "SD 1.x"
+    # The WebUI puts it into its page as it is, and a file's author may have written anything there.
+    return told if _PLAIN.fullmatch(told) else UNKNOWN
 
 
 def _shown(value: str) -> Any:
     """Metadata are strings; those that hold a JSON object are shown as what they hold."""
     try:
-        return json.loads(value) if value.startswith("{") else value
+        return parse_json(value) if value.startswith("{") else value
     except ValueError:
         return value

@@ -77,7 +77,7 @@ def _describe(file: Path, preview: Path | None, description: str) -> None:
     if preview is None:
         return
     kind = shared.opts.samples_format
-    with Image.open(preview) as image:
+    with Image.open(preview, formats=["PNG"]) as image:
         picture = image.convert("RGB")
     name = {"jpg": "JPEG"}.get(kind, kind.upper())
     write_atomically(file.with_suffix(f".preview.{kind}"), partial(picture.save, format=name))

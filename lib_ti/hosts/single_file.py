@@ -27,6 +27,8 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import read_text
+from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.ldm import (
     CLIP,
     CLIP_G,
@@ -76,11 +78,10 @@ class _Checkpoint:
 
 
 def _open(path: Path) -> _Checkpoint:
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start[8:] == b"{":
+    kind, start = content_of(path)
+    if kind == "safetensors":
         return _open_safetensors(path)
-    if start.startswith((b"PK", b"\x80")):
+    if kind == "pickle":
         return _open_pickle(path)
     raise BadInput(
         f"{path} is neither a safetensors file nor a torch checkpoint, it begins with {start!r}: "
@@ -94,6 +95,7 @@ def _open_safetensors(path: Path) -> _Checkpoint:
     except SafetensorError as error:
         raise BadInput(f"{path} is damaged ({error}); download or copy it again.") from error
     names = _with_text_model(handle.keys())
+    check_names(path, names)
     shapes = {name: tuple(handle.get_slice(key).get_shape()) for name, key in names.items()}
     return _Checkpoint(path, shapes, handle.metadata() or {}, lambda name: handle.get_tensor(names[name]))
 
@@ -104,6 +106,7 @@ def _open_pickle(path: Path) -> _Checkpoint:
         content = content.get("state_dict", content)
     pairs = content.items() if isinstance(content, Mapping) else ()
     tensors = {str(key): value for key, value in pairs if isinstance(value, torch.Tensor)}
+    check_names(path, tensors)
     names = _with_text_model(tensors)
     shapes = {name: tuple(tensors[key].shape) for name, key in names.items()}
     return _Checkpoint(path, shapes, {}, lambda name: tensors[names[name]])
@@ -208,7 +211,7 @@ def _plan_of(file: _Checkpoint, family: Family, prediction: Prediction | None) -
     described = beside.is_file()
     try:
         if described:
-            config = yaml.safe_load(beside.read_text(encoding="utf-8"))
+            config = yaml.safe_load(read_text(beside))
         else:
             config = (sgm_config if family == "sdxl" else ldm_config)(file.shapes)
         params = config["model"]["params"]
@@ -226,7 +229,15 @@ def _plan_of(file: _Checkpoint, family: Family, prediction: Prediction | None) -
         alphas_cumprod = alphas_cumprod_of(start, end, "scaled_linear", "ztsnr" in file.shapes)
         with init_empty_weights():
             return _Plan(UNet2DConditionModel(**unet), AutoencoderKL(**vae), prediction, alphas_cumprod)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, yaml.YAMLError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        yaml.YAMLError,
+        RecursionError,
+    ) as error:
         culprit = beside if described else file.path
         raise BadInput(f"{culprit} does not describe a model of {KNOWN} ({error!r}).") from error
 

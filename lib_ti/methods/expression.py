@@ -12,8 +12,11 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
+Node = Callable[[Any], Any]  # from what the names stand for to the value
 Expression = Callable[[float], float]
 
 MAX_LENGTH = 100  # characters, so that nesting stays far from Python's limit
@@ -44,17 +47,14 @@ def parse_expression(text: str, variable: str) -> Expression:
     """
     if len(text) > MAX_LENGTH:
         raise ValueError(f"it has {len(text)} characters, at most {MAX_LENGTH} are read")
-    parser = _Parser(_tokens(text), variable)
-    found = parser.sum()
-    if parser.next:
-        raise ValueError(f"{parser.next!r} cannot stand there")
-    return found
+    return Parser(tokens_of(text, _TOKEN), partial(_power, variable)).whole()
 
 
-def _tokens(text: str) -> list[str]:
+def tokens_of(text: str, token: re.Pattern[str]) -> list[str]:
+    """What the named groups of ``token`` find, one after the other. Raises ValueError where none does."""
     found, place = [], 0
     while place < len(text):
-        match = _TOKEN.match(text, place)
+        match = token.match(text, place)
         if match is None:
             raise ValueError(f"{text[place:].strip()[:1]!r} is no part of an expression")
         found.append(match[match.lastgroup or 0])
@@ -62,11 +62,11 @@ def _tokens(text: str) -> list[str]:
     return found
 
 
-class _Parser:
-    """One method for each line of the grammar."""
+class Parser:
+    """One method for each of the grammar's first three lines; ``operand`` reads what they are made of."""
 
-    def __init__(self, tokens: list[str], variable: str) -> None:
-        self.tokens, self.variable, self.place = tokens, variable, 0
+    def __init__(self, tokens: Sequence[str], operand: Callable[[Parser], Node]) -> None:
+        self.tokens, self.operand, self.place = tokens, operand, 0
 
     @property
     def next(self) -> str:
@@ -82,68 +82,80 @@ class _Parser:
         if self.take() != sign:
             raise ValueError(f"a {sign!r} is missing")
 
-    def sum(self) -> Expression:
+    def whole(self) -> Node:
+        """The sum that all of the tokens are. Raises ValueError."""
+        return self.ended(self.sum())
+
+    def ended(self, found: Node) -> Node:
+        if self.next:
+            raise ValueError(f"{self.next!r} cannot stand there")
+        return found
+
+    def sum(self) -> Node:
         return self._chain(self.product, _SUMS)
 
-    def product(self) -> Expression:
+    def product(self) -> Node:
         return self._chain(self.sign, _PRODUCTS)
 
-    def _chain(self, part: Callable[[], Expression], signs: dict[str, Callable[..., float]]) -> Expression:
+    def _chain(self, part: Callable[[], Node], signs: dict[str, Callable[..., Any]]) -> Node:
         left = part()
         while self.next in signs:
-            left = _apply(signs[self.take()], left, part())
+            left = apply(signs[self.take()], left, part())
         return left
 
-    def sign(self) -> Expression:
+    def sign(self) -> Node:
         if self.next not in _SUMS:
-            return self.power()
+            return self.operand(self)
         sign = self.take()
         value = self.sign()
-        return _apply(operator.neg, value) if sign == "-" else value
-
-    def power(self) -> Expression:
-        base = self.atom()
-        if self.next != "**":
-            return base
-        self.take()
-        # math.pow, for which a root of a negative number is an error and not a complex number.
-        return _apply(math.pow, base, self.sign())
-
-    def atom(self) -> Expression:
-        token = self.take()
-        if token == "(":
-            inside = self.sum()
-            self.expect(")")
-            return inside
-        if token in FUNCTIONS:
-            return self._call(token)
-        if token == self.variable:
-            return lambda value: value
-        if token in CONSTANTS:
-            return _constant(CONSTANTS[token])
-        if token[:1].isdigit() or token[:1] == ".":
-            return _constant(float(token))
-        if token.isalpha():
-            known = ", ".join([self.variable, *CONSTANTS, *FUNCTIONS])
-            raise ValueError(f"{token!r} is not known; there are {known}")
-        raise ValueError(f"{token!r} cannot stand there" if token else "it ends too early")
-
-    def _call(self, name: str) -> Expression:
-        function, count = FUNCTIONS[name]
-        self.expect("(")
-        arguments = [self.sum()]
-        while self.next == ",":
-            self.take()
-            arguments.append(self.sum())
-        self.expect(")")
-        if len(arguments) != count:
-            raise ValueError(f"{name} takes {count} arguments, not {len(arguments)}")
-        return _apply(function, *arguments)
+        return apply(operator.neg, value) if sign == "-" else value
 
 
-def _constant(value: float) -> Expression:
+def constant(value: Any) -> Node:
     return lambda _: value
 
 
-def _apply(function: Callable[..., float], *arguments: Expression) -> Expression:
+def apply(function: Callable[..., Any], *arguments: Node) -> Node:
     return lambda value: function(*[argument(value) for argument in arguments])
+
+
+def _power(variable: str, parser: Parser) -> Node:
+    base = _atom(variable, parser)
+    if parser.next != "**":
+        return base
+    parser.take()
+    # math.pow, for which a root of a negative number is an error and not a complex number.
+    return apply(math.pow, base, parser.sign())
+
+
+def _atom(variable: str, parser: Parser) -> Node:
+    token = parser.take()
+    if token == "(":
+        inside = parser.sum()
+        parser.expect(")")
+        return inside
+    if token in FUNCTIONS:
+        return _call(parser, token)
+    if token == variable:
+        return lambda value: value
+    if token in CONSTANTS:
+        return constant(CONSTANTS[token])
+    if token[:1].isdigit() or token[:1] == ".":
+        return constant(float(token))
+    if token.isalpha():
+        known = ", ".join([variable, *CONSTANTS, *FUNCTIONS])
+        raise ValueError(f"{token!r} is not known; there are {known}")
+    raise ValueError(f"{token!r} cannot stand there" if token else "it ends too early")
+
+
+def _call(parser: Parser, name: str) -> Node:
+    function, count = FUNCTIONS[name]
+    parser.expect("(")
+    arguments = [parser.sum()]
+    while parser.next == ",":
+        parser.take()
+        arguments.append(parser.sum())
+    parser.expect(")")
+    if len(arguments) != count:
+        raise ValueError(f"{name} takes {count} arguments, not {len(arguments)}")
+    return apply(function, *arguments)

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import parse_json, read_text
+from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.embedding import Family
-from lib_ti.formats.pickles import ZIP_MAGIC, read_torch_pickle
+from lib_ti.formats.pickles import read_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, serialized, write_tensors
 from lib_ti.networks.algebra import Tensors, Update, truncated
 from lib_ti.networks.keys import Key, name_of, parse_key
@@ -100,19 +102,16 @@ def read_network(path: Path, model: Family = "sd1") -> Network:
 
 
 def _read_content(path: Path) -> tuple[Tensors, dict[str, str]]:
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
-    if head[8:] == b"{":
+    kind, _ = content_of(path)
+    if kind == "safetensors":
         return read_tensors(path)
-    if not head.startswith((ZIP_MAGIC, b"\x80")):
+    if kind == "unknown":
         raise BadInput(f"{path.name} is neither a safetensors file nor a torch pickle, so no network file.")
     content = read_torch_pickle(path)
     if not isinstance(content, dict):
         raise BadInput(f"{path.name} holds a {type(content).__name__}; expected the tensors of a network.")
     tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    check_names(path, tensors)
     if len(tensors) < len(content) and not tensors:
         raise _no_network(path, map(str, content))
     return tensors, {}
@@ -162,15 +161,19 @@ def _family(
     ):
         return "sdxl"
     for key, path in paths.items():
-        if path.endswith("attn2_to_k") and keys[key].suffix in ("lora_down.weight", "hada_w1_b", "diff"):
-            width = tensors[key].shape[1]
-            if family := _BY_CONTEXT.get(width):
-                return family
+        reads = path.endswith("attn2_to_k") and keys[key].suffix in ("lora_down.weight", "hada_w1_b", "diff")
+        if reads and (family := _BY_CONTEXT.get(_width(tensors[key]))):
+            return family
     for key, found in keys.items():
         if found.suffix == "lora_down.weight" and paths[key].endswith("self_attn_q_proj"):
-            return _BY_TEXT.get(tensors[key].shape[1])
+            return _BY_TEXT.get(_width(tensors[key]))
     depths = [int(match[1]) for path in paths.values() if (match := _DEPTH.search(path))]
     return "sdxl" if max(depths, default=0) > 0 else None
+
+
+def _width(tensor: torch.Tensor) -> int:
+    """Of a matrix's rows; 0 for what is none."""
+    return tensor.shape[1] if tensor.ndim > 1 else 0
 
 
 _BY_CONTEXT: Mapping[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
@@ -182,11 +185,11 @@ def _adapter_config(path: Path, metadata: Mapping[str, str]) -> Mapping[str, Any
     """What PEFT says of its adapter, whose files carry no alpha: in diffusers' metadata, or beside."""
     try:
         if "lora_adapter_metadata" in metadata:
-            config = json.loads(metadata["lora_adapter_metadata"])
+            config = parse_json(metadata["lora_adapter_metadata"])
         else:
             beside = path.with_name("adapter_config.json")
-            config = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    except (OSError, ValueError) as error:
+            config = parse_json(read_text(beside)) if beside.is_file() else {}
+    except ValueError as error:
         raise BadInput(f"the description of the adapter {path.name} cannot be read: {error}.") from error
     return config if isinstance(config, dict) else {}
 

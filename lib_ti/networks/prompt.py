@@ -53,7 +53,8 @@ def take_tags(prompt: str, words: Iterable[str] = (WORD,)) -> tuple[str, list[st
         found.append(match[1])
         return ""
 
-    return re.sub(rf"<(?:{'|'.join(map(re.escape, words))}):([^>]+)>", take, prompt), found
+    # Not over another "<", or a row of beginnings would be searched to its end from each of them.
+    return re.sub(rf"<(?:{'|'.join(map(re.escape, words))}):([^<>]+)>", take, prompt), found
 
 
 def take_calls(prompt: str, words: Iterable[str] = (WORD,)) -> tuple[str, list[NetworkCall]]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.safetensors_file import read_metadata
 from lib_ti.networks.files import SUFFIXES
 from lib_ti.networks.prompt import nearest
 
 _SAFETENSORS = ".safetensors"
+_UNCALLABLE = re.compile(r"[<>\"\x00-\x1f]")  # and pages would take them for their own
 
 
 class NetworkFolders:
@@ -23,13 +24,19 @@ class NetworkFolders:
         self.folders = tuple(folders)
 
     def files(self) -> dict[str, Path]:
-        """Name -> file, in the order of the names. Hidden files and folders do not count, and of two of one
-        name in one folder the safetensors file does."""
+        """Name -> file, in the order of the names. Hidden files and folders do not count, nor does a name
+        that no tag can call; of two of one name in one folder the safetensors file does.
+
+        Links are followed, since models often lie on another disk; nothing here is written by name alone.
+        """
         found: dict[str, Path] = {}
         for folder in self.folders:
+            seen: set[str] = set()  # a link to a folder above it would have no end
             for place, inside, names in os.walk(folder, followlinks=True):
-                inside[:] = sorted(name for name in inside if not name.startswith("."))
-                for path in sorted(Path(place, name) for name in names if not name.startswith("."))[::-1]:
+                real = os.path.realpath(place)
+                inside[:] = [] if real in seen else sorted(filter(_is_callable, inside))
+                seen.add(real)
+                for path in sorted(Path(place, name) for name in filter(_is_callable, names))[::-1]:
                     if path.suffix.lower() in SUFFIXES:
                         found.setdefault(path.stem, path)
         return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
@@ -50,6 +57,10 @@ class NetworkFolders:
         return path
 
 
+def _is_callable(name: str) -> bool:
+    return not name.startswith(".") and _UNCALLABLE.search(name) is None
+
+
 def _by_alias(files: dict[str, Path], wanted: str) -> Path | None:
     for path in files.values():
         try:
@@ -62,14 +73,10 @@ def _by_alias(files: dict[str, Path], wanted: str) -> Path | None:
 
 def metadata_of(path: Path) -> dict[str, str]:
     """Without reading the tensors; kept until the file changes. Raises BadInput."""
-    if path.suffix.lower() != _SAFETENSORS:
-        return {}  # torch's own format has no place for them
     try:
         return dict(_metadata(path, *stamp(path)))
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
-    except SafetensorError as error:
-        raise BadInput(f"{path.name} is not a whole safetensors file: {error}.") from error
 
 
 def stamp(path: Path) -> tuple[int, int]:
@@ -80,5 +87,4 @@ def stamp(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=4096)
 def _metadata(path: Path, _time: int, _size: int) -> dict[str, str]:
-    with safe_open(path, framework="pt") as content:
-        return content.metadata() or {}
+    return read_metadata(path)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import write_atomically
+from lib_ti.core.files import parse_json, write_atomically
+from lib_ti.formats.content import MAX_HEADER, content_of
+from lib_ti.formats.safetensors_file import opened
 from lib_ti.networks.prompt_files import metadata_of
 
 _KEY = "__metadata__"  # in a safetensors file's header
@@ -28,11 +30,13 @@ def save_metadata_text(path: Path, text: str) -> dict[str, str]:
 
     Raises BadInput where ``text`` is no JSON object; nothing is written then.
     """
-    if path.suffix.lower() != ".safetensors":
+    if content_of(path)[0] != "safetensors":
         raise BadInput(f"{path.name} is no safetensors file, so it has no metadata; nothing was saved.")
+    if len(text) > MAX_HEADER:
+        raise BadInput(f"{len(text)} characters are too many for metadata; nothing was saved.")
     before = metadata_of(path)
     try:
-        given = json.loads(text)
+        given = parse_json(text)
     except ValueError as error:
         raise BadInput(f"this is not JSON ({error}); nothing was saved.") from error
     if not isinstance(given, dict):
@@ -61,13 +65,14 @@ def replace_metadata(path: Path, metadata: Mapping[str, str]) -> None:
             target.write(len(new).to_bytes(8, "little") + new)
             shutil.copyfileobj(source, target, 1 << 20)
 
-    metadata_of(path)  # raises BadInput for what is no whole safetensors file
+    with opened(path):  # raises BadInput for what is no whole safetensors file
+        pass
     write_atomically(path, write)
 
 
 def _opened(value: str) -> Any:
     try:
-        return json.loads(value) if value[:1] in ("{", "[") else value
+        return parse_json(value) if value[:1] in ("{", "[") else value
     except ValueError:
         return value
 

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from lib_ti.core.files import write_atomically, write_text
 from lib_ti.formats.ldm import CLIP_HEADS, ldm_config, ldm_yaml, to_ldm
 from lib_ti.tinyworld.corpus import CORPUS_SEED, HELD_OUT_SEED, make_corpus, to_pixels
+from lib_ti.tinyworld.fit import read_saved
 from lib_ti.tinyworld.judge import Judge, JudgeNetwork
 from lib_ti.tinyworld.train_autoencoder import new_autoencoder, standardise, train_autoencoder
 from lib_ti.tinyworld.train_denoiser import LATENT_SCALE, new_text_encoder, new_unet, prepare, train_denoiser
@@ -64,7 +65,7 @@ def _save_half(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str,
 def finish_judge(work: Path, weights: Path) -> Judge:
     """The averaged judge in half precision, as it will be used; refused below its goal."""
     network = JudgeNetwork()
-    network.load_state_dict(torch.load(work / "judge" / "average.pt", weights_only=True))
+    network.load_state_dict(read_saved(work / "judge" / "average.pt"))
     _save_half(network.state_dict(), weights / "judge.safetensors", {})
     judge = Judge(weights / "judge.safetensors")
     _require("the judge", held_out_accuracy(judge, None), JUDGE_GOAL)
@@ -74,7 +75,7 @@ def finish_judge(work: Path, weights: Path) -> Judge:
 def finish_autoencoder(work: Path, judge: Judge) -> AutoencoderKL:
     """The averaged VAE with standardised latents; refused below its goal."""
     vae = new_autoencoder()
-    vae.load_state_dict(torch.load(work / "autoencoder" / "average.pt", weights_only=True))
+    vae.load_state_dict(read_saved(work / "autoencoder" / "average.pt"))
     vae.eval().requires_grad_(False)
     pictures = make_corpus(2000, CORPUS_SEED + 4, VALUES).pictures
     standardise(vae, to_pixels(pictures), LATENT_SCALE)
@@ -85,7 +86,7 @@ def finish_autoencoder(work: Path, judge: Judge) -> AutoencoderKL:
 def assemble(work: Path, vae: AutoencoderKL, weights: Path) -> None:
     """Write checkpoint, ``.yaml`` and the record of the training."""
     text_encoder, unet = new_text_encoder(), new_unet()
-    average = torch.load(work / "denoiser" / "average.pt", weights_only=True)
+    average = read_saved(work / "denoiser" / "average.pt")
     for name, module in (("text_encoder", text_encoder), ("unet", unet)):
         module.load_state_dict(
             {k.removeprefix(name + "."): v for k, v in average.items() if k.startswith(name + ".")}

@@ -9,11 +9,14 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from lib_ti.core.errors import BadInput
+from lib_ti.formats.pickles import read_torch_pickle
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,14 @@ def _average_gradients(parameters: list[nn.Parameter]) -> None:
         gradient.copy_(averaged.view_as(gradient))
 
 
+def read_saved(path: Path) -> dict[str, Any]:
+    """What ``fit`` or ``prepare`` saved there, on the CPU; read as any stranger's file is."""
+    content = read_torch_pickle(path)
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} is not what this program saved; remove it.")
+    return content
+
+
 def fit(
     module: Module,
     loss_at: Callable[[int, torch.Generator], torch.Tensor],
@@ -76,7 +87,7 @@ def fit(
     state_file = folder / "state.pt"
     first, seconds = 0, 0.0
     if state_file.exists():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
+        state = read_saved(state_file)
         module.load_state_dict(state["module"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])

@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_ti.hosts.tokenizer import build_clip_tokenizer
 from lib_ti.tinyworld.corpus import CORPUS_SEED, make_corpus, to_pixels
-from lib_ti.tinyworld.fit import fit, share_of
+from lib_ti.tinyworld.fit import fit, read_saved, share_of
 from lib_ti.tinyworld.world import KNOWN, caption, draw_words
 
 STEPS = 5000
@@ -91,7 +91,7 @@ def prepare(work: Path, vae: AutoencoderKL) -> None:
 def train_denoiser(work: Path, *, seed: int = 2, device: str = "cpu") -> nn.ModuleDict:
     """Epsilon prediction on what ``prepare`` cached; returns the averaged
     ``{text_encoder, unet}``."""
-    data = torch.load(_data_file(work), weights_only=True)
+    data = read_saved(_data_file(work))
     torch.manual_seed(seed)
     model = nn.ModuleDict({"text_encoder": new_text_encoder(), "unet": new_unet()}).to(device)
     alphas = new_scheduler().alphas_cumprod

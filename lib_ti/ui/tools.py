@@ -8,12 +8,17 @@ from typing import Any
 import gradio as gr
 
 from lib_ti.core.errors import StudioError
-from lib_ti.core.settings import options_of
+from lib_ti.core.settings import Option, label_of, options_of
 from lib_ti.tools.registry import GROUPS, tools_of
 from lib_ti.tools.tool import Tool
+from lib_ti.ui.cards import Cards
 from lib_ti.ui.controls import make_control, values_of
+from lib_ti.ui.pictures import CaptionEditor
 from lib_ti.ui.view import error_html, said_html, told_html
 from lib_ti.workshop import Workshop
+
+# What a group has besides, above the forms.
+PARTS: dict[str, Callable[[Workshop], Any]] = {"card": Cards}
 
 
 class ToolsTab:
@@ -21,44 +26,89 @@ class ToolsTab:
 
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
+        self._choosers: list[tuple[Any, Callable[[], Sequence[str]]]] = []  # of files, and what is there
+        self._clicked: list[Any] = []
+        groups = []
         for group, title in GROUPS.items():
-            with gr.Tab(title, elem_id=f"ti_studio_tools_{group}"):
-                for tool in tools_of(group):
-                    self._build(tool)
+            with gr.Tab(title, elem_id=f"ti_studio_tools_{group}") as tab:
+                groups.append(tab)
+                if group in PARTS:
+                    PARTS[group](workshop)
+                with gr.Tabs(elem_id=f"ti_studio_tools_of_{group}"):
+                    for tool in tools_of(group):
+                        with gr.Tab(_title(tool), elem_id=f"ti_studio_tab_{tool.group}_{tool.name}"):
+                            if (tool.group, tool.name) == ("images", "write-caption"):
+                                self._choosers.append(CaptionEditor(workshop).chooser)
+                            else:
+                                self._build(tool)
+        # What was trained meanwhile, or one tool has written, the next one offers.
+        choosers = [chooser for chooser, _ in self._choosers]
+        for tab in groups:
+            tab.select(self._look_again, [], choosers, queue=False)
+        for event in self._clicked:
+            event.then(self._look_again, [], choosers, queue=False)
 
     def _build(self, tool: Tool) -> None:
+        """The form at the left, what it did at the right."""
         prefix = f"tool_{tool.group}_{tool.name}"
-        title = tool.name.replace("-", " ").capitalize()
-        with gr.Accordion(f"{title}: {tool.help}", open=False, elem_id=f"ti_studio_{prefix}"):
-            controls = [
-                make_control(
-                    f"{prefix}_{name}",
-                    field.default,
-                    option,
-                    plain,
-                    label=f"{title}: {option.label or name.replace('_', ' ')}",
-                    choices=self._choices(option.file),
+        with gr.Row(elem_id=f"ti_studio_{prefix}", elem_classes="ti-studio-tool", equal_height=False):
+            with gr.Column(scale=4):
+                gr.HTML(f"<p>{_sentence(tool.help)}</p>", elem_classes="ti-studio-heading")
+                controls = [
+                    self._control(f"{prefix}_{name}", name, tool, field.default, option, plain)
+                    for name, (field, option, plain) in options_of(tool.settings).items()
+                ]
+                button = gr.Button(_title(tool), elem_id=f"ti_studio_{prefix}_go", variant="primary")
+            with gr.Column(scale=5):
+                said = gr.HTML(elem_id=f"ti_studio_{prefix}_said")
+                pictures = gr.Gallery(
+                    visible=False,
+                    show_label=False,
+                    columns=4,
+                    object_fit="contain",
+                    elem_id=f"ti_studio_{prefix}_pictures",
                 )
-                for name, (field, option, plain) in options_of(tool.settings).items()
-            ]
-            button = gr.Button(title, elem_id=f"ti_studio_{prefix}_go")
-            said = gr.HTML(elem_id=f"ti_studio_{prefix}_said")
-            pictures = gr.Gallery(
-                visible=False, show_label=False, columns=4, elem_id=f"ti_studio_{prefix}_pictures"
-            )
-        button.click(lambda *given: self._use(tool, given), controls, [said, pictures], queue=False)
+                told = gr.HTML(elem_id=f"ti_studio_{prefix}_told")
+        shown = [said, pictures, told]
+        self._clicked.append(
+            button.click(lambda *given: self._use(tool, given), controls, shown, queue=False)
+        )
 
-    def _choices(self, kind: str) -> Callable[[], Sequence[str]] | None:
-        """What is there of a kind of files; None where any name may be typed."""
-        listed = self.workshop.files(kind)
-        return None if listed is None else lambda: self.workshop.files(kind) or []
+    def _control(self, element: str, name: str, tool: Tool, default: Any, option: Option, plain: type) -> Any:
+        """Its label tells the tool, too: the WebUI knows the controls of a page by their labels."""
+        label = f"{label_of(name, option)} · {tool.group} {tool.name}"
+        choices = self._choices(option)
+        value = None if option.several and choices else default
+        control = make_control(element, value, option, plain, choices, label=label)
+        if choices is not None:
+            self._choosers.append((control, choices))
+        return control
 
-    def _use(self, tool: Tool, given: Sequence[Any]) -> tuple[str, Any]:
+    def _choices(self, option: Option) -> Callable[[], Sequence[str]] | None:
+        """What is there of a kind of files, and nothing, where nothing needs be chosen; None where any name
+        may be typed."""
+        if self.workshop.files(option.file) is None:
+            return None
+        nothing = [] if option.needed or option.several else [""]
+        return lambda: [*nothing, *(self.workshop.files(option.file) or [])]
+
+    def _look_again(self) -> list[Any]:
+        return [gr.update(choices=list(choices())) for _, choices in self._choosers]
+
+    def _use(self, tool: Tool, given: Sequence[Any]) -> tuple[str, Any, str]:
         try:
             typed = ["\n".join(value) if isinstance(value, list) else value for value in given]
             values = values_of(tool.settings, list(options_of(tool.settings)), typed)
             answer = self.workshop.use(tool.group, tool.name, values)
         except StudioError as error:
-            return error_html(str(error)), gr.update(visible=False)
+            return error_html(str(error)), gr.update(visible=False), ""
         shown = gr.update(value=list(answer.pictures), visible=bool(answer.pictures))
-        return said_html(answer.sentence) + told_html(answer.told), shown
+        return said_html(answer.sentence), shown, told_html(answer.told)
+
+
+def _title(tool: Tool) -> str:
+    return tool.name.replace("-", " ").capitalize()
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}."

@@ -13,7 +13,10 @@ from lib_ti.workshop import Status
 _CURVE = (600, 160)  # pixels
 _POINTS = 300  # of a drawn curve
 _FIRST_CURVE = 30  # steps; of fewer the running mean says nothing
+_TAGS = 100  # that are shown
 _SMOOTH = 0.05  # the running mean's share of each new loss
+_UNFOLDED = 8  # entries inside a result that are seen at once
+_LONG = 200  # characters of a value that are
 
 _TITLES = {
     "waiting": "Waiting: the model is in use",
@@ -70,19 +73,63 @@ def said_html(sentence: str) -> str:
 
 
 def told_html(told: Mapping[str, Any]) -> str:
-    """What a tool found, as a table."""
+    """What a tool found: names and values; rows of one kind as a table of their own; what is long, folded."""
+    plain = {name: value for name, value in told.items() if not _has_parts(value)}
+    parts = (f"<h4>{escape(str(n))}</h4>{_value(v)}" for n, v in told.items() if _has_parts(v))
+    return f'<div class="ti-studio-found">{_pairs(plain)}{"".join(parts)}</div>' if told else ""
+
+
+def _has_parts(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value)
+    return isinstance(value, (list, tuple)) and any(isinstance(one, (Mapping, list, tuple)) for one in value)
+
+
+def _pairs(told: Mapping[str, Any]) -> str:
+    """Names and values; what is empty is left out."""
     rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{_value(value)}</td></tr>" for name, value in told.items()
+        f"<tr><th>{escape(str(name))}</th><td>{_value(value)}</td></tr>"
+        for name, value in told.items()
+        if value not in (None, "", [], {})
     )
     return f'<table class="ti-studio-told">{rows}</table>' if rows else ""
 
 
+def tags_html(tags: Mapping[str, int]) -> str:
+    """How often each tag occurs, the first hundred of them."""
+    shown = "".join(f"<span><b>{escape(tag)}</b> {count}</span>" for tag, count in list(tags.items())[:_TAGS])
+    return f'<div class="ti-studio-tags">{shown}</div>'
+
+
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return told_html(value)
-    if isinstance(value, list) and any(isinstance(one, (Mapping, list)) for one in value):
-        return "".join(f"<div>{_value(one)}</div>" for one in value)
-    return escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        table = _pairs(value)
+        return table if len(value) <= _UNFOLDED else _folded(f"{len(value)} entries", table)
+    if _has_parts(value):
+        if all(isinstance(one, Mapping) and not any(map(_has_parts, one.values())) for one in value):
+            return _table(value)
+        return "".join(
+            f"<div>{_pairs(one) if isinstance(one, Mapping) else _value(one)}</div>" for one in value
+        )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    if len(text) > _LONG:
+        return _folded(f"{text[:_LONG]} …", f"<div>{escape(text)}</div>")
+    return escape(text)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A column for each name that any of ``rows`` has."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in names)
+    lines = (("".join(f"<td>{_value(row.get(name, ''))}</td>" for name in names)) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<table class="ti-studio-rows"><tr>{head}</tr>{body}</table>'
+
+
+def _folded(summary: str, inside: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
 def _bar(status: Status) -> str:

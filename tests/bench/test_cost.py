@@ -1,4 +1,4 @@
-"""The cost is read off where it says, in the units it says, and the stop rules are judged by the copies."""
+"""The cost is read off where it says, in the units it says."""
 
 from __future__ import annotations
 
@@ -7,39 +7,42 @@ from pathlib import Path
 
 import pytest
 
-from lib_ti.bench.cost import Copy, Curve, judge_rules, unet_passes
-from lib_ti.bench.quality import Scores
+from lib_ti.bench.cost import ConceptCost, Course, unet_passes
 from lib_ti.cli import main
 from lib_ti.methods.registry import read_settings
-
-PICTURES = 20
-
-
-def copy(step: int, right: int) -> Copy:
-    """``right`` of 20 pictures of each kind, where the model's own words have all."""
-    scores = Scores([i < right for i in range(PICTURES)], [True] * PICTURES)
-    return Copy(step, scores, scores)
+from lib_ti.tinyworld.concepts import parse_concept
 
 
-def curve(*rights: int, **settings: int) -> Curve:
-    """Copies every 100 steps, the first of step 0."""
-    chosen = read_settings({"batch_size": 2, "accumulation": 3, **settings})
-    return Curve(chosen, [copy(100 * i, right) for i, right in enumerate(rights)], ())
+def course(*ratios: float) -> Course:
+    """Jobs of 100, 200, 400, ... passes."""
+    return Course([(100 * 2**i, ratio) for i, ratio in enumerate(ratios)])
 
 
-def test_the_cost_is_read_off_between_two_copies() -> None:
-    # 0.8 at step 100, 1.0 at step 200: 0.9 is half-way, and a step takes six pictures.
-    assert curve(2, 16, 20, 10).reached_at == pytest.approx(150)
-    assert curve(2, 16, 20, 10).cost == pytest.approx(150 * 6)
+def test_the_length_is_read_off_between_two_jobs() -> None:
+    # 0.8 at 200 passes and 1.0 at 400: 0.9 is half-way, on a scale on which a step doubles.
+    assert course(0.1, 0.8, 1, 1).first == pytest.approx(200 * 2**0.5)
+    assert course(0.1, 0.8, 1, 1).for_good == pytest.approx(200 * 2**0.5)
 
 
-def test_what_is_not_reached_costs_the_whole_length() -> None:
-    missed = curve(2, 16, 17)
-    assert (missed.reached_at, missed.cost, missed.as_json()["reached"]) == (None, 1200, False)
+def test_what_falls_again_was_not_reached_for_good() -> None:
+    fell = course(0.1, 1, 0.5, 1)
+    assert fell.first == pytest.approx(100 * 2 ** (0.8 / 0.9))
+    assert fell.for_good == pytest.approx(400 * 2 ** (0.4 / 0.5))
+    assert course(0.1, 1, 0.5).for_good is None
+    assert course(0.1, 0.2, 0.5).first is None
+    assert course(1, 1).first == course(1, 1).for_good == 100
 
 
-def test_a_start_that_is_good_costs_a_step() -> None:
-    assert curve(19, 20).cost == 6
+def test_what_never_comes_there_costs_the_longest_job() -> None:
+    star = parse_concept("star")
+    assert ConceptCost(star, course(1, 1), course(0.1, 0.2)).ratio("first") == pytest.approx(100 / 200)
+    assert ConceptCost(star, course(0.1, 0.2), course(1, 0.2)).ratio("for_good") == 1
+
+
+def test_the_mean_course_is_read_off_like_any_other() -> None:
+    mean = Course.mean([course(0.2, 1.0, 0.8), course(0.4, 0.6, 1.2)])
+    assert mean.jobs == [(100, pytest.approx(0.3)), (200, pytest.approx(0.8)), (400, pytest.approx(1.0))]
+    assert mean.first == pytest.approx(200 * 2**0.5)
 
 
 def test_guidance_in_the_loss_takes_the_unet_twice() -> None:
@@ -48,38 +51,39 @@ def test_guidance_in_the_loss_takes_the_unet_twice() -> None:
     assert unet_passes(read_settings({})) == 1
 
 
-def test_a_rule_is_judged_by_the_copy_it_keeps() -> None:
-    settings = read_settings({"stop_window": 300, "evaluate_every": 100, "stop_threshold": 0.15})
-    rights = [0, 10, 18, 16, 16, 16, 16, 20]
-    losses = [1.0, 0.5, 0.4, 0.41, 0.41, 0.41, 0.2]
-    told = judge_rules(
-        Curve(
-            settings,
-            [copy(100 * i, right) for i, right in enumerate(rights)],
-            [(100 * (i + 1), loss) for i, loss in enumerate(losses)],
-        )
-    )
-    # The losses of steps 400 to 600 gain nothing on that of 300, the best until then.
-    assert told["plateau"] == {
-        "ended": 600,
-        "kept": 300,
-        "score": 0.8,
-        "best": 700,
-        "of_best": 0.8,
-        "of_best_apart": 0.8,
-    }
-
-
 def test_cost_through_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = "bench cost --json --concepts star --pictures 2 --judged 8 --steps 4 --every 2 --stop-rules"
-    arguments += " --webui-steps 5 --stop-window 6 --batch-size 1 --accumulation 1"
-    assert main(arguments.split()) == 0
+    assert (
+        main(
+            [
+                "bench",
+                "cost",
+                "--json",
+                "--concepts",
+                "star",
+                "--pictures",
+                "2",
+                "--judged",
+                "8",
+                "--lengths",
+                "4,8",
+            ]
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     (star,) = told["concepts"]
-    assert [step for step, _ in star["recipe"]["curve"]] == [0, 2, 4]
-    assert star["webui"]["curve"][-1][0] <= 5
-    assert told["ratio"] == star["ratio"] and set(told["stop_rules"]) == {"dvar", "plateau"}
+    for recipe in ("recipe", "webui"):
+        assert [passes for passes, _ in star[recipe]["jobs"]] == [4, 8]
+    assert (
+        told["first"]["not_reached"].keys() == told["for_good"]["not_reached"].keys() == {"recipe", "webui"}
+    )
     assert not list(tmp_path.iterdir()), "a bench leaves nothing behind"
+
+
+@pytest.mark.parametrize("lengths", ["", "0,4", "8,4", "4,4", "4,x"])
+def test_lengths_rise(lengths: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "cost", "--lengths", lengths]) == 2
+    assert "rising whole numbers" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lib_ti.methods.kind import Words
-from lib_ti.ui.view import ASKING, duration, error_html, status_html, words_html
+from lib_ti.ui.view import ASKING, duration, error_html, status_html, told_html, words_html
 from lib_ti.workshop import Status
 
 LOSSES = [(step, 1 / step, 0.01) for step in range(1, 1001)]
@@ -158,3 +158,24 @@ def test_the_fixed_batchs_curve_takes_the_place_of_the_noisy_one() -> None:
     assert "best at step 200" in html and html.count("<svg") == 1
     (points,) = re.findall(r'points="([^"]+)"', html)
     assert len(points.split()) == 3
+
+
+def test_what_a_tool_found_is_a_table_of_its_kind() -> None:
+    evil = "<script>\"&'</script>"
+    told = {
+        "name": evil,
+        "good": True,
+        "nothing": None,
+        "numbers": [1, 2],
+        "rows": [{"vector": 1, "norm": 0.5}, {"vector": 2, evil: "x"}],
+        "metadata": {f"key {i}": evil for i in range(20)},
+        "inside": [{"rows": [{"x": 1}], **{str(i): i for i in range(20)}}],
+        "long": "y" * 5000,
+    }
+    html = told_html(told)
+    assert "<script" not in html
+    text = text_of(html)
+    assert "vector norm" in text and "1 0.5" in text and "20 entries" in text
+    assert "good yes" in text and "nothing" not in text and "numbers 1, 2" in text
+    assert html.count("<details>") == 2 and html.count('class="ti-studio-rows"') == 2
+    assert told_html({}) == ""

@@ -1,0 +1,257 @@
+"""Embedding files in other formats, under other names, and a pair in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.names import folded, new_path, safe_name
+from lib_ti.core.settings import option
+from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, read_embedding, read_embeddings, second_file
+from lib_ti.formats.embedding_layouts import (
+    LAYOUTS,
+    PRECISIONS,
+    file_for,
+    lost_in,
+    renamed,
+    targets_of,
+    write_bundle,
+    write_embedding,
+)
+from lib_ti.methods.dreamartist import NEGATIVE_SUFFIX
+from lib_ti.tools.tool import Answer, Context, Tool, refuse_existing
+
+_AUTO = "auto"
+_SUFFIX = ".safetensors"
+# What WebUIs keep beside an embedding: its picture, its text, what its card says.
+_BESIDE = tuple(f"{kind}.{image}" for kind in (".preview", "") for image in ("png", "jpg", "jpeg", "webp"))
+_BESIDE += (".description.txt", ".txt", ".json")
+
+
+def new_file(help: str = "The new file's name; .safetensors where it has no suffix.") -> Any:
+    return option("", help, group="file", file="new-embedding", needed=True, label="New file")
+
+
+def overwriting() -> Any:
+    return option(False, "Replace a file of that name.", group="file")
+
+
+def save(embedding: Embedding, to: str, *, overwrite: bool) -> Path:
+    """Write ``embedding`` as ``to``, whose name it takes, in the usual layout. Raises BadInput."""
+    path = file_for(Path(to))
+    path = new_path(path.parent, path.name)
+    refuse_existing(targets_of(embedding, path), overwrite)
+    write_embedding(renamed(embedding, path.stem), path)
+    return path
+
+
+@dataclass(frozen=True)
+class ConvertSettings:
+    file: str = option("", "The embedding to convert.", group="file", file="embedding", needed=True)
+    to: str = new_file("The new file's name, ending in .safetensors, .pt or .bin.")
+    layout: str = option(
+        _AUTO,
+        "Whose names the file uses. Auto: .safetensors for all programs, .pt as the WebUI's own, .bin as "
+        "diffusers' learned_embeds.",
+        group="file",
+        choices=(_AUTO, *LAYOUTS),
+    )
+    precision: str = option("fp32", "Of its numbers.", group="file", choices=tuple(PRECISIONS))
+    overwrite: bool = overwriting()
+
+
+def convert(settings: ConvertSettings, context: Context) -> Answer:
+    """Several embeddings in one file become a file each, by their own names."""
+    to, layout = file_for(Path(settings.to)), settings.layout if settings.layout != _AUTO else ""
+    found = read_embeddings(Path(settings.file))
+    targets = [to]
+    if len(found) > 1:
+        targets = [new_path(to.parent, f"{one.name}{to.suffix}") for one in found]
+    elif to == second_file(to):  # not called as diffusers does, which keeps the word inside
+        found = [renamed(found[0], safe_name(to.stem))]
+    pairs = list(zip(found, targets, strict=True))
+    refuse_existing(
+        [file for one, path in pairs for file in targets_of(one, path, layout)], settings.overwrite
+    )
+    written, lost = list[Path](), dict[str, list[str]]()
+    for one, path in pairs:
+        files = write_embedding(one, path, layout, settings.precision)
+        written += files
+        if missing := lost_in(one, files):
+            lost[path.name] = missing
+    every = dict.fromkeys(one for missing in lost.values() for one in missing)
+    kept = f"Not kept in it: {'; '.join(every)}." if every else "It keeps everything."
+    return Answer(f"{_wrote(written)} {kept}", {"not kept": lost} if lost else {}, tuple(written))
+
+
+def _wrote(files: Sequence[Path]) -> str:
+    return f"Wrote {', '.join(map(str, files))}."
+
+
+@dataclass(frozen=True)
+class RenameSettings:
+    file: str = option("", "The embedding to rename.", group="file", file="embedding", needed=True)
+    name: str = option("", "Its new name, by which prompts call it.", group="file", needed=True)
+    pair: bool = option(
+        True,
+        "Its negative half (NAME-neg), if it lies beside it, goes along.",
+        group="file",
+        label="Both halves",
+    )
+
+
+def rename(settings: RenameSettings, context: Context) -> Answer:
+    """As .safetensors, which carry their name inside, with what WebUIs keep beside it; the old files go."""
+    path = Path(settings.file)
+    moves = {path: _new_name(path, settings.name)}
+    partner = partner_of(path) if settings.pair else None
+    if partner is not None:
+        moves[partner] = _new_name(partner, settings.name + NEGATIVE_SUFFIX)
+    embeddings = {old: _alone(old) for old in moves}
+    beside = {
+        _beside(old, suffix): _beside(new, suffix)
+        for old, new in moves.items()
+        for suffix in _BESIDE
+        if _beside(old, suffix).is_file()
+    }
+    # The same name in other letters is the same file where a system does not tell them apart.
+    refuse_existing([new for old, new in {**moves, **beside}.items() if not _same_file(old, new)], False)
+    names = {one.name: moves[old].stem for old, one in embeddings.items()}
+    for old, new in moves.items():
+        write_embedding(calling(renamed(embeddings[old], new.stem), names), new)
+        if not _same_file(old, new):
+            old.unlink()
+    for old, new in beside.items():
+        old.replace(new)
+    said = " and ".join(f"{old} is now {new}" for old, new in names.items())
+    return Answer(
+        f"{said}. Prompts that say the old name find nothing any more.", written=tuple(moves.values())
+    )
+
+
+def _new_name(path: Path, name: str) -> Path:
+    """Beside it; the same name in other capitals is no other file's."""
+    if folded(name) == folded(path.stem):
+        return path.with_name(safe_name(name + _SUFFIX))
+    return new_path(path.parent, name + _SUFFIX)
+
+
+def _alone(path: Path) -> Embedding:
+    if second_file(path) != path and second_file(path).is_file():
+        raise BadInput(f"{path.name} lies in two files, as diffusers keeps SDXL; convert it to one first.")
+    return replace(read_embedding(path), name=path.stem)
+
+
+def calling(embedding: Embedding, names: dict[str, str]) -> Embedding:
+    """With the new name of its other half."""
+    halves = ("positive_embedding", "negative_embedding")
+    changed = {k: names.get(v, v) if k in halves else v for k, v in embedding.metadata.items()}
+    return replace(embedding, metadata=changed)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.stem + suffix)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return other.exists() and one.samefile(other)
+
+
+def partner_of(path: Path) -> Path | None:
+    """The negative half beside an embedding, whatever its suffix."""
+    for suffix in (path.suffix, _SUFFIX, ".pt", ".bin"):
+        if (beside := path.with_name(path.stem + NEGATIVE_SUFFIX + suffix)).is_file():
+            return beside
+    return None
+
+
+@dataclass(frozen=True)
+class JoinSettings:
+    file: str = option(
+        "", "The half for the prompt.", group="file", file="embedding", needed=True, label="Positive"
+    )
+    to: str = option(
+        "",
+        "The new file's name. It is called as <lora:NAME:1>, which brings both words.",
+        group="file",
+        file="new-network",
+        needed=True,
+        label="New file",
+    )
+    negative: str = option(
+        "", "The half for the negative prompt; empty: NAME-neg beside it.", group="file", file="embedding"
+    )
+    overwrite: bool = overwriting()
+
+
+def join(settings: JoinSettings, context: Context) -> Answer:
+    """In the layout of a LoRA's bundled embeddings, without a LoRA: the WebUI's (1.7 and later) reads it."""
+    first, to = Path(settings.file), file_for(Path(settings.to))
+    second = Path(settings.negative) if settings.negative else partner_of(first)
+    if second is None:
+        raise BadInput(
+            f"{first.stem}{NEGATIVE_SUFFIX} does not lie beside {first.name}; name the negative half."
+        )
+    if to.suffix.lower() != _SUFFIX:
+        raise BadInput(f"cannot write {to.name}: two embeddings go into a .safetensors file only.")
+    if "." in first.stem:
+        raise BadInput(f"{first.stem} has a dot, at which WebUIs cut it in such a file; rename it first.")
+    refuse_existing([to], settings.overwrite)
+    words = first.stem, first.stem + NEGATIVE_SUFFIX
+    positive, negative = (
+        renamed(read_embedding(file), word) for file, word in zip((first, second), words, strict=True)
+    )
+    positive = _saying(positive, negative_embedding=words[1])
+    negative = _saying(negative, positive_embedding=words[0], **{IS_NEGATIVE: "true"})
+    if positive.family != negative.family:
+        raise BadInput(
+            f"{words[0]} is for {positive.family} and {second.stem} for {negative.family}; no pair."
+        )
+    write_bundle([positive, negative], to)
+    use = f"Write <lora:{to.stem}:1> and {words[0]} into the prompt and {words[1]} into the negative prompt."
+    return Answer(f"{_wrote([to])} {use}", {"words": list(words)}, (to,))
+
+
+def _saying(embedding: Embedding, **more: str) -> Embedding:
+    return replace(embedding, metadata={**embedding.metadata, **more})
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    file: str = option(
+        "",
+        "The file that carries several: a pair, or a LoRA with words.",
+        group="file",
+        file="network",
+        needed=True,
+    )
+    overwrite: bool = option(False, "Replace files of their names.", group="file")
+
+
+def split(settings: SplitSettings, context: Context) -> Answer:
+    """Each embedding as a file of its own, in the folder where prompts find it."""
+    path = Path(settings.file)
+    found = sorted(read_embeddings(path), key=lambda one: one.name)
+    names = [one.name for one in found]
+    new = []
+    for one in found:
+        origin = {key: text for key, text in one.metadata.items() if key != "bundled_in"}
+        if one.name.endswith(NEGATIVE_SUFFIX) and one.name.removesuffix(NEGATIVE_SUFFIX) in names:
+            origin[IS_NEGATIVE] = "true"
+        new.append(replace(one, metadata=origin))
+    files = [new_path(context.folders.embeddings, name + _SUFFIX) for name in names]
+    refuse_existing(files, settings.overwrite)
+    for one, file in zip(new, files, strict=True):
+        write_embedding(one, file)
+    return Answer(_wrote(files), {"words": names}, tuple(files))
+
+
+TOOLS = (
+    Tool("embedding", "convert", "write a file in another format", ConvertSettings, convert),
+    Tool("embedding", "rename", "call it by another word", RenameSettings, rename),
+    Tool("embedding", "join", "a positive and a negative half in one file", JoinSettings, join),
+    Tool("embedding", "split", "the embeddings of one file as files of their own", SplitSettings, split),
+)
