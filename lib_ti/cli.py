@@ -18,10 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from lib_ti.commands import bench, demo, generate, images, lora, sd_scripts, suggest, tools, train
+from lib_ti.commands import bench, demo, generate, lora, sd_scripts, suggest, tools, train
 from lib_ti.core.errors import BadInput, StudioError
 
-COMMANDS = (demo, train, suggest, sd_scripts, generate, tools, lora, images, bench)
+COMMANDS = (demo, train, suggest, sd_scripts, generate, tools, lora, bench)
 STOPPED = 130
 
 

@@ -17,7 +17,7 @@ from lib_ti.core.files import write_atomically
 from lib_ti.core.job import Job
 from lib_ti.core.lengths import in_steps
 from lib_ti.core.loop import check_learning
-from lib_ti.core.names import safe_name
+from lib_ti.core.names import folders_inside, safe_name
 from lib_ti.core.settings import as_dict
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.source import Source, find_source, make_samples, steps_of_epoch
@@ -26,6 +26,7 @@ from lib_ti.formats.embedding import SUFFIXES, read_embedding
 from lib_ti.formats.safetensors_file import read_tensors
 from lib_ti.formats.together import write_together
 from lib_ti.hosts.base import Embeddings, Folders, Host
+from lib_ti.job_cards import make_cards, with_cards
 from lib_ti.job_memory import economy_of
 from lib_ti.job_run import (
     Drawn,
@@ -60,6 +61,8 @@ def folders_under(data: Path) -> Folders:
 def read_source(settings: JobSettings, folders: Folders) -> Source:
     """Pictures, captions and template of a job. Raises BadInput."""
     lines = read_template(find_template(settings.template, folders.templates))
+    if dataset := folders_inside(folders.datasets).get(settings.images):
+        settings = replace(settings, images=str(dataset))
     return find_source(settings, lines, _kept(folders))
 
 
@@ -189,7 +192,7 @@ def start(
         said.append(f"job {job.id}: {len(source.pictures)} pictures, {length}, rate {rate.at(1):g}")
         for sentence in said:
             report(Message(sentence))
-        return _begin(host, settings, samples, job, targets, report, vectors, stopped)
+        return _begin(host, settings, samples, job, targets, report, vectors, stopped, folders)
 
 
 def _begin(
@@ -201,6 +204,7 @@ def _begin(
     report: Callable[[Event], None],
     vectors: Embeddings,
     stopped: Callable[[], bool],
+    folders: Folders,
 ) -> Outcome:
     """Train a job that has no saved state; stopped before its start was found it has none, and begins anew
     when it is resumed."""
@@ -211,7 +215,8 @@ def _begin(
     start = kind_of(settings).refine(host, settings, samples, vectors, say, stopped)
     if start is None:
         return Outcome("stopped", job, 0, {}, None, 0.0, 0, [])
-    return Run(host, settings, samples, job, targets, report, start).execute(stopped)
+    outcome = Run(host, settings, samples, job, targets, report, start).execute(stopped)
+    return with_cards(outcome, settings, folders, report)
 
 
 def _with_pictures_drawn(
@@ -259,8 +264,9 @@ def resume(
         kept = started_from(job, settings)
         if kept is None:
             vectors = _start_vectors(host, settings, targets)
-            return _begin(host, settings, samples, job, targets, report, vectors, stopped)
-        return Run(host, settings, samples, job, targets, report, kept).execute(stopped)
+            return _begin(host, settings, samples, job, targets, report, vectors, stopped, folders)
+        outcome = Run(host, settings, samples, job, targets, report, kept).execute(stopped)
+        return with_cards(outcome, settings, folders, report)
 
 
 def publish(job: Job, step: int, folders: Folders) -> dict[Product, Path]:
@@ -275,6 +281,7 @@ def publish(job: Job, step: int, folders: Folders) -> dict[Product, Path]:
         raise BadInput(f"job {job.id} has no saved step {step}; there are {steps}.")
     targets = check_targets(settings, folders, job)
     write_together({target: partial(_copy, copies[product]) for product, target in targets.items()})
+    make_cards(job, settings, targets, step, folders)
     return targets
 
 

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lib_ti.core.files import write_atomically
 
-_GAP = 8  # pixels
+_GAP, _LINE = 8, 17  # pixels
+_LINES = 6  # below a picture
 _INK, _PAPER, _FAINT = (24, 24, 27), (250, 250, 249), (113, 113, 122)
 
 
@@ -56,6 +57,47 @@ def contact_sheet(title: str, rows: Sequence[Row], cell: int = 128) -> Image.Ima
             )
         top += cell + _GAP
     return sheet
+
+
+def picture_sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int = 4) -> Image.Image:
+    """Pictures in their proportions, each above what is said of it, in rows of ``columns``."""
+    cell = max(max(picture.size) for picture, _ in pictures)
+    font = _font(13)
+    told = [_wrapped(text, font, cell) for _, text in pictures]
+    rows = [range(i, min(i + columns, len(pictures))) for i in range(0, len(pictures), columns)]
+    heights = [
+        max(pictures[i][0].height for i in row) + _LINE * max(len(told[i]) for i in row) + 2 * _GAP
+        for row in rows
+    ]
+    width = _GAP + min(columns, len(pictures)) * (cell + _GAP)
+    sheet = Image.new("RGB", (width, sum(heights) + _GAP), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    top = _GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, i in enumerate(row):
+            left, picture = _GAP + column * (cell + _GAP), pictures[i][0]
+            sheet.paste(picture.convert("RGB"), (left, top))
+            for number, line in enumerate(told[i]):
+                place = (left, top + picture.height + 4 + number * _LINE)
+                draw.text(place, line, fill=_INK, font=font)
+        top += height
+    return sheet
+
+
+def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Lines of at most ``width`` pixels; of what has no room in ``_LINES`` of them, dots tell."""
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        text = text.encode("latin-1", "replace").decode("latin-1")  # Pillow's own has no other letters
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            while font.getlength(word) > width:
+                word = word[:-1]
+            lines.append(word)
+    return lines if len(lines) <= _LINES else [*lines[: _LINES - 1], f"{lines[_LINES - 1]} ..."]
 
 
 def save_png(image: Image.Image, path: Path) -> None:

@@ -6,19 +6,22 @@ A job lives here and not in a browser: closing or reloading the page does nothin
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from lib_ti import jobs
 from lib_ti.core.errors import BadInput, Interrupted, StudioError
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress, check_learning
-from lib_ti.core.names import local_path
+from lib_ti.core.names import files_inside, local_path
 from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.templates import list_templates
@@ -30,7 +33,7 @@ from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.suggest import Suggestion
 from lib_ti.methods.trained_words import find_words, list_words
 from lib_ti.tools.registry import find_tool
-from lib_ti.tools.tool import Answer, Context, in_folders, list_files
+from lib_ti.tools.tool import CARDS, Answer, Context, in_folders, list_files
 
 log = logging.getLogger(__name__)
 
@@ -141,10 +144,7 @@ class Workshop:
         would wait that long for an answer."""
         settings, folders = jobs.told_to_suggest(_from_outside(values)), self.place.folders()
         jobs.read_source(settings, folders)
-        current = self.current()
-        if current and self.status(current).running:
-            raise BadInput(f"job {current} uses the model; wait for it, or stop it.")
-        with self.place.turn(settings.clip_skip) as host:
+        with self._short_turn(settings.clip_skip) as host:
             return jobs.suggest(host, settings, folders=folders, say=log.info, stopped=self.place.interrupted)
 
     def train(self, values: Mapping[str, Any]) -> str:
@@ -340,20 +340,37 @@ class Workshop:
         tool = find_tool(group, name)
         place, folders = self.place, self.place.folders()
         settings = in_folders(build(tool.settings, values), folders)
-        context = Context(
-            place.interrupted, lambda _done, _of: None, lambda: place.turn(0), place.look, folders
-        )
+        stopped = pressed_from_now(place.interrupted)
+        context = Context(stopped, lambda _done, _of: None, lambda: self._short_turn(0), place.look, folders)
         answer = tool.run(settings, context)
-        for file in whole_files(answer.written):
-            if file.suffix.lower() in SUFFIXES and file.is_relative_to(folders.embeddings):
-                self._announce({Product(file.stem, "embedding"): file}, None, _origin(read_embedding(file)))
-            elif file.suffix.lower() in SUFFIXES and file.is_relative_to(folders.networks):
-                self._announce({Product(file.stem, "network"): file}, None, f"by {group} {name}")
+        with _as_file(answer.preview) as preview:
+            for file in whole_files(answer.written):
+                if file.suffix.lower() not in SUFFIXES:
+                    continue
+                if file.is_relative_to(folders.embeddings):
+                    told = _origin(read_embedding(file))
+                    self._announce({Product(file.stem, "embedding"): file}, preview, told)
+                elif file.is_relative_to(folders.networks):
+                    self._announce({Product(file.stem, "network"): file}, preview, f"by {group} {name}")
         return answer
+
+    @contextmanager
+    def _short_turn(self, clip_skip: int) -> Iterator[Host]:
+        """For what somebody waits for. Raises BadInput while a job has the model: that would be too long."""
+        current = self.current()
+        if current and self.status(current).running:
+            raise BadInput(f"job {current} uses the model; wait for it, or stop it.")
+        with self.place.turn(clip_skip) as host:
+            yield host
 
     def files(self, kind: str) -> list[str] | None:
         """The names of what is there of a kind that settings name; None where any may be given."""
         return list_files(kind, self.place.folders())
+
+    def cards(self) -> list[Path]:
+        """One's own, the latest first."""
+        found = files_inside(self.place.folders().cards, CARDS).values()
+        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
     def words(self) -> list[str]:
         """The words that lie in the embeddings folder, a pair by the one for the prompt."""
@@ -368,6 +385,20 @@ class Workshop:
 
     def _find(self, job: str) -> Job:
         return Job.open(self.place.folders().jobs, job)
+
+
+def pressed_from_now(interrupted: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether a program's button was pressed from now on: it may still tell of an earlier time, until a turn
+    begins."""
+    stale = interrupted()
+
+    def pressed() -> bool:
+        nonlocal stale
+        now = interrupted()
+        stale = stale and now
+        return now and not stale
+
+    return pressed
 
 
 def _told_of(file: Path) -> list[dict[str, Any]]:
@@ -412,6 +443,18 @@ def _from_outside(values: Mapping[str, Any]) -> JobSettings:
 
 def _names(settings: JobSettings) -> set[str]:
     return {product.name.lower() for product in kind_of(settings).products(settings)}
+
+
+@contextmanager
+def _as_file(picture: Image.Image | None) -> Iterator[Path | None]:
+    """Hosts take a preview from a file."""
+    if picture is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "preview.png")
+        picture.save(file)
+        yield file
 
 
 @contextmanager

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "job_memory": BELOW_HOSTS,
     "job_run": {*BELOW_HOSTS, "job_memory"},
     "regularisation": BELOW_HOSTS,
-    "jobs": {*BELOW_HOSTS, "job_memory", "job_run", "regularisation"},
+    "job_cards": {*BELOW_HOSTS, "job_run"},
+    "jobs": {*BELOW_HOSTS, "job_cards", "job_memory", "job_run", "regularisation"},
     "report": {"core", "formats"},
     "tools": BELOW_HOSTS,
     "tinyworld": {*BELOW_HOSTS, "hosts"},
@@ -41,13 +42,23 @@ MAY_IMPORT = {
 }
 # The protocol itself imports no host, so what works with any host may speak of it.
 SEAM = "lib_ti.hosts.base"
-MAY_IMPORT_SEAM = {"methods", "tools", "job_memory", "regularisation", "job_run", "jobs", "workshop"}
+MAY_IMPORT_SEAM = {
+    "methods",
+    "tools",
+    "job_memory",
+    "regularisation",
+    "job_cards",
+    "job_run",
+    "jobs",
+    "workshop",
+}
 
 HOSTLESS = {
     "core",
     *MIDDLE,
     "methods",
     "job_memory",
+    "job_cards",
     "regularisation",
     "job_run",
     "jobs",

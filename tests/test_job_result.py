@@ -15,11 +15,14 @@ from PIL import Image
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
 from lib_ti.core.settings import build
-from lib_ti.formats.embedding import read_embedding
+from lib_ti.formats.card import read_card
+from lib_ti.formats.embedding import Embedding, read_embedding, write_safetensors
 from lib_ti.hosts.base import SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
+from lib_ti.job_cards import make_cards
 from lib_ti.job_run import Evaluation, Event, Message, Outcome, saved_steps
 from lib_ti.jobs import folders_under, resume, start
+from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.textual_inversion import InversionSettings
 
 WATCHED = {"preview_every": 0, "evaluate_every": 4, "evaluate_pictures": 2, "ema": 0.9, "save_every": 4}
@@ -202,3 +205,57 @@ def test_what_cannot_be_is_said_before_anything_is_written(
     with pytest.raises(BadInput, match=sentence):
         train(host, tmp_path / "data", settings_of(settings, **wrong))
     assert not (tmp_path / "data").exists()
+
+
+def test_a_job_leaves_a_card_with_its_last_preview(
+    host: StandaloneHost, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    told, events = settings_of(settings, preview_every=10, steps=20), list[Event]()
+    outcome = train(host, tmp_path, told, events.append)
+    file = folders_under(tmp_path).cards / "zqx-cat.png"
+    assert f"a card to share: {file}" in [event.text for event in events if isinstance(event, Message)]
+    card = read_card(file.read_bytes(), file.name)
+    assert torch.equal(card.embedding.vectors["clip_l"], vectors_of(outcome.embedding))
+    assert card.embedding.metadata["job"] == outcome.job.id
+    preview = Image.open(outcome.job.previews()[20][0]).resize((512, 512), Image.Resampling.LANCZOS)
+    shown = np.asarray(Image.open(file).convert("RGB"), dtype=np.float32)
+    edge = (shown.shape[1] - 512) // 2
+    middle = np.asarray(preview, dtype=np.float32)[100:400, 100:400]
+    assert np.abs(shown[116:416, edge + 100 : edge + 400] - middle).max() == 0
+
+
+def test_no_card_is_worth_the_job(host: StandaloneHost, settings: dict[str, Any], tmp_path: Path) -> None:
+    folders = folders_under(tmp_path / "other")
+    folders.cards.parent.mkdir(parents=True)
+    folders.cards.write_text("a file where the folder of cards should be")
+    events: list[Event] = []
+    outcome = train(host, tmp_path / "other", settings_of(settings, steps=2), events.append)
+    assert outcome.status == "done" and outcome.embedding.is_file()
+    assert any("the card was not made" in event.text for event in events if isinstance(event, Message))
+    none = train(host, tmp_path / "none", settings_of(settings, steps=2, card=False))
+    assert none.status == "done" and not folders_under(tmp_path / "none").cards.exists()
+
+
+def test_a_pair_has_one_card_and_other_words_one_each(tmp_path: Path) -> None:
+    """Of files as a job leaves them; previews show all words, one after the other."""
+    folders = folders_under(tmp_path)
+    for kind, name, cards in (
+        ("dreamartist", "tom", {"tom": ("tom-neg", 0)}),
+        ("ti", "ann, bob", {"ann": (None, 0), "bob": (None, 2)}),
+    ):
+        told = read_settings({"method": kind, "name": name, "preview_count": 2})
+        job, files = Job.reserve(folders.jobs, "x"), {}
+        for number in range(4):
+            file = job.samples / f"step-000010-{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), (10 + 50 * number, 0, 0)).save(file)
+        for product in kind_of(told).products(told):
+            files[product] = folders.embeddings / f"{product.name}.safetensors"
+            write_safetensors(Embedding(product.name, {"clip_l": torch.ones(1, 64)}), files[product])
+        said = make_cards(job, told, files, 15, folders)
+        assert said == [f"a card to share: {folders.cards / word}.png" for word in cards]
+        for word, (partner, preview) in cards.items():
+            file = folders.cards / f"{word}.png"
+            card = read_card(file.read_bytes(), file.name)
+            assert (card.negative and card.negative.name) == partner
+            assert Image.open(file).getpixel((200, 200)) == (10 + 50 * preview, 0, 0)

@@ -17,7 +17,7 @@ from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.methods.kind import Words
-from lib_ti.workshop import Workshop
+from lib_ti.workshop import Workshop, pressed_from_now
 from tests.place import StandalonePlace, ended, wait
 
 
@@ -381,3 +381,23 @@ class TestPair:
         assert status.status == "done" and status.negative_embedding is None
         assert [name for name, *_ in place.told] == ["zqx-cat.safetensors"]
         assert any("at guidance 1" in message for message in status.messages)
+
+
+def test_a_button_that_was_pressed_earlier_stops_nothing() -> None:
+    """The WebUI tells of an interrupted generation until the next turn begins."""
+    button = iter([True, True, False, True, True])
+    pressed = pressed_from_now(lambda: next(button))
+    assert [pressed() for _ in range(4)] == [False, False, True, True]
+
+
+def test_tools_that_ask_the_model_do_not_wait_for_a_job(
+    workshop: Workshop, place: StandalonePlace, settings: dict[str, Any]
+) -> None:
+    with place.lock:
+        job = workshop.train(settings)
+        with pytest.raises(BadInput, match=f"job {job} uses the model"), workshop._short_turn(0):
+            pass
+        workshop.stop(job)
+    ended(workshop, job)
+    with workshop._short_turn(0) as host:
+        assert host is place.host

@@ -58,7 +58,8 @@ def write_data(data: Path) -> None:
     save_file(vae, models / "VAE" / "other.safetensors")
     save_file(_lora(), models / "Lora" / "strong.safetensors")
     (extension / "scripts").mkdir(parents=True)
-    for name in ("at_start.py", "probe.py", "probe_families.py", "probe_networks.py"):
+    probes = ("probe.py", "probe_cards.py", "probe_describing.py", "probe_families.py", "probe_networks.py")
+    for name in ("at_start.py", *probes):
         shutil.copy(HOST_TESTS / name, extension / "scripts")
     for name in ("probe_tools.py", "tiny_models.py", "../networks/random_networks.py"):
         shutil.copy(HOST_TESTS / name, extension)  # what the scripts import

@@ -182,6 +182,7 @@ def lesson(exam: Exam, folder: Path, **settings: Any) -> dict[str, Any]:
         "init_text": exam.concept.init_text,
         "overwrite": True,
         "preview_every": 0,
+        "card": False,
         **settings,
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lib_ti.bench.cards import bench_cards
 from lib_ti.bench.cost import bench_cost
 from lib_ti.bench.fuzz import bench_fuzz, table
 from lib_ti.bench.lora import bench_lora
@@ -118,6 +119,13 @@ def add_to(commands: Any) -> None:
     networks_.add_argument("--rounds", type=int, default=5, help="pictures of each kind (default: 5)")
     networks_.add_argument("--rank", type=int, default=16, help="(default: 16)")
 
+    cards_ = kinds.add_parser(
+        "cards", help="the time to see that a picture is no card, and the bytes that a vector takes in one"
+    )
+    shared_options(cards_, cards, model=False)
+    cards_.add_argument("--side", type=int, default=2048, help="of the pictures, pixels (default: 2048)")
+    cards_.add_argument("--repeats", type=int, default=15, help="of each measurement (default: 15)")
+
     lora_ = kinds.add_parser(
         "lora", help="merging a LoRA into a checkpoint of SD 1.5's shapes, and extracting it: time and memory"
     )
@@ -188,6 +196,15 @@ def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         title = f"{given.get('method', DEFAULT)}, {args.pictures} pictures: ratio {measured['ratio']}"
         save_png(contact_sheet(title, rows, cell=96), args.sheet)
     return _shown(measured, args)
+
+
+def cards(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    result = bench_cards(args.side, args.repeats, stopped)
+    for name, scan in result["milliseconds"].items():
+        told = f"{name}: decoding {scan['decode']:.0f} ms, looking {scan['look']:.2f} ms"
+        print(told, file=sys.stderr)
+    print(f"bytes a vector: {result['bytes_per_vector']}", file=sys.stderr)
+    return result
 
 
 def cost(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 from typing import Any
 
-from lib_ti.commands import images, lora
+from lib_ti.commands import lora, tools
 from lib_ti.commands.shared import Stopped
 from lib_ti.core.errors import BadInput
 
@@ -243,7 +243,7 @@ def run_tool(line: Line, args: argparse.Namespace, stopped: Stopped) -> dict[str
     print(f"the same as: {shlex.join(['ti-studio', *words])}", file=sys.stderr)
     parser = args.parser_class(prog="ti-studio")
     commands = parser.add_subparsers(parser_class=args.parser_class)
-    for module in (lora, images):
+    for module in (lora, tools):
         module.add_to(commands)
     ours = parser.parse_args([*words, *(["--json"] if args.json else [])])
     if args.device and "--device" not in words:

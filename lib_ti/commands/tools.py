@@ -8,14 +8,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from lib_ti.commands.shared import Stopped, shared_options
+from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import Option, build, options_of
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under
+from lib_ti.report import picture_sheet, save_png
 from lib_ti.tools.registry import GROUPS, tools_of
 from lib_ti.tools.tool import Context, Tool
 
@@ -29,6 +32,9 @@ def add_to(commands: Any) -> None:
         for tool in tools_of(group):
             verb = verbs.add_parser(tool.name, help=tool.help, description=tool.help)
             shared_options(verb, partial(run, tool))
+            verb.set_defaults(model="")  # what a tool says of files it must not say of a model nobody named
+            if tool.shows:
+                verb.add_argument("--sheet", type=Path, help="write what there is to look at as one PNG")
             for name, (field, option, plain) in options_of(tool.settings).items():
                 _add(verb, name, field.default, option, plain)
 
@@ -51,14 +57,22 @@ def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any
     given = {name: _joined(getattr(args, name)) for name in options_of(tool.settings) if hasattr(args, name)}
     settings: Any = build(tool.settings, given)
     with _bar() as progress:
-        look = cache(lambda: StandaloneHost.load(args.model, args.device, 1))
+        look = cache(partial(_load, args))
         answer = tool.run(
             settings, Context(stopped, progress, lambda: nullcontext(look()), look, folders_under(args.data))
         )
+    if tool.shows and args.sheet and answer.pictures:
+        save_png(picture_sheet(answer.pictures), args.sheet)
     print(answer.sentence, file=sys.stderr)
     if answer.told and not args.json:
         print(json.dumps(answer.told, indent=2, ensure_ascii=False))
     return answer.as_json()
+
+
+def _load(args: argparse.Namespace) -> StandaloneHost:
+    if not args.model:
+        raise BadInput("no model is named; name one with --model: builtin, a checkpoint, a diffusers folder.")
+    return StandaloneHost.load(args.model, args.device, 1)
 
 
 def _joined(value: Any) -> Any:

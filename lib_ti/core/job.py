@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import parse_json, write_atomically, write_text
-from lib_ti.core.names import safe_name
+from lib_ti.core.names import suggest_name
 from lib_ti.core.optimizers import OptimizerState
 
 
@@ -69,7 +69,7 @@ class Job:
     @classmethod
     def reserve(cls, root: Path, name: str) -> Job:
         """A new, still empty folder under ``root``: the job has its id, and nobody else gets it."""
-        stem = time.strftime("%Y%m%d-%H%M%S-") + safe_name(name)
+        stem = time.strftime("%Y%m%d-%H%M%S-") + suggest_name(name)
         for number in range(1, 1000):
             folder = root / (stem if number == 1 else f"{stem}-{number}")
             try:

@@ -16,7 +16,11 @@ class PictureSettings:
     """What is learned from."""
 
     images: str = option(
-        "", "Folder with the training pictures.", group="pictures", label="Picture folder", basic=True
+        "",
+        "Folder with the training pictures, or the name of a data set made in Data sets.",
+        group="pictures",
+        label="Picture folder",
+        basic=True,
     )
     dataset_config: str = option(
         "",

@@ -301,6 +301,12 @@ class SavingSettings:
         high=1_000_000,
         label="Copies to keep",
     )
+    card: bool = option(
+        True,
+        "Make a card of the new word at the end: a picture to share that carries it.",
+        group="saving",
+        label="Make a card",
+    )
     preview_every: int = option(
         100,
         "Steps between preview pictures; 0: none.",

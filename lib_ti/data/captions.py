@@ -12,6 +12,8 @@ import torch
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import read_text
 
+_NO_NAME = frozenset('\\/:*?"<>|')  # in no file name on Windows
+_LONGEST_NAME = 200  # bytes; file systems take 255 with what is added
 _WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # {{ and }} stand for the braces themselves
 
 
@@ -43,6 +45,28 @@ def read_caption(
         group = min(pattern.groups, 1)
         caption = join.join(match[group] or "" for match in pattern.finditer(caption))
     return caption.strip()
+
+
+def only_repeats_name(text: str, picture: Path) -> bool:
+    """Whether a caption says no more than the name of the picture, or of the one that it is a copy of."""
+    return re.sub(r"^[-\d]+\s*", "", picture.stem).startswith(text.strip())
+
+
+def name_for_caption(number: int, caption: str) -> str:
+    """A file's stem from which ``read_caption`` reads ``caption``, without what no file name can hold.
+
+    What is too long for one is cut at a comma. Behind the dash is a space, which keeps the 1 of "1girl".
+    """
+    words = "".join(sign for sign in caption if sign.isprintable() and sign not in _NO_NAME)
+    while len(words.encode()) > _LONGEST_NAME:
+        words = words.rpartition(",")[0] or words[:-1]
+    return f"{number:05}- {words.strip()}".rstrip(". ")
+
+
+def check_extension(extension: str) -> None:
+    """Raises BadInput where captions cannot have this ending: it must leave them beside their pictures."""
+    if not re.fullmatch(r"\.[\w.-]+", extension):
+        raise BadInput(f"caption-extension: got {extension!r}, expected an ending such as .txt.")
 
 
 def _compile(word_regex: str) -> re.Pattern[str]:
@@ -130,12 +154,12 @@ def _picked(found: re.Match[str], choose: Callable[[int], int]) -> str:
 def _parted(caption: str, rules: CaptionRules, marked: bool) -> tuple[list[str], list[str], list[str]]:
     """The tags that stay in front, those that do not, and those that stay at the end."""
     if not marked:
-        tags = _tags(caption, rules.separator)
+        tags = tags_of(caption, rules.separator)
         return tags[: rules.keep_tags], tags[rules.keep_tags :], []
     head, _, rest = caption.partition(rules.keep_separator)
     middle, _, tail = rest.partition(rules.keep_separator)
-    return _tags(head, rules.separator), _tags(middle, rules.separator), _tags(tail, rules.separator)
+    return tags_of(head, rules.separator), tags_of(middle, rules.separator), tags_of(tail, rules.separator)
 
 
-def _tags(caption: str, separator: str) -> list[str]:
+def tags_of(caption: str, separator: str) -> list[str]:
     return [tag for tag in map(str.strip, caption.split(separator)) if tag]

@@ -10,7 +10,7 @@ from pathlib import Path
 from lib_ti.core.errors import BadInput
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.data.buckets import Bucketing
-from lib_ti.data.captions import CaptionRules, read_caption
+from lib_ti.data.captions import CaptionRules, check_extension, read_caption
 from lib_ti.data.images import SUFFIXES, find_images, mask_file
 
 # What sd-scripts calls its folders: 10_red cat
@@ -60,10 +60,7 @@ def subset_of(settings: PictureSettings, folder: Path) -> Subset:
     """How the settings treat the pictures of ``folder``. Raises BadInput."""
     if not settings.caption_separator.strip():
         raise BadInput("caption-separator: got nothing to split at, expected a sign such as a comma.")
-    if not re.fullmatch(r"\.[\w.-]+", settings.caption_extension):
-        raise BadInput(
-            f"caption-extension: got {settings.caption_extension!r}, expected an ending such as .txt."
-        )
+    check_extension(settings.caption_extension)
     return Subset(
         folder=folder,
         bucketing=Bucketing(

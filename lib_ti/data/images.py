@@ -118,6 +118,12 @@ def upright_size(path: Path) -> tuple[int, int]:
         return (file.height, file.width) if on_its_side else file.size
 
 
+def is_upright(path: Path) -> bool:
+    """Whether the pixels of the image at ``path`` are stored as it is to be seen. Raises BadInput."""
+    with _opened(path) as file:
+        return file.getexif().get(_ORIENTATION, 1) == 1
+
+
 def load_image(path: Path, width: int, height: int) -> torch.Tensor:
     """The image at ``path`` as ``to_pixels`` makes it, its middle cut out. Raises BadInput."""
     return to_pixels(open_image(path), width, height)
@@ -137,9 +143,26 @@ def to_pixels(
     Returns (3, height, width), float32, -1..1.
     """
     # Lanczos both ways by default: Pillow widens the kernel when it shrinks, so nothing aliases, and it
-    # keeps more detail than a box. ``fit`` crops at a fraction of a pixel, so the proportions stay exact.
-    image = ImageOps.fit(flatten(image), (width, height), Image.Resampling[resize.upper()], centering=place)
+    # keeps more detail than a box.
+    box = cut_box(image.size, (width, height), place)
+    image = flatten(image).resize((width, height), Image.Resampling[resize.upper()], box)
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
+
+
+def cut_box(
+    size: tuple[int, int], target: tuple[int, int], place: tuple[float, float] = (0.5, 0.5)
+) -> tuple[float, float, float, float]:
+    """What of a picture of ``size`` is scaled to ``target``: left, top, right and bottom in its pixels.
+
+    Fractions of a pixel too, so that the proportions stay exact. ``place``: see ``to_pixels``.
+    """
+    width, height = map(float, size)
+    if size[0] * target[1] > size[1] * target[0]:
+        width = height * target[0] / target[1]
+    else:
+        height = min(height, width * target[1] / target[0])
+    left, top = (size[0] - width) * place[0], (size[1] - height) * place[1]
+    return left, top, left + width, top + height
 
 
 def flatten(image: Image.Image) -> Image.Image:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lib_ti.core.errors import BadInput
-from lib_ti.data.images import open_image
+from lib_ti.data.images import cut_box, open_image
 
 
 def load_mask(image: Image.Image, path: Path, file: Path | None, alpha: bool) -> Image.Image | None:
@@ -39,13 +39,21 @@ def _scaled(grey: Image.Image, size: tuple[int, int]) -> np.ndarray:
     return np.where(values <= 127, values / 127, 1 + 4 * (values - 127) / 128)
 
 
+def to_grey(mask: Image.Image) -> Image.Image:
+    """Weights 0..5 as the grey picture that ``load_mask`` reads them from; mode L."""
+    weights = np.asarray(mask, dtype=np.float32)
+    values = np.where(weights <= 1, weights * 127, 127 + (weights - 1) * 32)
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+
 def to_weights(mask: Image.Image, width: int, height: int, place: tuple[float, float]) -> torch.Tensor:
     """The mask at the size of latents, cut as ``to_pixels`` cuts the picture, with a mean of 1.
 
     So a small mask makes no small steps: the loss is the weighted mean of the errors. A cut in which
     nothing counts stays 0. Returns (1, height, width), float32.
     """
-    cut = ImageOps.fit(mask, (width, height), Image.Resampling.BOX, centering=place)
+    box = cut_box(mask.size, (width, height), place)
+    cut = mask.resize((width, height), Image.Resampling.BOX, box)
     weights = torch.from_numpy(np.array(cut, dtype=np.float32))[None].clamp(min=0)
     mean = weights.mean()
     return weights / mean if mean > 0 else weights

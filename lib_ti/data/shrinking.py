@@ -136,14 +136,14 @@ def shrink_folder(
         if made.area is None:
             write_atomically(new, partial(shutil.copyfile, made.source))
         else:
-            picture = _prepared(open_image(made.source), keep_transparency=new.suffix == ".png")
+            picture = prepared(open_image(made.source), keep_transparency=new.suffix == ".png")
             picture = shrink(picture, made.area, shrinking.step, shrinking.interpolation)
             options = {"format": "PNG"} if new.suffix == ".png" else _JPEG
             write_atomically(new, partial(picture.save, **options))
         yield new
 
 
-def _prepared(picture: Image.Image, *, keep_transparency: bool) -> Image.Image:
+def prepared(picture: Image.Image, *, keep_transparency: bool) -> Image.Image:
     """RGB, or RGBA where transparency is to be kept and there is some: it may be what masks the loss."""
     transparent = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
     return picture.convert("RGBA") if keep_transparency and transparent else flatten(picture)

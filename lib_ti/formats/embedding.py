@@ -37,10 +37,10 @@ _FAMILIES: Mapping[frozenset[str], Family] = {
     frozenset({"clip_h"}): "sd2",
     frozenset({"clip_l", "clip_g"}): "sdxl",
 }
-_ENCODERS = ("clip_l", "clip_h", "clip_g")
+ENCODERS = ("clip_l", "clip_h", "clip_g")
 _ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
 _COG_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
-_NAMELESS = {*_ENCODERS, *_COG_NAMES, "emb_params", "emp_params", "*"}  # any other key is a trigger
+_NAMELESS = {*ENCODERS, *_COG_NAMES, "emb_params", "emp_params", "*"}  # any other key is a trigger
 _A1111_NAMES = {"sd_checkpoint_name": "base_model"}
 
 _BUNDLED = re.compile(r"bundle_emb\.(?P<name>.+?)\.(?P<key>string_to_param\.[^.]+|[^.]+)")
@@ -133,7 +133,7 @@ def read_embeddings(path: Path) -> list[Embedding]:
     others = len(content) - sum(map(len, bundles.values()))
     log.info("%s: %d embeddings; %d other tensors are left alone", path.name, len(bundles), others)
     return [
-        _assemble(path, safe_name(name), tensors, {"bundled_in": path.name, **_said_of(name, metadata)})
+        assemble(path, safe_name(name), tensors, {"bundled_in": path.name, **_said_of(name, metadata)})
         for name, tensors in bundles.items()
     ]
 
@@ -232,7 +232,7 @@ def _read_single(path: Path, content: Mapping[str, object], metadata: Mapping[st
         metadata = {**metadata, "token": token}
         name = _name_of_token(token, name)
         content = _join_second_file(path, content)
-    return _assemble(path, name, content, metadata)
+    return assemble(path, name, content, metadata)
 
 
 def _name_of_token(token: str, otherwise: str) -> str:
@@ -280,7 +280,7 @@ def _join_second_file(path: Path, content: Mapping[str, object]) -> Mapping[str,
     return {"clip_l": next(iter(content.values())), "clip_g": next(iter(other.values()))}
 
 
-def _assemble(path: Path, name: str, content: Mapping[str, object], known: Mapping[str, str]) -> Embedding:
+def assemble(path: Path, name: str, content: Mapping[str, object], known: Mapping[str, str]) -> Embedding:
     """Every entry of ``content`` becomes vectors or metadata, or is reported as not used."""
     tensors = _parameters(path, content)
     unused = [key for key in tensors if key.endswith("_out") and key.removesuffix("_out") in tensors]
@@ -325,7 +325,7 @@ def _by_encoder(
     if len(tensors) == 1:
         ((key, tensor),) = tensors.items()
         rows = _rows(path, tensor)
-        return {key if key in _ENCODERS else _encoder_of(rows.shape[1], metadata): rows}
+        return {key if key in ENCODERS else _encoder_of(rows.shape[1], metadata): rows}
     return {}
 
 

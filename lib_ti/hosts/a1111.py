@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from lib_ti.core.errors import BadInput, StudioError
+from lib_ti.hosts.a1111_describing import describer
 from lib_ti.hosts.a1111_loan import (
     channels_last,
     condition_caches_cleared,
@@ -39,7 +40,7 @@ from lib_ti.hosts.a1111_model import (
     token_layers,
     wants_mask,
 )
-from lib_ti.hosts.base import Condition, Economy, Embeddings, LatentDistribution, SampleRequest
+from lib_ti.hosts.base import Condition, Describing, Economy, Embeddings, LatentDistribution, SampleRequest
 from lib_ti.hosts.economy import economised
 from lib_ti.hosts.loan import moved
 from lib_ti.hosts.prompts import Trigger, Vocabulary, tokenize_triggers
@@ -302,6 +303,9 @@ class A1111Host:
         for hook in vae._forward_pre_hooks.values():
             hook(vae, ())
         yield
+
+    def describer(self, asked: Describing) -> AbstractContextManager[Callable[[Image.Image], str]]:
+        return describer(asked)
 
     def sampler_names(self) -> list[str]:
         return sampler_names()

@@ -6,7 +6,7 @@ between programs is a method here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +85,21 @@ class SampleRequest:
     sampler: str = ""  # one the host knows by that name; "": DPM++ 2M with Karras' noise levels
 
 
+@dataclass(frozen=True)
+class Describing:
+    """How a program's interrogator puts pictures into words: "deepbooru" in tags, "blip" in a sentence.
+
+    The rest is for tags: how sure it must be of one, 0..1; whether the surest comes first, or the alphabet
+    sorts; spaces in the place of underscores; brackets escaped, so that they are no emphasis in a prompt.
+    """
+
+    by: str
+    threshold: float = 0.5
+    by_score: bool = True
+    spaces: bool = True
+    escape: bool = True
+
+
 class Host(Protocol):
     """A program whose model we borrow."""
 
@@ -130,6 +145,10 @@ class Host(Protocol):
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents -> pixels -1..1, (b, 3, 8h, 8w), float32; differentiable."""
+
+    def describer(self, asked: Describing) -> AbstractContextManager[Callable[[Image.Image], str]]:
+        """The program's own interrogator, at hand for so long: RGB picture -> caption. Raises BadInput where
+        the program has none, StudioError where it cannot be loaded."""
 
     def sampler_names(self) -> Sequence[str]:
         """What a request may name as its sampler."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,15 @@ from PIL import Image
 from torch import nn
 
 from lib_ti.core.errors import BadInput
-from lib_ti.hosts.base import Condition, Economy, Embeddings, LatentDistribution, ModelInfo, SampleRequest
+from lib_ti.hosts.base import (
+    Condition,
+    Describing,
+    Economy,
+    Embeddings,
+    LatentDistribution,
+    ModelInfo,
+    SampleRequest,
+)
 from lib_ti.hosts.checkpoints import Components, load_components
 from lib_ti.hosts.clip_text import ClipText
 from lib_ti.hosts.economy import economised
@@ -180,6 +188,12 @@ class StandaloneHost:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         with moved(self._vae, self.info.device):
             return self._vae.decode((latents / self.info.latent_scale).to(self._vae.dtype)).sample.float()
+
+    def describer(self, asked: Describing) -> AbstractContextManager[Callable[[Image.Image], str]]:
+        raise BadInput(
+            f"there is no {asked.by} here: captions come from a WebUI's interrogators; open TI Studio there, "
+            "or write them in the caption editor."
+        )
 
     def sampler_names(self) -> list[str]:
         return list(_SAMPLERS)

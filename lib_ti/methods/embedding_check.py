@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,12 +11,13 @@ import torch
 from lib_ti.formats.embedding import MAX_VECTORS, Embedding
 from lib_ti.hosts.base import Host
 from lib_ti.methods.dreamartist import NEGATIVE_SUFFIX
-from lib_ti.methods.vocabulary import lengths, misfit, nearest_words
+from lib_ti.methods.vocabulary import Vocabulary, misfit
 
 _MANY = MAX_VECTORS // 3  # vectors that leave little of a chunk to other words
 _SAME = 0.999  # cosine of vectors that say the same
 _STILL = 0.02  # of a word's length: no further from it means hardly trained
 _FAINT = 0.1  # of the usual length: hardly heard
+_SYNTAX = re.compile(r"<[^>]*>|[()\[\]]|:[0-9.]+(?=\))")  # of a prompt, that is no token: networks, emphasis
 
 
 @dataclass(frozen=True)
@@ -65,27 +67,25 @@ def _twins(embedding: Embedding) -> Iterator[Finding]:
         )
 
 
-def check_with_model(embedding: Embedding, host: Host) -> Iterator[Finding]:
-    """What a model's vocabulary tells beside it."""
-    if unfit := misfit(embedding.vectors, embedding.family, host):
+def check_with_model(embedding: Embedding, vocabulary: Vocabulary) -> Iterator[Finding]:
+    """What a model tells beside it."""
+    if unfit := misfit(embedding.vectors, embedding.family, vocabulary.host):
         yield Finding(
             f"{unfit[0].upper()}{unfit[1:]}.", "Load a model of its kind, or train it for this one."
         )
         return
     for encoder, rows in embedding.vectors.items():
-        yield from _lengths(encoder, rows, host)
-    yield from _plain_words(embedding, host)
-    ids = host.tokenize(embedding.name)
-    by_id = {row: word for word, row in host.words().items()}
-    if len(ids) == 1 and ids[0] in by_id:
+        yield from _lengths(encoder, rows, vocabulary)
+    yield from _plain_words(embedding, vocabulary)
+    if word := vocabulary.word_called(embedding.name):
         yield Finding(
-            f"Its name is the word {by_id[ids[0]]!r}, so every prompt with that word means the embedding.",
+            f"Its name is the word {word!r}, so every prompt with that word means the embedding.",
             "Give it a name that is no word (embedding rename).",
         )
 
 
-def _lengths(encoder: str, rows: torch.Tensor, host: Host) -> Iterator[Finding]:
-    found = lengths(rows, host.token_vectors(encoder))
+def _lengths(encoder: str, rows: torch.Tensor, vocabulary: Vocabulary) -> Iterator[Finding]:
+    found = vocabulary.lengths(encoder, rows)
     norms = torch.tensor(found.norms)
     if long := _rows(norms > found.longest):
         times = float(norms.max()) / found.median
@@ -103,16 +103,15 @@ def _lengths(encoder: str, rows: torch.Tensor, host: Host) -> Iterator[Finding]:
         )
 
 
-def _plain_words(embedding: Embedding, host: Host) -> Iterator[Finding]:
+def _plain_words(embedding: Embedding, vocabulary: Vocabulary) -> Iterator[Finding]:
     """Vectors that are still the word they started from, for every text encoder."""
-    words, still = host.words(), dict[int, str]()
-    for at, (encoder, rows) in enumerate(embedding.vectors.items()):
-        table = host.token_vectors(encoder)
-        near = [found[0][0] for found in nearest_words(rows, table, words, 1) if found]
-        starts = table[[words[word] for word in near]].to(rows)
-        same = (rows - starts).norm(dim=1) < _STILL * starts.norm(dim=1) if near else torch.zeros(len(rows))
-        here = {n: near[n - 1] for n in _rows(same)}
-        still = here if at == 0 else {n: word for n, word in still.items() if here.get(n) == word}
+    still: dict[int, str] | None = None
+    for encoder, rows in embedding.vectors.items():
+        near = [found[0][0] for found in vocabulary.nearest(encoder, rows, 1)]
+        starts = vocabulary.vectors_of(encoder, near)
+        same = (rows - starts).norm(dim=1) < _STILL * starts.norm(dim=1)
+        here = {number: near[number - 1] for number in _rows(same)}
+        still = here if still is None else {n: word for n, word in still.items() if here.get(n) == word}
     if still:
         words_told = ", ".join(map(repr, still.values()))
         yield Finding(
@@ -146,7 +145,8 @@ def check_prompts(embedding: Embedding, prompt: str, negative: str, host: Host) 
     for_negative = embedding.is_negative or embedding.name.endswith(NEGATIVE_SUFFIX)
     ids = host.tokenize(embedding.name)
     places = {"prompt": prompt, "negative prompt": negative}
-    found = {place: _count(host.tokenize(text), ids) for place, text in places.items() if text.strip()}
+    said = {place: host.tokenize(_SYNTAX.sub(" ", text)) for place, text in places.items() if text.strip()}
+    found = {place: _count(tokens, ids) for place, tokens in said.items()}
     if found and not any(found.values()):
         yield Finding(
             f"{embedding.name} is not in the {' or the '.join(found)}.",
@@ -158,7 +158,7 @@ def check_prompts(embedding: Embedding, prompt: str, negative: str, host: Host) 
             "Write it into the negative prompt.",
         )
     for place, times in found.items():
-        tokens = len(host.tokenize(places[place])) + times * (embedding.count - len(ids))
+        tokens = len(said[place]) + times * (embedding.count - len(ids))
         if times and tokens > MAX_VECTORS:
             yield Finding(
                 f"With it the {place} has {tokens} tokens, more than the {MAX_VECTORS} of one chunk; what "

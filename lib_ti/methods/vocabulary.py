@@ -10,6 +10,7 @@ import torch
 from lib_ti.hosts.base import Host
 
 _TINY = 1e-12
+_NAMES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "SDXL"}
 
 
 @dataclass(frozen=True)
@@ -22,29 +23,53 @@ class Lengths:
     longest: float
 
 
-def lengths(vectors: torch.Tensor, vocabulary: torch.Tensor) -> Lengths:
-    """``vectors``: (n, d); ``vocabulary``: (words, d)."""
-    words = vocabulary.norm(dim=1).sort().values
-    norms = vectors.to(words.device).norm(dim=1)
-    shorter = torch.searchsorted(words, norms).double() / len(words)
-    return Lengths(norms.tolist(), shorter.tolist(), float(words.median()), float(words[-1]))
+@dataclass(frozen=True)
+class _Table:
+    """Of one text encoder."""
+
+    norms: torch.Tensor  # of all tokens, (tokens,), rising
+    rows: torch.Tensor  # of the words, (words, d)
+    unit: torch.Tensor  # the same, each of length 1
 
 
-def nearest_words(
-    vectors: torch.Tensor, vocabulary: torch.Tensor, words: Mapping[str, int], count: int
-) -> list[list[tuple[str, float]]]:
-    """For each of ``vectors``, (n, d), the ``count`` words with the highest cosine, the highest first.
-    ``words``: the row of each in ``vocabulary``."""
-    if not words:
-        return [[] for _ in vectors]
-    names = list(words)
-    rows = vocabulary[torch.tensor([words[name] for name in names], device=vocabulary.device)]
-    cosines = _unit(vectors.to(rows)) @ _unit(rows).T
-    best = cosines.topk(min(count, len(names)), dim=1)
-    return [
-        [(names[int(i)], float(cosine)) for i, cosine in zip(row, values, strict=True)]
-        for row, values in zip(best.indices, best.values, strict=True)
-    ]
+class Vocabulary:
+    """A model's words, each text encoder's read once."""
+
+    def __init__(self, host: Host) -> None:
+        self.host, self._tables = host, dict[str, _Table]()
+        self._words = dict(host.words())
+        self._names = list(self._words)
+
+    def _table(self, encoder: str) -> _Table:
+        if encoder not in self._tables:
+            everything = self.host.token_vectors(encoder).float().cpu()
+            rows = everything[torch.tensor(list(self._words.values()), dtype=torch.long)]
+            self._tables[encoder] = _Table(everything.norm(dim=1).sort().values, rows, _unit(rows))
+        return self._tables[encoder]
+
+    def lengths(self, encoder: str, vectors: torch.Tensor) -> Lengths:
+        """Of ``vectors``, (n, d), on the CPU."""
+        words, norms = self._table(encoder).norms, vectors.norm(dim=1)
+        shares = torch.searchsorted(words, norms).double() / len(words)
+        return Lengths(norms.tolist(), shares.tolist(), float(words.median()), float(words[-1]))
+
+    def nearest(self, encoder: str, vectors: torch.Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """For each of ``vectors``, (n, d), the ``count`` words with the highest cosine, the highest first."""
+        cosines = _unit(vectors) @ self._table(encoder).unit.T
+        best = cosines.topk(min(count, len(self._names)), dim=1)
+        return [
+            [(self._names[int(i)], float(cosine)) for i, cosine in zip(row, values, strict=True)]
+            for row, values in zip(best.indices, best.values, strict=True)
+        ]
+
+    def vectors_of(self, encoder: str, words: Sequence[str]) -> torch.Tensor:
+        """(words, d)."""
+        return self._table(encoder).rows[[self._names.index(word) for word in words]]
+
+    def word_called(self, name: str) -> str:
+        """The word that prompts read ``name`` as; "" where it is more than one token, or no word."""
+        ids = self.host.tokenize(name)
+        return next((word for word, row in self._words.items() if [row] == list(ids)), "")
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
@@ -63,6 +88,3 @@ def misfit(vectors: Mapping[str, torch.Tensor], family: str, host: Host) -> str:
         if (found := vectors[encoder].shape[1]) != width:
             return f"its vectors have {found} numbers for {encoder}; the model {info.name} reads {width}"
     return ""
-
-
-_NAMES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "SDXL"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.names import safe_name
+from lib_ti.core.names import folded, new_path, safe_name
 from lib_ti.core.settings import option
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, read_embedding, read_embeddings, second_file
 from lib_ti.formats.embedding_layouts import (
@@ -42,8 +42,9 @@ def overwriting() -> Any:
 def save(embedding: Embedding, to: str, *, overwrite: bool) -> Path:
     """Write ``embedding`` as ``to``, whose name it takes, in the usual layout. Raises BadInput."""
     path = file_for(Path(to))
+    path = new_path(path.parent, path.name)
     refuse_existing(targets_of(embedding, path), overwrite)
-    write_embedding(renamed(embedding, safe_name(path.stem)), path)
+    write_embedding(renamed(embedding, path.stem), path)
     return path
 
 
@@ -68,7 +69,7 @@ def convert(settings: ConvertSettings, context: Context) -> Answer:
     found = read_embeddings(Path(settings.file))
     targets = [to]
     if len(found) > 1:
-        targets = [to.with_name(safe_name(f"{one.name}{to.suffix}")) for one in found]
+        targets = [new_path(to.parent, f"{one.name}{to.suffix}") for one in found]
     elif to == second_file(to):  # not called as diffusers does, which keeps the word inside
         found = [renamed(found[0], safe_name(to.stem))]
     pairs = list(zip(found, targets, strict=True))
@@ -105,10 +106,10 @@ class RenameSettings:
 def rename(settings: RenameSettings, context: Context) -> Answer:
     """As .safetensors, which carry their name inside, with what WebUIs keep beside it; the old files go."""
     path = Path(settings.file)
-    moves = {path: path.with_name(safe_name(settings.name + _SUFFIX))}
+    moves = {path: _new_name(path, settings.name)}
     partner = partner_of(path) if settings.pair else None
     if partner is not None:
-        moves[partner] = path.with_name(safe_name(settings.name + NEGATIVE_SUFFIX + _SUFFIX))
+        moves[partner] = _new_name(partner, settings.name + NEGATIVE_SUFFIX)
     embeddings = {old: _alone(old) for old in moves}
     beside = {
         _beside(old, suffix): _beside(new, suffix)
@@ -120,7 +121,7 @@ def rename(settings: RenameSettings, context: Context) -> Answer:
     refuse_existing([new for old, new in {**moves, **beside}.items() if not _same_file(old, new)], False)
     names = {one.name: moves[old].stem for old, one in embeddings.items()}
     for old, new in moves.items():
-        write_embedding(_calling(renamed(embeddings[old], new.stem), names), new)
+        write_embedding(calling(renamed(embeddings[old], new.stem), names), new)
         if not _same_file(old, new):
             old.unlink()
     for old, new in beside.items():
@@ -131,13 +132,20 @@ def rename(settings: RenameSettings, context: Context) -> Answer:
     )
 
 
+def _new_name(path: Path, name: str) -> Path:
+    """Beside it; the same name in other capitals is no other file's."""
+    if folded(name) == folded(path.stem):
+        return path.with_name(safe_name(name + _SUFFIX))
+    return new_path(path.parent, name + _SUFFIX)
+
+
 def _alone(path: Path) -> Embedding:
     if second_file(path) != path and second_file(path).is_file():
         raise BadInput(f"{path.name} lies in two files, as diffusers keeps SDXL; convert it to one first.")
     return replace(read_embedding(path), name=path.stem)
 
 
-def _calling(embedding: Embedding, names: dict[str, str]) -> Embedding:
+def calling(embedding: Embedding, names: dict[str, str]) -> Embedding:
     """With the new name of its other half."""
     halves = ("positive_embedding", "negative_embedding")
     changed = {k: names.get(v, v) if k in halves else v for k, v in embedding.metadata.items()}
@@ -234,7 +242,7 @@ def split(settings: SplitSettings, context: Context) -> Answer:
         if one.name.endswith(NEGATIVE_SUFFIX) and one.name.removesuffix(NEGATIVE_SUFFIX) in names:
             origin[IS_NEGATIVE] = "true"
         new.append(replace(one, metadata=origin))
-    files = [context.folders.embeddings / safe_name(name + _SUFFIX) for name in names]
+    files = [new_path(context.folders.embeddings, name + _SUFFIX) for name in names]
     refuse_existing(files, settings.overwrite)
     for one, file in zip(new, files, strict=True):
         write_embedding(one, file)

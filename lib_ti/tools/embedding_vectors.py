@@ -180,7 +180,7 @@ def _saved(rows: Rows, sources: Sequence[Embedding], made: str, to: str, *, over
     metadata = {**common, "made_by": made, **({"modelspec.merged_from": names} if len(sources) > 1 else {})}
     path = save(Embedding(Path(to).stem, rows.vectors, None, metadata), to, overwrite=overwrite)
     count = rows.count
-    return Answer(f"Wrote {path}: {count} vector{'s' * (count != 1)}, {made}.", {"made by": made}, (path,))
+    return Answer(f"Wrote {path}: {count} vector{'s' * (count != 1)}, {made}.", {"vectors": count}, (path,))
 
 
 TOOLS = (

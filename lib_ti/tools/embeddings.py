@@ -10,7 +10,6 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.names import files_inside
 from lib_ti.core.settings import option
 from lib_ti.formats.embedding import SUFFIXES, Embedding, NotFinite, read_embeddings
-from lib_ti.hosts.base import Host
 from lib_ti.methods.embedding_check import (
     Finding,
     check_alone,
@@ -18,7 +17,7 @@ from lib_ti.methods.embedding_check import (
     check_prompts,
     check_with_model,
 )
-from lib_ti.methods.vocabulary import lengths, misfit, nearest_words
+from lib_ti.methods.vocabulary import Vocabulary, misfit
 from lib_ti.tools.tool import Answer, Context, Tool
 
 # What a file says of where it comes from -> how that is told.
@@ -55,14 +54,14 @@ class InspectSettings:
 def inspect(settings: InspectSettings, context: Context) -> Answer:
     path = Path(settings.file)
     embeddings = read_embeddings(path)
-    model, why = _model(context) if settings.words else (None, "")
+    vocabulary, why = _vocabulary(context) if settings.words else (None, "")
     found = []
     for embedding in embeddings:
         told = describe(embedding)
-        if model is not None:
-            unfit = misfit(embedding.vectors, embedding.family, model)
-            told["vectors"] = rows_of(embedding, None if unfit else model, settings.words)
-            told["beside the model"] = unfit or model.info.name
+        if vocabulary is not None:
+            unfit = misfit(embedding.vectors, embedding.family, vocabulary.host)
+            told["vectors"] = rows_of(embedding, None if unfit else vocabulary, settings.words)
+            told["beside the model"] = unfit or vocabulary.host.info.name
         elif why:
             told["beside the model"] = why
         found.append(told)
@@ -85,7 +84,9 @@ def describe(embedding: Embedding) -> dict[str, Any]:
     }
 
 
-def rows_of(embedding: Embedding, host: Host | None = None, words: int = 0) -> list[dict[str, Any]]:
+def rows_of(
+    embedding: Embedding, vocabulary: Vocabulary | None = None, words: int = 0
+) -> list[dict[str, Any]]:
     """A row of a table for each vector of each text encoder: its Euclidean norm, and beside the model's
     words how long that is and which of them are nearest (cosine)."""
     table = []
@@ -94,9 +95,8 @@ def rows_of(embedding: Embedding, host: Host | None = None, words: int = 0) -> l
             {"encoder": encoder, "vector": at, "norm": round(float(norm), 4)}
             for at, norm in enumerate(rows.norm(dim=1), 1)
         ]
-        if host is not None:
-            vocabulary = host.token_vectors(encoder)
-            beside, nearest = lengths(rows, vocabulary), nearest_words(rows, vocabulary, host.words(), words)
+        if vocabulary is not None:
+            beside, nearest = vocabulary.lengths(encoder, rows), vocabulary.nearest(encoder, rows, words)
             for row, norm, share, near in zip(told, beside.norms, beside.shares, nearest, strict=True):
                 row["of a word's length"] = round(norm / beside.median, 2)
                 row["longer than"] = f"{share:.0%} of the words"
@@ -105,10 +105,10 @@ def rows_of(embedding: Embedding, host: Host | None = None, words: int = 0) -> l
     return table
 
 
-def _model(context: Context) -> tuple[Host | None, str]:
-    """The model, or why there is none."""
+def _vocabulary(context: Context) -> tuple[Vocabulary | None, str]:
+    """The model's, or why there is none."""
     try:
-        return context.look(), ""
+        return Vocabulary(context.look()), ""
     except BadInput as error:
         return None, str(error)
 
@@ -138,11 +138,11 @@ def check(settings: CheckSettings, context: Context) -> Answer:
     if not wanted:
         raise BadInput(f"there is no embedding in {folder}; name the file that is to be looked at.")
     read, broken = _read_all([*wanted, *(path for path in there.values() if path not in wanted)], names)
-    model, why = _model(context) if settings.compare else (None, "")
+    vocabulary, why = _vocabulary(context) if settings.compare else (None, "")
     found: list[dict[str, str]] = []
     for done, path in enumerate(wanted, 1):
         name = names.get(path.resolve(), path.name)
-        findings = [broken[name]] if name in broken else _findings(settings, name, read, model)
+        findings = [broken[name]] if name in broken else _findings(settings, name, read, vocabulary)
         found += [{"file": name, "what": one.what, "what to do": one.remedy} for one in findings]
         context.progress(done, len(wanted))
     off = len({one["file"] for one in found})
@@ -150,16 +150,19 @@ def check(settings: CheckSettings, context: Context) -> Answer:
 
 
 def _findings(
-    settings: CheckSettings, name: str, read: dict[str, list[Embedding]], model: Host | None
+    settings: CheckSettings,
+    name: str,
+    read: dict[str, list[Embedding]],
+    vocabulary: Vocabulary | None,
 ) -> list[Finding]:
     others = {file: one for file, all_ in read.items() if file != name for one in all_}
     found: list[Finding] = []
     for embedding in read[name]:
         found += check_alone(embedding)
         found += check_among(embedding, others)
-        if model is not None:
-            found += check_with_model(embedding, model)
-            found += check_prompts(embedding, settings.prompt, settings.negative_prompt, model)
+        if vocabulary is not None:
+            found += check_with_model(embedding, vocabulary)
+            found += check_prompts(embedding, settings.prompt, settings.negative_prompt, vocabulary.host)
     return found
 
 

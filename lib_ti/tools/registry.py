@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from lib_ti.core.errors import BadInput
-from lib_ti.tools import embedding_files, embedding_import, embedding_vectors, embeddings
+from lib_ti.tools import (
+    captions,
+    cards,
+    choosing,
+    describing,
+    embedding_files,
+    embedding_import,
+    embedding_vectors,
+    embeddings,
+    images,
+    resizing,
+)
 from lib_ti.tools.tool import Tool
 
 # The groups in the order of a page, and what it calls them.
-GROUPS = {"embedding": "Embeddings"}
+GROUPS = {"card": "Cards", "images": "Data sets", "embedding": "Embeddings"}
 TOOLS: tuple[Tool, ...] = (
     *embeddings.TOOLS,
     *embedding_import.TOOLS,
     *embedding_files.TOOLS,
     *embedding_vectors.TOOLS,
+    *images.TOOLS,
+    *describing.TOOLS,
+    *captions.TOOLS,
+    *choosing.TOOLS,
+    *resizing.TOOLS,
+    *cards.TOOLS,
 )
 
 

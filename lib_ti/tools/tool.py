@@ -22,6 +22,7 @@ from lib_ti.hosts.base import Folders, Host
 from lib_ti.networks.files import SUFFIXES as NETWORKS
 
 CARDS = frozenset({".png"})
+DATA_URL = "data:image/png;base64,"  # before a card that is given itself, and not by its name
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Context:
     progress: Callable[[int, int], None]  # how many are done, of how many
     turn: Callable[[], AbstractContextManager[Host]]  # holds the model; raises BadInput where there is none
     look: Callable[[], Host]  # the model for what only reads it, also while others use it; raises BadInput
-    folders: Folders  # where names that stand inside a setting's text are looked up
+    folders: Folders  # where names inside a text are looked up, and what has no name of its own goes
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Answer:
     written: tuple[Path, ...] = ()
     pictures: tuple[tuple[Image.Image, str], ...] = ()  # to look at, each with its caption
     stopped: bool = False  # before all was done
+    preview: Image.Image | None = None  # what hosts show for an embedding or a network that was written
 
     def as_json(self) -> dict[str, Any]:
         """Without the pictures."""
@@ -59,6 +61,7 @@ class Tool:
     help: str  # what it does, in a line
     settings: type
     run: Callable[[Any, Context], Answer]
+    shows: bool = False  # its answer has pictures
 
 
 def each(text: str) -> list[str]:
@@ -80,10 +83,8 @@ def in_folders(settings: Any, folders: Folders) -> Any:
     for name, (_, option, _) in options_of(type(settings)).items():
         given = getattr(settings, name)
         if option.file and given:
-            paths = [
-                str(_find(option.file, one, folders)) for one in (each(given) if option.several else [given])
-            ]
-            found[name] = "\n".join(paths)
+            names = each(given) if option.several else [given]
+            found[name] = "\n".join(_find(option.file, one, folders) for one in names)
     return replace(settings, **found)
 
 
@@ -103,16 +104,18 @@ def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
     }
 
 
-def _find(kind: str, name: str, folders: Folders) -> Path:
+def _find(kind: str, name: str, folders: Folders) -> str:
+    if kind == "card" and name.startswith(DATA_URL):
+        return name
     if kind == "pictures":
-        return local_path(name)
+        return str(folders_inside(folders.datasets).get(name) or local_path(name))
     listings = _listings(folders)
     if kind in listings:
-        return find_named(name, listings[kind](), f"{kind.replace('-', ' ')}s")
+        return str(find_named(name, listings[kind](), f"{kind.replace('-', ' ')}s"))
     roots = {
         "new-embedding": folders.embeddings,
         "new-network": folders.networks,
         "new-card": folders.cards,
         "new-dataset": folders.datasets,
     }
-    return new_path(roots[kind], name)
+    return str(new_path(roots[kind], name))

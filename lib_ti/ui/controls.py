@@ -18,7 +18,7 @@ _SLIDER_SPAN = 100  # a wider range is typed, not dragged
 
 # The groups in the order of a page, and what it calls them.
 GROUPS = {
-    "embedding": "The new word",
+    "embedding": "What is taught",
     "network": "The network",
     "pictures": "The pictures",
     "length": "How long",

@@ -17,7 +17,7 @@ from lib_ti.workshop import Workshop
 def build_page(workshop: Workshop, networks: NetworkFolders, txt2img: Sequence[Any] = ()) -> None:
     """Into the gradio context that is open now. ``txt2img``: see ``Tab``."""
     with gr.Tabs(elem_id="ti_studio"):
-        with gr.Tab("Train a word", elem_id="ti_studio_train_tab"):
+        with gr.Tab("Train", elem_id="ti_studio_train_tab"):
             Tab(workshop, txt2img)
             MetadataEditor(networks)
         ToolsTab(workshop)

@@ -72,18 +72,18 @@ class Tab:
         }
         self.method = make_method_choice()
         self.controls, self.groups = make_controls(choices, basic=True)
+        with self.groups["embedding"], gr.Row():
+            self.suggest = gr.Button("Suggest init text", elem_id="ti_studio_suggest")
+            self.suggested = gr.Dropdown(
+                label="Words near to the pictures", choices=[], elem_id="ti_studio_suggested"
+            )
+        self.suggested.do_not_save_to_config = True
         self.from_txt2img = gr.Checkbox(
             label="Take the preview's prompt, sampler, seed and size from txt2img",
             elem_id="ti_studio_from_txt2img",
             visible=with_txt2img,
         )
         self.from_txt2img.do_not_save_to_config = True
-        with gr.Row():
-            self.suggest = gr.Button("Suggest init text", elem_id="ti_studio_suggest")
-            self.suggested = gr.Dropdown(
-                label="Words near to the pictures", choices=[], elem_id="ti_studio_suggested"
-            )
-        self.suggested.do_not_save_to_config = True
         with gr.Row():
             self.create = gr.Button("Create embedding", elem_id="ti_studio_create")
             self.train = gr.Button("Train", variant="primary", elem_id="ti_studio_train")

@@ -11,9 +11,14 @@ from lib_ti.core.errors import StudioError
 from lib_ti.core.settings import Option, label_of, options_of
 from lib_ti.tools.registry import GROUPS, tools_of
 from lib_ti.tools.tool import Tool
+from lib_ti.ui.cards import Cards
 from lib_ti.ui.controls import make_control, values_of
+from lib_ti.ui.pictures import CaptionEditor
 from lib_ti.ui.view import error_html, said_html, told_html
 from lib_ti.workshop import Workshop
+
+# What a group has besides, above the forms.
+PARTS: dict[str, Callable[[Workshop], Any]] = {"card": Cards}
 
 
 class ToolsTab:
@@ -25,14 +30,17 @@ class ToolsTab:
         self._clicked: list[Any] = []
         groups = []
         for group, title in GROUPS.items():
-            with (
-                gr.Tab(title, elem_id=f"ti_studio_tools_{group}") as tab,
-                gr.Tabs(elem_id=f"ti_studio_tools_of_{group}"),
-            ):
+            with gr.Tab(title, elem_id=f"ti_studio_tools_{group}") as tab:
                 groups.append(tab)
-                for tool in tools_of(group):
-                    with gr.Tab(_title(tool), elem_id=f"ti_studio_tab_{tool.group}_{tool.name}"):
-                        self._build(tool)
+                if group in PARTS:
+                    PARTS[group](workshop)
+                with gr.Tabs(elem_id=f"ti_studio_tools_of_{group}"):
+                    for tool in tools_of(group):
+                        with gr.Tab(_title(tool), elem_id=f"ti_studio_tab_{tool.group}_{tool.name}"):
+                            if (tool.group, tool.name) == ("images", "write-caption"):
+                                self._choosers.append(CaptionEditor(workshop).chooser)
+                            else:
+                                self._build(tool)
         # What was trained meanwhile, or one tool has written, the next one offers.
         choosers = [chooser for chooser, _ in self._choosers]
         for tab in groups:
@@ -54,10 +62,16 @@ class ToolsTab:
             with gr.Column(scale=5):
                 said = gr.HTML(elem_id=f"ti_studio_{prefix}_said")
                 pictures = gr.Gallery(
-                    visible=False, show_label=False, columns=4, elem_id=f"ti_studio_{prefix}_pictures"
+                    visible=False,
+                    show_label=False,
+                    columns=4,
+                    object_fit="contain",
+                    elem_id=f"ti_studio_{prefix}_pictures",
                 )
+                told = gr.HTML(elem_id=f"ti_studio_{prefix}_told")
+        shown = [said, pictures, told]
         self._clicked.append(
-            button.click(lambda *given: self._use(tool, given), controls, [said, pictures], queue=False)
+            button.click(lambda *given: self._use(tool, given), controls, shown, queue=False)
         )
 
     def _control(self, element: str, name: str, tool: Tool, default: Any, option: Option, plain: type) -> Any:
@@ -81,15 +95,15 @@ class ToolsTab:
     def _look_again(self) -> list[Any]:
         return [gr.update(choices=list(choices())) for _, choices in self._choosers]
 
-    def _use(self, tool: Tool, given: Sequence[Any]) -> tuple[str, Any]:
+    def _use(self, tool: Tool, given: Sequence[Any]) -> tuple[str, Any, str]:
         try:
             typed = ["\n".join(value) if isinstance(value, list) else value for value in given]
             values = values_of(tool.settings, list(options_of(tool.settings)), typed)
             answer = self.workshop.use(tool.group, tool.name, values)
         except StudioError as error:
-            return error_html(str(error)), gr.update(visible=False)
+            return error_html(str(error)), gr.update(visible=False), ""
         shown = gr.update(value=list(answer.pictures), visible=bool(answer.pictures))
-        return said_html(answer.sentence) + told_html(answer.told), shown
+        return said_html(answer.sentence), shown, told_html(answer.told)
 
 
 def _title(tool: Tool) -> str:

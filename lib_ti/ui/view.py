@@ -13,8 +13,10 @@ from lib_ti.workshop import Status
 _CURVE = (600, 160)  # pixels
 _POINTS = 300  # of a drawn curve
 _FIRST_CURVE = 30  # steps; of fewer the running mean says nothing
+_TAGS = 100  # that are shown
 _SMOOTH = 0.05  # the running mean's share of each new loss
 _UNFOLDED = 8  # entries inside a result that are seen at once
+_INLINE = 3  # entries that stand in a line
 _LONG = 200  # characters of a value that are
 
 _TITLES = {
@@ -94,14 +96,24 @@ def _pairs(told: Mapping[str, Any]) -> str:
     return f'<table class="ti-studio-told">{rows}</table>' if rows else ""
 
 
+def tags_html(tags: Mapping[str, int]) -> str:
+    """How often each tag occurs, the first hundred of them."""
+    shown = "".join(f"<span><b>{escape(tag)}</b> {count}</span>" for tag, count in list(tags.items())[:_TAGS])
+    return f'<div class="ti-studio-tags">{shown}</div>'
+
+
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
+        if len(value) <= _INLINE and not any(map(_has_parts, value.values())):
+            return ", ".join(f"{escape(str(name))}: {_value(one)}" for name, one in value.items())
         table = _pairs(value)
         return table if len(value) <= _UNFOLDED else _folded(f"{len(value)} entries", table)
     if _has_parts(value):
         if all(isinstance(one, Mapping) and not any(map(_has_parts, one.values())) for one in value):
             return _table(value)
-        return "".join(f"<div>{_value(one)}</div>" for one in value)
+        return "".join(
+            f"<div>{_pairs(one) if isinstance(one, Mapping) else _value(one)}</div>" for one in value
+        )
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 
 from lib_ti.bench.webui import API, WebUI
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, write_safetensors
+from tests.browser.pages import PATIENCE, box
 from tests.webui import ended
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
-
-PATIENCE = 120_000  # milliseconds
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    named = os.environ.get("CHROMIUM")
-    found = named or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if not found:
-        pytest.skip("no Chromium; install one or name it in CHROMIUM to run this")
-    return found
-
-
-@pytest.fixture
-def page(webui: WebUI, chromium: str) -> Iterator[Page]:
-    """The WebUI's page with the studio's tab open; an error in a script fails the test."""
-    errors: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.on("pageerror", lambda error: errors.append(error.stack or str(error)))
-        open_tab(page, webui)
-        yield page
-        browser.close()
-    assert errors == []
-
-
-def open_tab(page: Page, webui: WebUI) -> None:
-    page.goto(webui.url)
-    page.click('#tabs > .tab-nav > button:text-is("Train")', timeout=PATIENCE)
-    page.click('#train_tabs > .tab-nav > button:text-is("TI Studio")')
-
-
-def box(page: Page, name: str) -> Locator:
-    return page.locator(f"#ti_studio_{name} :is(textarea, input[type=text], input[type=number])").first
 
 
 def panel(page: Page) -> Locator:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +15,9 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lib_ti.bench.webui import Refused, WebUI
+from lib_ti.bench.webui import Refused, WebUI, running_webui
 from tests.host.test_a1111_families import loaded
-from tests.webui import probe
+from tests.webui import probe, write_data
 
 pytestmark = pytest.mark.host
 
@@ -220,6 +223,25 @@ def test_the_webuis_tag_can_be_taken_over(own: WebUI) -> None:
     finally:
         probe(own, "take_over", on=False)
     assert distance(draw(own, "a star<lora:one:0.3:0.9>"), ours) <= 2
+
+
+@pytest.fixture
+def alone(own: WebUI, tmp_path: Path) -> Iterator[WebUI]:
+    """A WebUI whose own Lora extension is off from the start, and which moves its model's parts about."""
+    write_data(tmp_path)
+    shutil.rmtree(tmp_path / "extensions" / "ti-studio-probe")  # it asks that extension
+    shutil.copy(own.data / "models" / "Lora" / "one.safetensors", tmp_path / "models" / "Lora")
+    told = {"disabled_extensions": ["Lora"], "ti_studio_take_over_lora": True}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    with running_webui(tmp_path, flags=("--medvram",)) as program:
+        yield program
+
+
+def test_the_webuis_tag_is_ours_where_its_extension_is_off_and_parts_move(own: WebUI, alone: WebUI) -> None:
+    plain, drawn = draw(alone, "a star"), draw(alone, "a star<lora:one:0.8>")
+    assert np.array_equal(draw(alone, "a star<net:one:0.8>"), drawn)
+    assert distance(drawn, draw(own, "a star<net:one:0.8>")) <= 2 < distance(drawn, plain)
+    assert np.array_equal(draw(alone, "a star"), plain)
 
 
 def test_cards_and_axes(own: WebUI) -> None:

@@ -219,7 +219,9 @@ def test_everything_is_there_after_reload_ui_and_again(reloadable: WebUI, settin
     prompt = f"a {settings['name']}"
     job = reloadable.call(f"{API}/jobs", settings)["job"]
     ended(reloadable, job)
-    before = draw(reloadable, prompt)
+    probe(reloadable, "write_network", name="zqx-net", seed=1)
+    before = [draw(reloadable, told) for told in (prompt, f"{prompt} <net:zqx-net>")]
+    assert before[0] != before[1]
     for _ in range(2):
         started = probe(reloadable, "started")
         probe(reloadable, "reload_ui")
@@ -232,7 +234,8 @@ def test_everything_is_there_after_reload_ui_and_again(reloadable: WebUI, settin
                 pass
             time.sleep(0.5)
         assert settings["name"] in embeddings(reloadable)
-        assert draw(reloadable, prompt) == before
+        assert [draw(reloadable, told) for told in (prompt, f"{prompt} <net:zqx-net>")] == before
+        assert draw(reloadable, prompt) == before[0]
         assert reloadable.call(f"{API}/jobs/{job}")["status"] == "done"
     again = reloadable.call(f"{API}/jobs", {**settings, "name": settings["name"] + "-again"})["job"]
     assert ended(reloadable, again)["status"] == "done"

@@ -147,6 +147,8 @@ def test_check_finds_doubles(workshop: Workshop, folder: Path) -> None:
 def test_check_reads_prompts(workshop: Workshop, folder: Path) -> None:
     assert "not in the prompt" in remedies(workshop, "zqx-cat", prompt="a red star")[0]
     assert remedies(workshop, "zqx-cat", prompt="a red zqx-cat, blue") == []
+    weighted = "(star:1.2) " * 36 + "<lora:star star star:0.8> (zqx-cat:1.3)"
+    assert remedies(workshop, "zqx-cat", prompt=weighted) == []
     wrong = remedies(workshop, "zqx-pair-neg", prompt="zqx-pair, zqx-pair-neg", negative_prompt="blue")
     assert "for the negative prompt, and stands in the prompt" in wrong[0]
     assert remedies(workshop, "zqx-pair-neg", prompt="zqx-pair", negative_prompt="zqx-pair-neg") == []
@@ -207,6 +209,10 @@ def test_rename_refuses_before_it_moves(workshop: Workshop, folder: Path) -> Non
     with pytest.raises(BadInput, match=r"b-neg\.safetensors exists"):
         use(workshop, "rename", file="zqx-pair", name="b")
     assert sorted(folder.iterdir()) == sorted([*before, folder / "b-neg.safetensors"])
+    with pytest.raises(BadInput, match="other capitals"):
+        use(workshop, "rename", file="my dog", name="ZQX-cat")
+    use(workshop, "rename", file="zqx-cat", name="ZQX-Cat")
+    assert read_embedding(folder / "ZQX-Cat.safetensors").metadata["trigger"] == "ZQX-Cat"
     use(workshop, "rename", file="my dog", name="my dog")  # becomes .safetensors
     assert not (folder / "my dog.pt").exists() and read_embedding(folder / "my dog.safetensors").step == 20
 
@@ -289,7 +295,11 @@ def test_mix(workshop: Workshop, folder: Path, place: StandalonePlace) -> None:
     cat, pair = vectors(folder, "zqx-cat.safetensors"), vectors(folder, "zqx-pair.safetensors")
     expected = 0.5 * cat + 0.5 * pair - rows(place, "red", "star")
     assert torch.allclose(vectors(folder, "mixed.safetensors"), expected, atol=1e-6)
-    assert told["made by"] == '0.5*zqx-cat + 0.5*zqx-pair - "red star"'
+    assert told["vectors"] == 2
+    assert (
+        read_embedding(folder / "mixed.safetensors").metadata["made_by"]
+        == '0.5*zqx-cat + 0.5*zqx-pair - "red star"'
+    )
     use(workshop, "mix", expression="'my dog', \"blue\"", to="listed")
     assert len(vectors(folder, "listed.safetensors")) == 4
     for expression, said in (
@@ -335,6 +345,10 @@ def test_on_the_command_line(
     assert told["written"] == ["made.pt"] and read_embedding(Path("made.pt")).count == 2
     assert main(["embedding", "merge", "made.pt", "embeddings/my dog.pt", "joined.safetensors"]) == 0
     assert read_embedding(Path("joined.safetensors")).count == 5
-    assert main(["embedding", "check", "--file", "made.pt", "--json"]) == 0
-    assert main(["embedding", "inspect", "made.pt", "--words", "2"]) == 0
+    assert main(["embedding", "inspect", "made.pt", "--words", "2", "--model", "builtin"]) == 0
     assert '"nearest words"' in capsys.readouterr().out
+    # Without a model nothing is said of one, and what needs it says how to name it.
+    assert main(["embedding", "check"]) == 0
+    assert "The model was not asked: no model is named; name one with --model" in capsys.readouterr().err
+    assert main(["embedding", "mix", '"star"', "star.pt"]) == 2
+    assert "no model is named" in capsys.readouterr().err and not Path("star.pt").exists()

@@ -1,0 +1,180 @@
+"""Cards: making the picture that carries a word, looking at one, and taking the word out of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.names import MAX_NAME, files_inside, folded, safe_name, suggest_name
+from lib_ti.core.settings import option
+from lib_ti.data.images import open_image
+from lib_ti.formats.card import MAX_FILE, Card, read_card, write_card
+from lib_ti.formats.card_picture import FAMILIES, draw_embedding_card
+from lib_ti.formats.embedding import SUFFIXES, read_embedding, write_safetensors
+from lib_ti.formats.embedding_layouts import renamed
+from lib_ti.formats.together import write_together
+from lib_ti.methods.dreamartist import NEGATIVE_SUFFIX
+from lib_ti.tools.embedding_files import calling, partner_of
+from lib_ti.tools.tool import DATA_URL, Answer, Context, Tool, refuse_existing
+
+
+@dataclass(frozen=True)
+class MakeSettings:
+    embedding: str = option("", "the word to share", group="file", file="embedding", needed=True)
+    preview: str = option(
+        "",
+        "the picture to show; empty: the one beside the embedding, or one made of its numbers",
+        group="file",
+        file="pictures",
+    )
+    negative: str = option(
+        "",
+        "its partner for the negative prompt; empty: the one beside it, NAME-neg",
+        group="file",
+        file="embedding",
+    )
+    to: str = option("", "the card's name; empty: the word's", group="file", file="new-card")
+    overwrite: bool = option(False, "replace a card of that name", group="file")
+
+
+def make(settings: MakeSettings, context: Context) -> Answer:
+    file = Path(settings.embedding)
+    partner = Path(settings.negative) if settings.negative else partner_of(file)
+    card = Card(read_embedding(file), read_embedding(partner) if partner else None)
+    target = Path(settings.to) if settings.to else context.folders.cards / card.embedding.name
+    target = target if target.suffix.lower() == ".png" else target.with_name(f"{target.name}.png")
+    refuse_existing([target], settings.overwrite)
+    preview = Path(settings.preview) if settings.preview else _preview_of(file)
+    picture = draw_embedding_card(open_image(preview) if preview else None, card)
+    write_card(card, picture, target)
+    shown = read_card(target.read_bytes(), target.name)
+    told = f"The card lies in {target}; who drops it into TI Studio owns {_words(shown)}."
+    return Answer(told, describe(shown), (target,), ((Image.open(target), target.stem),))
+
+
+def _preview_of(file: Path) -> Path | None:
+    """The picture that WebUIs have put beside an embedding."""
+    candidates = (file.with_name(f"{file.stem}.preview{suffix}") for suffix in (".png", ".jpg", ".webp"))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+@dataclass(frozen=True)
+class LookSettings:
+    card: str = option("", "the card to look at", group="file", file="card", needed=True)
+
+
+def look(settings: LookSettings, context: Context) -> Answer:
+    """Nothing is written."""
+    card = read_card(*_content(settings.card))
+    told = describe(card)
+    told["suggested_name"] = _free_name(card.embedding.name, context.folders.embeddings)
+    return Answer(f"{_told(card)}. Import it as {told['suggested_name']} to own it.", told)
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    card: str = option("", "the card with the word", group="file", file="card", needed=True)
+    name: str = option("", "what to call the word; empty: as the card does", group="file")
+
+
+def take_in(settings: ImportSettings, context: Context) -> Answer:
+    """A pair becomes NAME and NAME-neg. Nothing that is there is replaced."""
+    content, file_name = _content(settings.card)
+    card = read_card(content, file_name)
+    folder = context.folders.embeddings
+    found = [card.embedding, *filter(None, [card.negative])]
+    name = settings.name or card.embedding.name
+    names = [name, name + NEGATIVE_SUFFIX][: len(found)]
+    try:
+        for each in names:
+            safe_name(each)
+    except BadInput as error:
+        free = _free_name(name, folder)
+        told = f"{name[:MAX_NAME]!r} cannot be a word; choose another name, such as {free!r}."
+        raise BadInput(told) from error
+    if taken := [each for each in names if folded(each) in _taken(folder)]:
+        free = _free_name(name, folder)
+        raise BadInput(f"there is a word {taken[0]!r} already; choose another name, such as {free!r}.")
+    new = {embedding.name: called for embedding, called in zip(found, names, strict=True)}
+    writers = {
+        folder / f"{called}.safetensors": partial(write_safetensors, calling(renamed(embedding, called), new))
+        for embedding, called in zip(found, names, strict=True)
+    }
+    write_together(writers)
+    words = " and ".join(names)
+    told = f"You own {words} now. The card: {_told(card)}."
+    preview = Image.open(io.BytesIO(content), formats=("PNG",))
+    return Answer(told, {"words": names, **describe(card)}, tuple(writers), preview=preview)
+
+
+def _free_name(name: str, folder: Path) -> str:
+    """``name``, or what comes near to it, that no word in ``folder`` has, nor a half of a pair."""
+    taken = _taken(folder)
+    return suggest_name(name, [*taken, *(word.removesuffix(NEGATIVE_SUFFIX) for word in taken)])
+
+
+def _taken(folder: Path) -> set[str]:
+    """The words that are there, folded."""
+    return {folded(path.stem) for path in files_inside(folder, SUFFIXES).values()}
+
+
+def _content(card: str) -> tuple[bytes, str]:
+    """The file's bytes and its name: by its path, or the file itself, as a page and programs send it."""
+    if not card.startswith(DATA_URL):
+        path = Path(card)
+        try:
+            with path.open("rb") as file:
+                return file.read(MAX_FILE + 1), path.name  # one more than is allowed, to be seen
+        except OSError as error:
+            raise BadInput(f"{card} cannot be read: {error.strerror}.") from error
+    try:
+        return base64.b64decode(card.removeprefix(DATA_URL), validate=True), "the picture"
+    except binascii.Error as error:
+        raise BadInput(f"the card is not in base64: {error}.") from error
+
+
+def describe(card: Card) -> dict[str, Any]:
+    """What a card carries, as JSON values."""
+    embedding, metadata = card.embedding, card.embedding.metadata
+    digest = metadata.get("base_model_sha256", "")[:10] or metadata.get("sd_checkpoint", "")
+    told = {
+        "word": embedding.name,
+        "made_for": FAMILIES[embedding.family],
+        "vectors": embedding.count,
+        "trained_on": " ".join(filter(None, [metadata.get("base_model"), digest and f"[{digest}]"])),
+        "steps": embedding.step,
+        "made_on": metadata.get("modelspec.date", "")[:10],
+        "prompt": "the negative one" if embedding.is_negative else "",
+        "precision": "exact" if card.found_in == "chunk" else "four digits: its text was stripped",
+    }
+    if card.negative is not None:
+        told["partner"] = f"{card.negative.name}, {card.negative.count} vectors for the negative prompt"
+    return {key: value for key, value in told.items() if value not in ("", None)}
+
+
+def _words(card: Card) -> str:
+    return " and ".join(e.name for e in (card.embedding, card.negative) if e is not None)
+
+
+def _told(card: Card) -> str:
+    """What it is, in a sentence without its end."""
+    told = describe(card)
+    trained = f", trained {told['steps']} steps" if told.get("steps") else ""
+    on = f" on {told['trained_on']}" if "trained_on" in told else ""
+    with_ = f", with {told['partner']}" if "partner" in told else ""
+    return f"{told['word']}, {told['vectors']} vectors for {told['made_for']}{trained}{on}{with_}"
+
+
+TOOLS = (
+    Tool("card", "make", "put a word into a picture to share", MakeSettings, make, shows=True),
+    Tool("card", "look", "what word is in a picture", LookSettings, look),
+    Tool("card", "import", "take the word out of a card into your embeddings", ImportSettings, take_in),
+)

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.regex import replace_all
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement"), [(r"(\w+) cat", r"\1 dög"), ("x*", "-"), (r"\\\(", "("), (r"^|$", '"\n')]
+)
+def test_it_is_re_sub(pattern: str, replacement: str) -> None:
+    texts = ["a red cat, a blue cat", "猫 cat xx", "", r"a \(b\)"]
+    assert replace_all(pattern, replacement, texts) == [re.sub(pattern, replacement, text) for text in texts]
+
+
+def test_a_pattern_that_takes_a_lifetime_ends() -> None:
+    started = time.monotonic()
+    with pytest.raises(BadInput, match="takes more than 1 seconds"):
+        replace_all("(a+)+$", "", ["a" * 50 + "b"], seconds=1)
+    assert time.monotonic() - started < 30  # on a busy machine
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "texts", "said"),
+    [
+        ("(", "", ["a"], "is not a regular expression"),
+        ("(" * 900, "", ["a"], "is not a regular expression"),
+        ("a", r"\3", ["a"], "invalid group reference"),
+        ("a" * 1001, "", ["a"], "at most 1000 characters"),
+        ("a", "", ["a" * 20_001], "at most 20000"),
+        ("", "x" * 1000, ["a" * 19_999], "too long"),
+    ],
+)
+def test_bad_patterns_are_a_sentence(pattern: str, replacement: str, texts: list[str], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        replace_all(pattern, replacement, texts)
+
+
+def test_nothing_of_a_pattern_is_run() -> None:
+    for text in ("__import__('os').abort()", "%(x)s {0} $(id) `id`"):
+        assert replace_all(re.escape(text), text.replace("\\", ""), [f"a {text}"]) == [f"a {text}"]
