@@ -286,6 +286,7 @@ _INSTRUCTIONS = (
     *(b"(", b")", b"]", b"}", b"t", b"R", b"b", b"Q", b"u", b"s", b"a", b"e", b"0", b"2", b"1", b"N", b"."),
     *(b"\x81", b"\x92", b"\x93", b"\x94", b"\x95" + b"\xff" * 8, b"B\xff\xff\xff\x7f", b"X\xff\xff\xff\xff"),
     *(b"h\x00", b"q\x00", b"r\xff\xff\xff\x7f", b"j\xff\xff\xff\xff", b"I99\n", b"L" + b"9" * 5000 + b"L\n"),
+    b"]q\x10" + b"](h\x10h\x10eq\x10" * 40,  # a list of two lists of two lists ...: 2 ** 40 when it is shown
     b"(" * 3000,
     b"]" * 3000,
     b"\x85" * 3000,
