@@ -74,7 +74,7 @@ def _read(path: Path) -> None:
     elif path.suffix == ".json":
         json.loads(path.read_text(encoding="utf-8"))
     elif path.suffix == ".png":
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             image.load()
     elif path.name == "loss.csv":
         rows = [step for step, _, _ in Job(path.parent).losses()]
