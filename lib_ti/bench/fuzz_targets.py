@@ -20,6 +20,7 @@ from PIL import Image
 from lib_ti.bench.fuzz_mutate import (
     Mutate,
     half_right,
+    mutate_card,
     mutate_in_place,
     mutate_png,
     mutate_safetensors,
@@ -35,7 +36,9 @@ from lib_ti.data.captions import CaptionRules, read_caption, vary_caption
 from lib_ti.data.images import FORMATS, open_image, upright_size
 from lib_ti.data.sd_scripts_config import read_dataset_config
 from lib_ti.data.templates import OUR_TEMPLATES, fill, read_template
+from lib_ti.formats.card import Card, read_card, write_card
 from lib_ti.formats.embedding import Embedding, read_embeddings, write_pt, write_safetensors
+from lib_ti.formats.embedding_layouts import renamed
 from lib_ti.formats.pickles import write_torch_pickle
 from lib_ti.formats.safetensors_file import write_tensors
 from lib_ti.formats.streaming import open_tensors, stream_safetensors
@@ -191,6 +194,21 @@ def _picture_targets() -> Iterator[Target]:
         mutate = half_right(mutate_png if kind == "PNG" else mutate_in_place)
         seeds = partial(_drawn, kind, ways)
         yield Target(f"picture, {kind}", seeds, mutate, _read_picture, _is_picture, names)
+
+
+def _card_target() -> Iterator[Target]:
+    cards = [Card(one) for one in _embeddings()]
+    cards.append(Card(cards[0].embedding, renamed(cards[0].embedding, "cat-neg")))
+    seeds = _written(*(partial(_write_card, card) for card in cards))
+    yield Target("card", seeds, half_right(mutate_card), _read_card, _is_picture, ("cat.png", "cat.jpg"))
+
+
+def _write_card(card: Card, path: Path) -> None:
+    write_card(card, Image.linear_gradient("L").resize((256, 256)).convert("RGB"), path)
+
+
+def _read_card(path: Path) -> None:
+    read_card(path.read_bytes(), path.name)
 
 
 def _drawn(kind: str, ways: Sequence[tuple[str, dict[str, Any]]], folder: Path) -> list[bytes]:
@@ -403,6 +421,7 @@ TARGETS: dict[str, Target] = {
         _network_targets(),
         _checkpoint_targets(),
         _picture_targets(),
+        _card_target(),
         _text_targets(),
     )
     for target in targets

@@ -56,7 +56,7 @@ def make(settings: MakeSettings, context: Context) -> Answer:
     write_card(card, picture, target)
     shown = read_card(target.read_bytes(), target.name)
     told = f"The card lies in {target}; who drops it into TI Studio owns {_words(shown)}."
-    return Answer(told, describe(shown), (target,), ((Image.open(target, formats=("PNG",)), target.stem),))
+    return Answer(told, describe(shown), (target,), ((open_image(target), target.stem),))
 
 
 def _preview_of(file: Path) -> Path | None:
