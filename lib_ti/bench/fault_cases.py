@@ -40,7 +40,8 @@ def _full(where: str, file: str, *says: str, code: int = 1, nth: int = 1, method
 def _memory(action: str, methods: Sequence[str]) -> Case:
     inject = Fault("run out of memory" if action == "CUDA" else "run out of CPU memory", step=7)
     says = ("to fit into memory: checkpointing is on", "memory ran out; going on from step 6")
-    return Case(f"out of memory, {action}'s error", "step 7", inject, says, 0, methods)
+    where = "step 7" if action == "CUDA" else "in step 7"
+    return Case(f"out of memory, {action}'s error", where, inject, says, 0, methods)
 
 
 CASES = (
@@ -87,8 +88,8 @@ CASES = (
         ("went back to step 6, the last good one. Try a lower", "saved up to step 6"), methods=METHODS,
     ),
     Case("Ctrl-C", "at step 7", Fault("interrupt", step=7), ("stopped at step 7; go on with",), 130),
-    Case("Ctrl-C twice", "at step 7", Fault("interrupt twice", step=7), ("saved up to step 6",), 130),
-    Case("SIGTERM", "at step 7", Fault("terminate", step=7), ("stopped at step 7; go on with",), 130),
+    Case("Ctrl-C twice", "in step 7", Fault("interrupt twice", step=7), ("saved up to step 6",), 130),
+    Case("SIGTERM", "in step 7", Fault("terminate", step=7), ("stopped at step 7; go on with",), 130),
 )  # fmt: skip
 
 
