@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import forget_unfinished
 from lib_ti.core.job import Job
 from lib_ti.data.images import open_image
 from lib_ti.formats.card import Card, write_card
@@ -61,4 +62,5 @@ def _make(job: Job, settings: JobSettings, card: Card, number: int, step: int, f
     picture = draw_embedding_card(open_image(drawn[0]) if drawn else None, card)
     path = folders.cards / f"{card.embedding.name}.png"
     write_card(card, picture, path)
+    forget_unfinished(path.parent, path.name)
     return path

@@ -147,6 +147,14 @@ def test_a_preview_that_a_kill_prevented_is_drawn_on_resuming(jobs: Jobs) -> Non
     assert last.read_bytes() == drawn
 
 
+def test_a_card_that_a_killed_process_was_drawing_does_not_stay(jobs: Jobs) -> None:
+    jobs.start()
+    card = folders_under(jobs.data).cards / "zqx-cat.png"
+    card.with_name(f".{card.name}.abc.tmp").touch()
+    jobs.resume()
+    assert list(card.parent.iterdir()) == [card]
+
+
 def test_a_picture_that_is_gone_is_named(jobs: Jobs) -> None:
     jobs.start()
     (Path(jobs.settings.images) / "1.png").unlink()
