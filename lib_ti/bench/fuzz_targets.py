@@ -17,17 +17,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lib_ti.bench.fuzz_mutate import (
-    Mutate,
-    half_right,
-    mutate_card,
-    mutate_in_place,
-    mutate_png,
-    mutate_safetensors,
-    mutate_stream,
-    mutate_text,
-    mutate_zip,
-)
+from lib_ti.bench.fuzz_formats import mutate_card, mutate_png, mutate_safetensors, mutate_stream, mutate_zip
+from lib_ti.bench.fuzz_mutate import Mutate, half_right, mutate_in_place, mutate_text
 from lib_ti.core.errors import BadInput
 from lib_ti.core.optimizers import parse_arguments
 from lib_ti.core.picture_settings import PictureSettings

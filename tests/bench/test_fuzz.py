@@ -14,7 +14,7 @@ import torch
 
 from lib_ti.bench.fuzz import bench_fuzz, table
 from lib_ti.bench.fuzz_child import mutated
-from lib_ti.bench.fuzz_mutate import mutate_png, mutate_safetensors, mutate_zip
+from lib_ti.bench.fuzz_formats import mutate_png, mutate_safetensors, mutate_zip
 from lib_ti.bench.fuzz_targets import TARGETS
 from lib_ti.bench.memory import RESET_PEAK
 from lib_ti.cli import main
