@@ -284,7 +284,7 @@ _DATASET_WORDS = (
 )
 _CAPTIONS = ("a {red|blue} cat, sitting ||| outside, x;;;y", "a cat\n\na dog")
 _CAPTION_WORDS = ("{a|b}", "{", "}", "{{", "|", ",", "|||", ";;;", "\n", "a cat", "[name]")
-_TEMPLATE_WORDS = ("[name]", "[filewords]", "[name2]", "[", "]", "\n", "cat", "cat1", "a photo of ")
+_TEMPLATE_WORDS = ("[name]", "[filewords]", "[name2]", "[", "]", "\n", "cat", "cat cat1 ", "a photo of ")
 _RATES = ("0.005", "0.005:100, 1e-3:1000, 1e-4", "0.1:0.2, 0.01:0.5, 0.001")
 _RATE_WORDS = ("0.005", ":", ",", "1e-3", ":100", ":0.5", "-", "nan", "inf", " ")
 _SCALES = ("3", "1.5-3", "1.5-3:cos2", "1.5-3:sqrt(rate)", "1-5:max(rate, 1 - rate) ** 2 / (1 + exp(-rate))")
