@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from dataclasses import dataclass
 from functools import partial
@@ -92,10 +91,8 @@ def take_in(settings: ImportSettings, context: Context) -> Answer:
     folder = context.folders.embeddings
     found = [card.embedding, *filter(None, [card.negative])]
     name = settings.name or card.embedding.name
-    names = [name, name + NEGATIVE_SUFFIX][: len(found)]
     try:
-        for each in names:
-            safe_name(each)
+        names = [safe_name(each) for each in (name, name + NEGATIVE_SUFFIX)[: len(found)]]
     except BadInput as error:
         free = _free_name(name, folder)
         told = f"{name[:MAX_NAME]!r} cannot be a word; choose another name, such as {free!r}."
@@ -137,7 +134,7 @@ def _content(card: str) -> tuple[bytes, str]:
             raise BadInput(f"{card} cannot be read: {error.strerror}.") from error
     try:
         return base64.b64decode(card.removeprefix(DATA_URL), validate=True), "the picture"
-    except binascii.Error as error:
+    except ValueError as error:
         raise BadInput(f"the card is not in base64: {error}.") from error
 
 

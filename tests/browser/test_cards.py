@@ -13,9 +13,8 @@ from playwright.sync_api import Page, expect
 
 from lib_ti.bench.webui import API, WebUI
 from lib_ti.formats.embedding import Embedding, write_safetensors
-from tests.browser.test_tab import PATIENCE, box, chromium, page, prompt_box
+from tests.browser.pages import PATIENCE, box, prompt_box
 
-__all__ = ["chromium", "page"]
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
 SAID = "#ti_studio_card_said .ti-studio-status"
