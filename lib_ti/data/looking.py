@@ -88,5 +88,5 @@ def draw_look(image: Image.Image, box: Box, side: int) -> Image.Image:
     lit = Image.new("L", size, _DARK)
     ImageDraw.Draw(lit).rectangle(inner, fill=255)
     drawn = Image.composite(thumbnail, Image.new("RGB", size), lit)
-    ImageDraw.Draw(drawn).rectangle(inner, outline=_FRAME, width=max(1, max(size) // 160))
+    ImageDraw.Draw(drawn).rectangle(inner, outline=_FRAME, width=max(1, max(size) // 120))
     return drawn

@@ -17,3 +17,7 @@ def open_tab(page: Page, webui: WebUI) -> None:
 
 def box(page: Page, name: str) -> Locator:
     return page.locator(f"#ti_studio_{name} :is(textarea, input[type=text], input[type=number])").first
+
+
+def prompt_box(page: Page, name: str) -> Locator:
+    return page.locator(f"#{name} textarea")

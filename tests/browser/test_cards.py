@@ -13,9 +13,8 @@ from playwright.sync_api import Page, expect
 
 from lib_ti.bench.webui import API, WebUI
 from lib_ti.formats.embedding import Embedding, write_safetensors
-from tests.browser.test_tab import PATIENCE, box, chromium, page, prompt_box
+from tests.browser.pages import PATIENCE, box, prompt_box
 
-__all__ = ["chromium", "page"]
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
 SAID = "#ti_studio_card_said .ti-studio-status"
@@ -68,7 +67,9 @@ def test_drop_a_card_own_its_word_and_use_it(page: Page, webui: WebUI, card: Pat
     assert "zqxdropped" not in webui.call("/sdapi/v1/embeddings")["loaded"]  # nobody has said so yet
     box(page, "card_name").fill("con")
     page.click("#ti_studio_card_add")
-    expect(page.locator(SAID).first).to_contain_text("'my-con' is free", timeout=PATIENCE)
+    expect(page.locator(SAID).first).to_contain_text(
+        "choose another name, such as 'my-con'", timeout=PATIENCE
+    )
     box(page, "card_name").fill("zqxowned")
     page.click("#ti_studio_card_add")
     expect(page.locator(SAID).first).to_contain_text("You own zqxowned now", timeout=PATIENCE)

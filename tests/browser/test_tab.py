@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from lib_ti.bench.webui import API, WebUI
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, read_embedding, write_safetensors
-from tests.browser.pages import PATIENCE, box
+from tests.browser.pages import PATIENCE, box, prompt_box
 from tests.webui import ended
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
@@ -19,10 +19,6 @@ pytestmark = [pytest.mark.host, pytest.mark.browser]
 
 def panel(page: Page) -> Locator:
     return page.locator("#ti_studio_status .ti-studio-status")
-
-
-def prompt_box(page: Page, name: str) -> Locator:
-    return page.locator(f"#{name} textarea")
 
 
 def open_img2img(page: Page) -> None:
