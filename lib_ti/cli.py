@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from lib_ti.commands import bench, demo, generate, lora, sd_scripts, suggest, tools, train
 from lib_ti.core.errors import BadInput, StudioError
+from lib_ti.core.files import CannotWrite, write_text
 
 COMMANDS = (demo, train, suggest, sd_scripts, generate, tools, lora, bench)
 STOPPED = 130
@@ -78,15 +79,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StudioError as error:
         result, code = {"error": str(error)}, error.exit_code
     except Exception as error:  # the edge: nobody should meet a traceback, and it must not be lost
-        log_file = Path(".ti-studio") / "error.log"
-        log_file.parent.mkdir(exist_ok=True)
-        log_file.write_text(traceback.format_exc(), encoding="utf-8")
-        result, code = {"error": f"{type(error).__name__}: {error} (a bug; details in {log_file})"}, 1
+        result, code = {"error": f"{type(error).__name__}: {error} ({_noted(traceback.format_exc())})"}, 1
     if "error" in result:
         print(f"ti-studio: {result['error']}", file=sys.stderr)
     if as_json:
         print(json.dumps(result, ensure_ascii=False, allow_nan=False), flush=True)
     return code
+
+
+def _noted(details: str) -> str:
+    """Where the details of a bug are: in a file, or on standard error where none can be written."""
+    log_file = Path(".ti-studio") / "error.log"
+    try:
+        write_text(log_file, details)
+    except CannotWrite as error:
+        print(details, file=sys.stderr)
+        return f"a bug; {error}"
+    return f"a bug; details in {log_file}"
 
 
 if __name__ == "__main__":

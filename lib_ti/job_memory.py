@@ -35,18 +35,25 @@ MEMORY_REMEDY = (
 )
 
 
+# What a CPU, Apple's cards, and CUDA outside PyTorch's own allocator say.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "MPS backend out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def economy_of(settings: MemorySettings) -> Economy:
     """How the model is to run by the settings alone."""
     return Economy(checkpointing=settings.checkpointing, attention=settings.attention)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    # PyTorch's allocators of a CPU and of Apple's cards have no error class of their own.
     told = str(error)
-    return (
-        isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
-        or "can't allocate memory" in told
-        or "MPS backend out of memory" in told
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in told for sign in _NO_MEMORY)
     )
 
 

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import torch
 
-from lib_ti.core.errors import JobFailed
-from lib_ti.core.files import write_atomically
-from lib_ti.core.job import Job
+from lib_ti.core.errors import BadInput, JobFailed
+from lib_ti.core.files import CannotWrite, write_atomically
+from lib_ti.core.job import Job, TrainState
 from lib_ti.core.loop import Loop, Progress
 from lib_ti.core.schedule import learning_rate_of
 from lib_ti.data.evaluation import evaluation_batches
@@ -114,7 +114,8 @@ def picture_size(host: Host, settings: JobSettings) -> tuple[int, int]:
 
 def saved_steps(job: Job) -> list[int]:
     """The steps of which the job's folder has a copy."""
-    return sorted({int(path.stem.rpartition("-")[2]) for path in job.copies.rglob("*.safetensors")})
+    endings = {path.stem.rpartition("-")[2] for path in job.copies.rglob("*.safetensors")}
+    return sorted(int(ending) for ending in endings if ending.isdecimal())
 
 
 def copies_of(job: Job, products: Sequence[Product], step: int) -> dict[Product, Path]:
@@ -147,7 +148,10 @@ class Run:
         targets: Mapping[Product, Path],
         report: Callable[[Event], None],
         start: Embeddings,
+        still_free: Callable[[], object] = lambda: None,
     ) -> None:
+        """``still_free`` raises BadInput where another file has taken the place of one of ``targets``."""
+        self.still_free = still_free
         self.host, self.settings, self.samples = host, settings, samples
         self.job, self.targets, self.report = job, targets, report
         self.kind = kind_of(settings)
@@ -162,34 +166,44 @@ class Run:
         self.loop = Loop(
             self.method,
             learning_rate_of(settings),
-            job.load_state(),
+            saved := job.load_state(),
             settings,
             evaluation,
             vectors=list(parameters)[: sum(map(len, words.values()))],
             shares=self.method.shares(),
             after_step=self.method.after_step,
         )
+        self.saved = saved.step if saved else None
         job.forget_losses_after(self.loop.step)
         self.memory = Memory(host, settings, self.loop, lambda sentence: report(Message(sentence)))
 
     def execute(self, stopped: Callable[[], bool]) -> Outcome:
-        """Whatever ends it early, what is good so far has been saved. Raises JobFailed."""
+        """Whatever ends it early, what is good so far has been saved, as far as the disk takes it, and it is
+        said where the job can go on. Raises JobFailed, CannotWrite."""
         with self.method.attached():
-            return self._execute(stopped)
+            try:
+                return self._execute(stopped)
+            except BaseException:
+                self.loop.restore(self.loop.good)
+                with suppress(CannotWrite):
+                    self._leave()
+                self.report(Message(self._way_on()))
+                raise
+
+    def _way_on(self) -> str:
+        if self.saved is None:
+            return f"nothing was saved yet; resuming job {self.job.id} begins it anew"
+        return f"saved up to step {self.saved}; resuming job {self.job.id} goes on from there"
 
     def _execute(self, stopped: Callable[[], bool]) -> Outcome:
-        try:
-            self.memory.fit()
-            while (status := self._train(stopped)) is None:
-                self.report(Message(f"memory ran out; going on from step {self.loop.step}"))
-        except BaseException:
-            self.loop.restore(self.loop.good)
-            self._leave()
-            raise
+        self.memory.fit()
+        self._draw_what_is_owed()
+        while (status := self._train(stopped)) is None:
+            self.report(Message(f"memory ran out; going on from step {self.loop.step}"))
         files, kept, parameters = self._leave(), self.loop.step, self.loop.result()
         if status == "done":
             kept, parameters = self.loop.final()
-            files = self._save(self.targets, kept, parameters)
+            files = self._publish(kept, parameters)
         reports = self._report(kept, parameters)
         loss = sum(self.recent) / len(self.recent) if self.recent else None
         seconds = time.monotonic() - self.started
@@ -245,19 +259,43 @@ class Run:
             self.job.append_evaluations([(step, progress.evaluation)])
             best, _ = self.loop.evaluations.best_row
             self.report(Evaluation(step, progress.evaluation, best))
-        if step % settings.save_every == 0:
-            self.job.save_state(self.loop.good)
+        # A job that is killed between the two goes on before this step, and so misses no copy.
         if settings.copy_every and step % settings.copy_every == 0:
             self._save_copy()
             self._forget_copies()
-        ends = step == settings.steps or self.loop.evaluations.settled
-        if settings.preview_every and (step % settings.preview_every == 0 or ends):
-            self._preview(step, self.loop.final()[1] if ends else self.loop.result())
+        if step % settings.save_every == 0:
+            self._save_state(self.loop.good)
+        if self._draws_at(step):
+            self._preview(step)
+
+    def _draws_at(self, step: int) -> bool:
+        every = self.settings.preview_every
+        return bool(every) and step > 0 and (step % every == 0 or self._ends_at(step))
+
+    def _ends_at(self, step: int) -> bool:
+        return step == self.settings.steps or self.loop.evaluations.settled
+
+    def _draw_what_is_owed(self) -> None:
+        """The preview of the step that a job stands at which was killed while it drew."""
+        if self._draws_at(self.loop.step) and self.loop.step not in self.job.previews():
+            self._preview(self.loop.step)
+
+    def _save_state(self, state: TrainState) -> None:
+        self.job.save_state(state)
+        self.saved = state.step
 
     def _leave(self) -> Mapping[Product, Path]:
         """Save what is good so far, so that the job can be resumed."""
-        self.job.save_state(self.loop.snapshot())
+        self._save_state(self.loop.snapshot())
         return self._save_copy()
+
+    def _publish(self, step: int, parameters: Mapping[str, torch.Tensor]) -> Mapping[Product, Path]:
+        """Put what was learned where prompts find it, but in the place of nobody else's file."""
+        try:
+            self.still_free()
+        except BadInput as error:
+            raise JobFailed(f"The job is trained, and not put in its place: {error}") from error
+        return self._save(self.targets, step, parameters)
 
     def _save_copy(self) -> Mapping[Product, Path]:
         step = self.loop.step
@@ -282,20 +320,22 @@ class Run:
         write_together(dict(zip(files.values(), writers, strict=True)))
         return files
 
-    def _preview(self, step: int, parameters: Mapping[str, torch.Tensor]) -> None:
+    def _preview(self, step: int) -> None:
         """Draw and keep pictures; no picture is worth the run, so one that fails is skipped."""
+        parameters = self.loop.final()[1] if self._ends_at(step) else self.loop.result()
+        paths = []
         try:
             with self.loop.showing(parameters):
                 # A method may derive its vectors from what it trains, which the last step has changed.
                 self.host.set_embeddings(self.kind.vectors(self.method.parameters(), self.settings))
                 images = self.host.sample(_preview_request(self.host, self.settings, self.samples))
+            for i, image in enumerate(images):
+                paths.append(self.job.samples / f"step-{step:06d}-{i}.png")
+                write_atomically(paths[-1], partial(image.save, format="PNG"))
         except Exception as error:
             reason = MEMORY_REMEDY if out_of_memory(error) else error
             self.report(Message(f"the preview of step {step} was skipped: {reason}"))
             return
-        paths = [self.job.samples / f"step-{step:06d}-{i}.png" for i in range(len(images))]
-        for path, image in zip(paths, images, strict=True):
-            write_atomically(path, partial(image.save, format="PNG"))
         self.report(Preview(step, paths))
 
 

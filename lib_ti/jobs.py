@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import write_atomically
+from lib_ti.core.files import CannotWrite, forget_unfinished, is_writable, write_atomically
 from lib_ti.core.job import Job
 from lib_ti.core.lengths import in_steps
 from lib_ti.core.loop import check_learning
@@ -179,20 +179,25 @@ def start(
         samples, sizes_told = _samples(host, settings, source, folders)
         said += sizes_told
         job = job or Job.reserve(folders.jobs, settings.name)
-        job.begin(
-            {
-                "method": kind.name,
-                "model": model,
-                "model_sha256": host.info.sha256,
-                "fingerprint": source.fingerprint,
-                "settings": as_dict(settings),
-            }
-        )
+        record = {
+            "method": kind.name,
+            "model": model,
+            "model_sha256": host.info.sha256,
+            "fingerprint": source.fingerprint,
+            "pictures": [str(picture.path) for picture in source.pictures],
+            "settings": as_dict(settings),
+        }
+        try:
+            job.begin(record)
+        except CannotWrite:
+            job.discard()
+            raise
         length = f"{settings.steps} steps ({samples.steps_of_epoch} to an epoch)"
         said.append(f"job {job.id}: {len(source.pictures)} pictures, {length}, rate {rate.at(1):g}")
-        for sentence in said:
-            report(Message(sentence))
-        return _begin(host, settings, samples, job, targets, report, vectors, stopped, folders)
+        with job.alone():
+            for sentence in said:
+                report(Message(sentence))
+            return _begin(host, settings, samples, job, targets, report, vectors, stopped, folders)
 
 
 def _begin(
@@ -215,7 +220,8 @@ def _begin(
     start = kind_of(settings).refine(host, settings, samples, vectors, say, stopped)
     if start is None:
         return Outcome("stopped", job, 0, {}, None, 0.0, 0, [])
-    outcome = Run(host, settings, samples, job, targets, report, start).execute(stopped)
+    still_free = partial(check_targets, settings, folders, job)
+    outcome = Run(host, settings, samples, job, targets, report, start, still_free).execute(stopped)
     return with_cards(outcome, settings, folders, report)
 
 
@@ -246,7 +252,8 @@ def resume(
     report: Callable[[Event], None],
     stopped: Callable[[], bool],
 ) -> Outcome:
-    """Go on where the job's saved state is. Raises BadInput where model or pictures are not the same."""
+    """Go on where the job's saved state is. Raises BadInput where model or pictures are not the same, or
+    where another process is at it."""
     record = job.settings()
     settings = settings_of(record)
     source = read_source(settings, folders)
@@ -255,18 +262,35 @@ def resume(
             f"job {job.id} was started on another model ({record['model']}); load that one to resume it."
         )
     if record["fingerprint"] != source.fingerprint:
-        raise BadInput(f"pictures, captions or template of job {job.id} have changed since; start a new job.")
+        raise _say_what_changed(job, record, source)
     targets = check_targets(settings, folders, job)
-    with host.lend(), memory_told():
+    with job.alone(), host.lend(), memory_told():
+        cleared = job.clear_up()
+        for target in targets.values():
+            forget_unfinished(target.parent, target.name)
         host.economise(economy_of(settings))
         samples, _ = _samples(host, settings, source, folders)
-        report(Message(f"resuming job {job.id}"))
+        for sentence in (f"resuming job {job.id}", *filter(None, [cleared])):
+            report(Message(sentence))
         kept = started_from(job, settings)
         if kept is None:
             vectors = _start_vectors(host, settings, targets)
             return _begin(host, settings, samples, job, targets, report, vectors, stopped, folders)
-        outcome = Run(host, settings, samples, job, targets, report, kept).execute(stopped)
+        still_free = partial(check_targets, settings, folders, job)
+        outcome = Run(host, settings, samples, job, targets, report, kept, still_free).execute(stopped)
         return with_cards(outcome, settings, folders, report)
+
+
+def _say_what_changed(job: Job, record: Mapping[str, Any], source: Source) -> BadInput:
+    """Raised where a job finds other pictures, captions or template than it began with."""
+    before, now = set(record.get("pictures", [])), {str(picture.path) for picture in source.pictures}
+    gone, new = sorted(before - now), sorted(now - before) if before else []
+    told = [f"{', '.join(gone[:5])}: gone"] if gone else []
+    told += [f"{', '.join(new[:5])}: new"] if new else []
+    return BadInput(
+        f"pictures, captions or template of job {job.id} have changed since"
+        f"{' (' + '; '.join(told) + ')' if told else ''}; put them back as they were, or start a new job."
+    )
 
 
 def publish(job: Job, step: int, folders: Folders) -> dict[Product, Path]:
@@ -301,9 +325,13 @@ def check_names(host: Host, settings: JobSettings) -> None:
 
 
 def check_targets(settings: JobSettings, folders: Folders, job: Job | None = None) -> dict[Product, Path]:
-    """Where the job's files will be. Raises BadInput."""
+    """Where the job's files will be. Raises BadInput, also where they could not be written at its end."""
     products = kind_of(settings).products(settings)
-    return {product: _check_target(product, settings.overwrite, folders, job) for product in products}
+    targets = {product: _check_target(product, settings.overwrite, folders, job) for product in products}
+    for folder in {target.parent for target in targets.values()}:
+        if not is_writable(folder):
+            raise BadInput(f"{folder} is read-only, or not this user's; allow writing there.")
+    return targets
 
 
 def _check_target(product: Product, overwrite: bool, folders: Folders, job: Job | None) -> Path:

@@ -246,7 +246,7 @@ class Workshop:
 
     def _conclude(self, run: Run, state: State) -> None:
         """Write down how it ended; the state changes last, so that who sees it finds everything there."""
-        with _said(run):
+        try:
             if run.job.id in Job.known(self.place.folders().jobs):
                 run.job.write_result(
                     {
@@ -260,7 +260,10 @@ class Workshop:
                 )
             else:
                 run.job.discard()
-        run.state = state
+        except (OSError, StudioError) as error:  # a disk that is full must not hide how the job ended
+            run.messages.append(f"the result could not be written down: {error}")
+        finally:
+            run.state = state
 
     def stop(self, job: str, *, publish: bool = False) -> None:
         """Ask a job to stop; it saves, and can be resumed. ``publish``: what it has goes where prompts find
@@ -455,15 +458,6 @@ def _as_file(picture: Image.Image | None) -> Iterator[Path | None]:
         file = Path(folder, "preview.png")
         picture.save(file)
         yield file
-
-
-@contextmanager
-def _said(run: Run) -> Iterator[None]:
-    """A disk that is full must not hide how the job ended."""
-    try:
-        yield
-    except OSError as error:
-        run.messages.append(f"the result could not be written down: {error}")
 
 
 def _mean_loss(losses: list[tuple[int, float, float]]) -> float | None:

@@ -33,8 +33,8 @@ def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
 def test_inspect(word: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["embedding", "inspect", "--json", str(word)]) == 0
     (found,) = answer(capsys)["embeddings"]
-    assert (found["name"], found["vectors"], found["step"]) == ("zqx-word", 2, 9)
-    assert found["encoders"]["clip_l"]["width"] == 64
+    assert (found["name"], len(found["vectors"]), found["step"]) == ("zqx-word", 2, 9)
+    assert found["encoders"] == {"clip_l": 64}
 
 
 def test_convert_and_back(word: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "report": {"core", "formats"},
     "tools": BELOW_HOSTS,
     "tinyworld": {*BELOW_HOSTS, "hosts"},
-    "bench": {*BELOW_HOSTS, "hosts", "job_memory", "job_run", "jobs", "tinyworld"},
+    "bench": {*BELOW_HOSTS, "hosts", "job_memory", "job_run", "jobs", "report", "tinyworld"},
     "workshop": {*BELOW_HOSTS, "job_run", "jobs", "tools"},
     "api": {"core", "methods", "job_run", "tools", "workshop"},
     "ui": {"core", "networks", "methods", "tools", "workshop"},

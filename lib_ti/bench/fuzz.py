@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import queue
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from lib_ti.bench.fuzz_child import MAX_SECONDS, mutated
-from lib_ti.bench.fuzz_targets import TARGETS
+from lib_ti.bench.fuzz_targets import Target
 from lib_ti.bench.memory import RESET_PEAK
 from lib_ti.core.errors import BadInput, StudioError
 
+OURS = "lib_ti.bench.fuzz_targets"
 _SILENCE = 120.0  # seconds without a word, of a process that waits for what never comes
 
 
@@ -58,35 +60,37 @@ def bench_fuzz(
     *,
     readers: Sequence[str] = (),
     keep: Path | None = None,
+    module: str = OURS,
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[Tally]:
     """``inputs`` mutations for each of ``readers``, by default all. ``keep``: a folder for the inputs with
-    which something is wrong. Raises BadInput where the system cannot watch a process."""
+    which something is wrong; ``module``: of the targets. Raises BadInput where the system cannot watch a
+    process."""
     if not RESET_PEAK.exists():
         raise BadInput("the fuzz needs Linux, which tells what a process takes; run it there.")
-    if strange := sorted(set(readers) - TARGETS.keys()):
-        raise BadInput(f"there is no reader {strange[0]!r}; there are {', '.join(TARGETS)}.")
-    tallies = {name: Tally(name) for name in TARGETS if name in readers or not readers}
+    targets: dict[str, Target] = importlib.import_module(module).TARGETS
+    if strange := sorted(set(readers) - targets.keys()):
+        raise BadInput(f"there is no reader {strange[0]!r}; there are {', '.join(targets)}.")
+    tallies = {name: Tally(name) for name in targets if name in readers or not readers}
     left = [(name, 0, inputs) for name in tallies]
     shared = Path("/dev/shm")  # in memory: a disk takes longer to write a file than a reader to read it
     at = shared if os.access(shared, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="ti-studio-fuzz-", dir=at) as folder:
         while left and not stopped():
-            _run(seed, Path(folder), left, tallies, stopped)
+            _run([module, str(seed), folder], left, tallies, stopped)
     if keep is not None:
-        _keep(keep, seed, tallies)
+        _keep(keep, seed, targets, tallies)
     return list(tallies.values())
 
 
 def _run(
-    seed: int,
-    folder: Path,
+    task: Sequence[str],
     left: list[tuple[str, int, int]],
     tallies: dict[str, Tally],
     stopped: Callable[[], bool],
 ) -> None:
     """A process reads what is left of each reader's inputs, until all is done or it dies of one."""
-    with _child(seed, folder, left) as (process, lines):
+    with _child(task, left) as (process, lines):
         while left and not stopped():
             name, first, end = left[0]
             try:
@@ -111,11 +115,11 @@ def _run(
 
 @contextmanager
 def _child(
-    seed: int, folder: Path, left: Sequence[tuple[str, int, int]]
+    task: Sequence[str], left: Sequence[tuple[str, int, int]]
 ) -> Iterator[tuple[subprocess.Popen[str], queue.Queue[str | None]]]:
     """The process and its lines, with None at their end. Raises StudioError where it cannot begin."""
     stretches = [f"{name}|{first}|{end}" for name, first, end in left]
-    command = [sys.executable, "-m", "lib_ti.bench.fuzz_child", str(seed), str(folder), *stretches]
+    command = [sys.executable, "-m", "lib_ti.bench.fuzz_child", *task, *stretches]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines: queue.Queue[str | None] = queue.Queue()
@@ -152,10 +156,10 @@ def _death(code: int) -> str:
     return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
 
 
-def _keep(folder: Path, seed: int, tallies: dict[str, Tally]) -> None:
+def _keep(folder: Path, seed: int, targets: dict[str, Target], tallies: dict[str, Tally]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, tally in tallies.items():
-        target = TARGETS[name]
+        target = targets[name]
         with tempfile.TemporaryDirectory() as lent:
             seeds = target.seeds(Path(lent))
         for index in tally.findings:

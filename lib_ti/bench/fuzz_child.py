@@ -1,13 +1,14 @@
 """The process that reads mutated files: watched from outside, and watching what Python does from inside.
 
-Started by ``fuzz`` with the seed, a folder of its own and the stretches to read, as ``name|first|end``. It
-writes a line of JSON for every input. An input that takes longer than it may ends the process: the kernel
-sends a signal then, whatever code is running.
+Started by ``fuzz`` with the module of the targets, the seed, a folder of its own and the stretches to read,
+as ``name|first|end``. It writes a line of JSON for every input. An input that takes longer than it may ends
+the process: the kernel sends a signal then, whatever code is running.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import logging
 import os
@@ -20,9 +21,10 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from lib_ti.bench.fuzz_targets import TARGETS, Target
+from lib_ti.bench.fuzz_targets import Target
 from lib_ti.bench.memory import RESET_PEAK, status_bytes
 from lib_ti.core.errors import StudioError
 
@@ -62,8 +64,18 @@ def _is_forbidden(event: str, args: tuple[Any, ...]) -> bool:
         return args[0].partition(".")[0] not in _LIBRARIES
     if event in ("exec", "compile"):  # of a library's own module, at its first use
         file = getattr(args[0], "co_filename", "") if event == "exec" else args[1]
-        return not Path(str(file)).is_absolute()
+        return not Path(str(file)).is_absolute() and not _imports()
     return event not in _HARMLESS and event.startswith(_FORBIDDEN)
+
+
+def _imports() -> bool:
+    """Whether a module is being imported now, which must have been allowed then."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "_find_and_load" and "importlib" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def mutated(target: Target, seeds: Sequence[bytes], seed: int, index: int) -> bytes:
@@ -72,13 +84,14 @@ def mutated(target: Target, seeds: Sequence[bytes], seed: int, index: int) -> by
     return target.mutate(rng.choice(seeds), rng)
 
 
-def main(seed: int, folder: Path, stretches: Sequence[str]) -> None:
+def main(module: str, seed: int, folder: Path, stretches: Sequence[str]) -> None:
+    targets: dict[str, Target] = importlib.import_module(module).TARGETS
     logging.disable()
     warnings.simplefilter("ignore")
     watch = Watch()
     for stretch in stretches:
         name, first, end = stretch.split("|")
-        target = TARGETS[name]
+        target = targets[name]
         seeds = target.seeds(folder)
         for number, data in enumerate(seeds):  # valid, and every module is imported by then
             path = folder / target.names[0]
@@ -142,4 +155,4 @@ def _read(target: Target, path: Path, watch: Watch, idle: int) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

@@ -6,6 +6,7 @@ checksums stand: what they give is whole on the outside, so that readers look in
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
@@ -16,9 +17,14 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pickletools import genops
 from typing import Any
+
+from PIL import Image
+
+from lib_ti.formats.card_pixels import hide
 
 Mutate = Callable[[bytes, random.Random], bytes]
 
@@ -208,6 +214,7 @@ _KEYS = (
         "clip_g",
         "<cat>",
         "../cat",
+        "{:>9999999999}",
         "con",
         "string_to_param",
         "name",
@@ -284,6 +291,7 @@ _INSTRUCTIONS = (
     *(b"(", b")", b"]", b"}", b"t", b"R", b"b", b"Q", b"u", b"s", b"a", b"e", b"0", b"2", b"1", b"N", b"."),
     *(b"\x81", b"\x92", b"\x93", b"\x94", b"\x95" + b"\xff" * 8, b"B\xff\xff\xff\x7f", b"X\xff\xff\xff\xff"),
     *(b"h\x00", b"q\x00", b"r\xff\xff\xff\x7f", b"j\xff\xff\xff\xff", b"I99\n", b"L" + b"9" * 5000 + b"L\n"),
+    b"]q\x10" + b"](h\x10h\x10eq\x10" * 40,  # a list of two lists of two lists ...: 2 ** 40 when it is shown
     b"(" * 3000,
     b"]" * 3000,
     b"\x85" * 3000,
@@ -357,7 +365,7 @@ def mutate_png(data: bytes, rng: random.Random) -> bytes:
                 told = bytes(rng.choice((0, 1, 2, 3, 4, 6, 8, 16, 255)) for _ in range(5))
                 chunks[0] = (b"IHDR", chunks[0][1][:8] + told)
             case 2 if kind == b"IDAT":
-                chunks[place] = (kind, zlib.compress(mutate_bytes(zlib.decompress(content), rng)))
+                chunks[place] = (kind, zlib.compress(mutate_bytes(_unpacked(content), rng)))
             case 3:
                 chunks.insert(rng.randint(1, len(chunks)), rng.choice(_more_chunks()))
             case 4:
@@ -374,6 +382,10 @@ def mutate_png(data: bytes, rng: random.Random) -> bytes:
                 chunks[place] = (kind, mutate_bytes(content, rng))
         if not chunks:
             break
+    return _png_of(chunks)
+
+
+def _png_of(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
     return _PNG_MAGIC + b"".join(
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in chunks
@@ -387,6 +399,72 @@ def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
         chunks.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + size]))
         place += 12 + size
     return chunks
+
+
+def mutate_card(data: bytes, rng: random.Random) -> bytes:
+    """What stands in a card's texts, in base64 again, or in its borders; or its chunks."""
+    chunks, kind = _chunks(data), rng.random()
+    if kind < 0.4:
+        return mutate_png(data, rng)
+    if kind < 0.55:
+        return _hidden_anew(data, rng)
+    texts = [place for place, (name, _) in enumerate(chunks) if name in (b"tEXt", b"iTXt")]
+    if texts:
+        place = rng.choice(texts)
+        name, content = chunks[place]
+        key, _, text = content.partition(b"\0")
+        if key == b"sd-ti-embedding":
+            text = base64.b64encode(_CARD_TEXT(base64.b64decode(text), rng))
+        else:
+            text = _CARD_TEXT(text, rng)
+        chunks[place] = (name, key + b"\0" + text)
+    return _png_of(chunks)
+
+
+def _hidden_anew(data: bytes, rng: random.Random) -> bytes:
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        text = b'{"string_to_param": {"*": {"TORCHTENSOR": [[0.1, 0.2]]}}, "name": "cat", "step": 1}'
+        hidden = zlib.compress(_CARD_TEXT(text, rng) if rng.random() < 0.9 else bytes(8 << 20))
+        hide(picture.convert("RGB").crop((0, 0, 128, 128)), hidden).save(
+            stream, format="PNG", compress_level=1
+        )
+    return stream.getvalue()
+
+
+_CARD_TEXT = mutate_text(
+    (
+        *(
+            '{"TORCHTENSOR": [[1e999]]}',
+            '{"TORCHTENSOR": [[1], [1, 2]]}',
+            '{"TORCHTENSOR": "x"}',
+            "[[[",
+            "NaN",
+            "1e400",
+        ),
+        *(
+            '"name": "../x", ',
+            '"step": -1, ',
+            "null",
+            "[",
+            "]",
+            "{",
+            "}",
+            ",",
+            ":",
+            '"',
+            '"clip_g": 3, ',
+            "0.5, ",
+        ),
+    )
+)
+
+
+def _unpacked(content: bytes) -> bytes:
+    """Without an end where there is none: an earlier change may have taken it."""
+    with suppress(zlib.error):
+        return zlib.decompressobj().decompress(content, 1 << 20)
+    return b""
 
 
 @lru_cache(maxsize=8)

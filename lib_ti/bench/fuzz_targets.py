@@ -20,6 +20,7 @@ from PIL import Image
 from lib_ti.bench.fuzz_mutate import (
     Mutate,
     half_right,
+    mutate_card,
     mutate_in_place,
     mutate_png,
     mutate_safetensors,
@@ -27,6 +28,7 @@ from lib_ti.bench.fuzz_mutate import (
     mutate_text,
     mutate_zip,
 )
+from lib_ti.core.errors import BadInput
 from lib_ti.core.optimizers import parse_arguments
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.schedule import parse_stages
@@ -34,11 +36,14 @@ from lib_ti.data.captions import CaptionRules, read_caption, vary_caption
 from lib_ti.data.images import FORMATS, open_image, upright_size
 from lib_ti.data.sd_scripts_config import read_dataset_config
 from lib_ti.data.templates import OUR_TEMPLATES, fill, read_template
+from lib_ti.formats.card import Card, read_card, write_card
 from lib_ti.formats.embedding import Embedding, read_embeddings, write_pt, write_safetensors
+from lib_ti.formats.embedding_layouts import renamed
 from lib_ti.formats.pickles import write_torch_pickle
 from lib_ti.formats.safetensors_file import write_tensors
 from lib_ti.formats.streaming import open_tensors, stream_safetensors
 from lib_ti.methods.guidance import parse_guidance
+from lib_ti.methods.mixing import Rows, Sources, mixed
 from lib_ti.methods.network_args import read_network_args
 from lib_ti.networks.block_numbers import block_weights, read_ranks
 from lib_ti.networks.files import network_metadata, read_network, write_network
@@ -191,6 +196,21 @@ def _picture_targets() -> Iterator[Target]:
         yield Target(f"picture, {kind}", seeds, mutate, _read_picture, _is_picture, names)
 
 
+def _card_target() -> Iterator[Target]:
+    cards = [Card(one) for one in _embeddings()]
+    cards.append(Card(cards[0].embedding, renamed(cards[0].embedding, "cat-neg")))
+    seeds = _written(*(partial(_write_card, card) for card in cards))
+    yield Target("card", seeds, half_right(mutate_card), _read_card, _is_picture, ("cat.png", "cat.jpg"))
+
+
+def _write_card(card: Card, path: Path) -> None:
+    write_card(card, Image.linear_gradient("L").resize((256, 256)).convert("RGB"), path)
+
+
+def _read_card(path: Path) -> None:
+    read_card(path.read_bytes(), path.name)
+
+
 def _drawn(kind: str, ways: Sequence[tuple[str, dict[str, Any]]], folder: Path) -> list[bytes]:
     found = []
     for mode, options in ways:
@@ -239,6 +259,15 @@ def _read_network_args(text: str) -> None:
             block_weights(down, middle, up, "sd1")
 
 
+def _read_mix(text: str) -> None:
+    """The names it finds are those of one embedding."""
+    rows = Rows("cat", {"clip_l": torch.ones(2, 4)})
+    try:
+        mixed(text, Sources(lambda name: rows, lambda words: rows))
+    except (ValueError, ArithmeticError) as error:  # the tool puts them into its sentence
+        raise BadInput(str(error)) from error
+
+
 def _typed(read: Callable[[str], object]) -> Callable[[Path], object]:
     """Of what is typed into a box rather than read from a file."""
     return lambda path: read(path.read_bytes().decode(errors="surrogateescape"))
@@ -271,6 +300,8 @@ _SCALES = ("3", "1.5-3", "1.5-3:cos2", "1.5-3:sqrt(rate)", "1-5:max(rate, 1 - ra
 _SCALE_WORDS = (
     *("rate", "sqrt(", "(", ")", "**", "*", "/", "-", "+", "1.5-3:", "cos", "exp(", "9", "e", "min(1,", "^"),
 )
+_MIXES = ("0.5*cat + 0.5*dog - \"fur\", 'my cat'", "(cat, dog) / 2", "-cat * 1e-3")
+_MIX_WORDS = ("cat", '"fur"', "'my cat'", "(", ")", "+", "-", "*", "/", ",", "0.5", "1e308", " ", "cat,")
 _TAGS = ("a <net:cat:0.8:te=0.5:blocks=OUTALL:start=0.2:stop=0.8:rank=4:hr=only> x", "<net:cat:1:0.5>")
 _TAG_WORDS = (
     *(
@@ -325,6 +356,7 @@ def _text_targets() -> Iterator[Target]:
         ("data set, JSON", [_JSON], _DATASET_WORDS, _read_dataset, _with("{"), "data.json"),
         ("learning rate", _RATES, _RATE_WORDS, _typed(_read_rate), _with_number, "text"),
         ("guidance scale", _SCALES, _SCALE_WORDS, _typed(parse_guidance), _with_number, "text"),
+        ("mixing expression", _MIXES, _MIX_WORDS, _typed(_read_mix), _with("cat"), "text"),
         ("network tag", _TAGS, _TAG_WORDS, _typed(take_calls), _with("<net:"), "text"),
         ("network arguments", _ARGS, _ARGS_WORDS, _typed(_read_network_args), _with("="), "text"),
         (
@@ -389,6 +421,7 @@ TARGETS: dict[str, Target] = {
         _network_targets(),
         _checkpoint_targets(),
         _picture_targets(),
+        _card_target(),
         _text_targets(),
     )
     for target in targets

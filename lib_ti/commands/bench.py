@@ -13,6 +13,8 @@ import torch
 
 from lib_ti.bench.cards import bench_cards
 from lib_ti.bench.cost import bench_cost
+from lib_ti.bench.fault_runs import Finding
+from lib_ti.bench.faults import bench_faults
 from lib_ti.bench.fuzz import bench_fuzz, table
 from lib_ti.bench.lora import bench_lora
 from lib_ti.bench.parity import bench_parity
@@ -155,6 +157,15 @@ def add_to(commands: Any) -> None:
     parity_.add_argument("--seed", type=int, default=1)
     parity_.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
 
+    faults_ = kinds.add_parser(
+        "faults", help="full disks, lost pictures, no memory, kills: what short jobs lose by them, and say"
+    )
+    shared_options(faults_, faults, model=False)
+    faults_.add_argument("--kills", type=int, default=50, help="at random moments (default: 50)")
+    faults_.add_argument("--seed", type=int, default=1, help="of those moments (default: 1)")
+    faults_.add_argument("--at-once", type=int, default=1, help="jobs that run side by side (default: 1)")
+    faults_.add_argument("--short", action="store_true", help="one fault of each kind, one method")
+
 
 def world(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     if not 1 <= args.images <= 100_000:
@@ -295,6 +306,22 @@ def fuzz(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
 def parity(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     _at_least(args, steps=1, judged=8)
     return _shown(bench_parity(parse_concept(args.concept), args.steps, args.seed, args.judged), args)
+
+
+def faults(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    _at_least(args, kills=0, at_once=1)
+
+    def show(finding: Finding) -> None:
+        print(finding.as_text(), file=sys.stderr, flush=True)
+
+    return bench_faults(
+        args.kills,
+        short=args.short,
+        seed=args.seed,
+        at_once=args.at_once,
+        stopped=stopped,
+        on_finding=show,
+    )
 
 
 def _concepts(args: argparse.Namespace, given: dict[str, Any]) -> list[Concept]:

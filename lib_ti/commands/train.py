@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from lib_ti.commands.shared import Stopped, given_settings, settings_options, shared_options
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import CannotWrite
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress
 from lib_ti.data.source import Source, first_prompts
@@ -36,8 +37,15 @@ def add_to(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
-    given = given_settings(args)
-    watch, folders = Watch(), folders_under(args.data)
+    watch = Watch()
+    try:
+        return _run(args, stopped, watch)
+    finally:
+        watch.close()  # or what is said of an error stands behind the bar
+
+
+def _run(args: argparse.Namespace, stopped: Stopped, watch: Watch) -> dict[str, Any]:
+    given, folders = given_settings(args), folders_under(args.data)
     if args.resume:
         if given:
             flags = ", ".join("--" + name.replace("_", "-") for name in given)
@@ -54,7 +62,7 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         if args.show_tokens:
             return show_tokens(host, settings, settle(settings, folders)[1], quiet=args.json)
         outcome = start(host, settings, folders=folders, model=args.model, report=watch, stopped=stopped)
-    watch.close()
+    watch.close()  # before what is said of the end
     return conclude(outcome)
 
 
@@ -106,9 +114,12 @@ class Watch:
 def conclude(outcome: Outcome) -> dict[str, Any]:
     """Draw the loss curve, tell where everything is; the result also goes into the job's folder."""
     plot = outcome.job.folder / "loss.png"
-    drawn = plot_losses(outcome.job.losses(), plot)
-    result = {**outcome.as_json(), "loss_plot": str(plot) if drawn else None}
-    outcome.job.write_result(result)
+    result = {**outcome.as_json(), "loss_plot": None}
+    try:
+        result["loss_plot"] = str(plot) if plot_losses(outcome.job.losses(), plot) else None
+        outcome.job.write_result(result)
+    except CannotWrite as error:  # which must not hide how the job ended
+        print(f"warning: {error}", file=sys.stderr)
     files = " and ".join(map(str, outcome.files.values())) or "nothing"
     if outcome.status == "done":
         told = f"done: {files} after {outcome.step} steps"

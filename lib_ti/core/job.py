@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import parse_json, write_atomically, write_text
-from lib_ti.core.names import safe_name
+from lib_ti.core.files import (
+    forget_unfinished,
+    held,
+    parse_json,
+    write_atomically,
+    write_text,
+    writing,
+)
+from lib_ti.core.names import suggest_name
 from lib_ti.core.optimizers import OptimizerState
 
 
@@ -55,6 +63,14 @@ class Job:
         return self.folder / "state.safetensors"
 
     @property
+    def _state_before_file(self) -> Path:
+        return self.folder / "state.before.safetensors"
+
+    @property
+    def _settings_file(self) -> Path:
+        return self.folder / "settings.json"
+
+    @property
     def _result_file(self) -> Path:
         return self.folder / "result.json"
 
@@ -69,19 +85,20 @@ class Job:
     @classmethod
     def reserve(cls, root: Path, name: str) -> Job:
         """A new, still empty folder under ``root``: the job has its id, and nobody else gets it."""
-        stem = time.strftime("%Y%m%d-%H%M%S-") + safe_name(name)
-        for number in range(1, 1000):
-            folder = root / (stem if number == 1 else f"{stem}-{number}")
-            try:
-                folder.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            return cls(folder)
+        stem = time.strftime("%Y%m%d-%H%M%S-") + suggest_name(name)
+        with writing(root / stem):
+            for number in range(1, 1000):
+                folder = root / (stem if number == 1 else f"{stem}-{number}")
+                try:
+                    folder.mkdir(parents=True)
+                except FileExistsError:
+                    continue
+                return cls(folder)
         raise BadInput(f"a thousand jobs called {stem} exist in {root}; remove some.")
 
     def begin(self, record: Mapping[str, Any]) -> None:
         """Write down what the job was told: from now on it exists."""
-        write_text(self.folder / "settings.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_text(self._settings_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
     def discard(self) -> None:
         """Take back a reservation that came to nothing; a job that began stays."""
@@ -104,41 +121,55 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """What the job was told when it began. Raises BadInput where that cannot be read any more."""
-        return _read_json(self.folder / "settings.json")
+        return _read_json(self._settings_file)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else may work on the job inside. Raises BadInput where somebody does."""
+        with held(self._settings_file) as ours:
+            if not ours:
+                raise BadInput(
+                    f"job {self.id} is at work in another process; wait until it ends, or stop it there."
+                )
+            yield
+
+    def clear_up(self) -> str | None:
+        """After a kill or a crash: delete what is half written; go back to the state before the last where
+        that one cannot be read any more, and say so. For who is ``alone`` with the job."""
+        for folder in {self.folder, *(path.parent for path in self.folder.rglob("*"))}:
+            forget_unfinished(folder)
+        before, said = self._state_before_file, None
+        if not before.exists():
+            return None
+        try:
+            if self.load_state() is not None:
+                return None
+        except BadInput:
+            step = _read_state(before).step
+            said = f"the last saved state cannot be read; going on from the one before it, of step {step}"
+        before.replace(self._state_file)
+        return said
 
     def save_state(self, state: TrainState) -> None:
-        """Replace the saved state, whole or not at all. Numbers are written as JSON: Python reads the
-        same float back that it wrote."""
+        """Replace the saved state, whole or not at all, and keep the one before. Numbers are written as
+        JSON: Python reads the same float back that it wrote."""
         values: dict[str, Any] = {f"parameter/{name}": value for name, value in state.parameters.items()}
         for kind, named in (("optimizer", state.optimizer), ("beside", state.beside)):
             values |= {f"{kind}/{a}/{b}": value for a, inner in named.items() for b, value in inner.items()}
         tensors = {key: v.detach().cpu().contiguous() for key, v in values.items() if torch.is_tensor(v)}
         numbers = {key: v for key, v in values.items() if not torch.is_tensor(v)}
         metadata = {"step": str(state.step), "numbers": json.dumps(numbers)}
-        write_atomically(self._state_file, lambda path: save_file(tensors, path, metadata))
+
+        def write(path: Path) -> None:
+            path.write_bytes(save(tensors, metadata))
+            if self._state_file.exists():
+                self._state_file.replace(self._state_before_file)
+
+        write_atomically(self._state_file, write)
 
     def load_state(self) -> TrainState | None:
         """The saved state; None before the first save. Raises BadInput for a file that is not one."""
-        if not self._state_file.exists():
-            return None
-        try:
-            with safe_open(self._state_file, "pt") as file:
-                state = TrainState(int(file.metadata()["step"]), {}, {})
-                values = json.loads(file.metadata().get("numbers", "{}"))
-                values |= {key: file.get_tensor(key) for key in file.keys()}
-            nested = {"optimizer": state.optimizer, "beside": state.beside}
-            for key, value in values.items():
-                kind, _, rest = key.partition("/")
-                if kind == "parameter":
-                    state.parameters[rest] = value
-                else:
-                    name, _, inner = rest.rpartition("/")
-                    nested[kind].setdefault(name, {})[inner] = value
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise BadInput(
-                f"{self._state_file} is not a saved state ({error}); start the job anew."
-            ) from error
-        return state
+        return _read_state(self._state_file) if self._state_file.exists() else None
 
     def append_losses(self, rows: Iterable[tuple[int, float, float]]) -> None:
         """Add rows of (step, loss, learning rate) to ``loss.csv``."""
@@ -168,10 +199,13 @@ class Job:
         write_text(self._result_file, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
     def result(self) -> dict[str, Any] | None:
-        """How the job ended; None for one that runs, or that was killed."""
+        """How the job ended; None for one that runs, that was killed, or of which that cannot be read."""
         if not self._result_file.is_file():
             return None
-        return _read_json(self._result_file)
+        try:
+            return _read_json(self._result_file)
+        except BadInput:
+            return None
 
     def previews(self) -> dict[int, list[Path]]:
         """Step -> the pictures drawn then, in the order of the steps."""
@@ -181,8 +215,35 @@ class Job:
         return found
 
 
+def _read_state(path: Path) -> TrainState:
+    """Raises BadInput for a file that is not a saved state, or whose numbers are none."""
+    try:
+        with safe_open(path, "pt") as file:
+            state = TrainState(int(file.metadata()["step"]), {}, {})
+            values = json.loads(file.metadata().get("numbers", "{}"))
+            values |= {key: file.get_tensor(key) for key in file.keys()}
+        nested = {"optimizer": state.optimizer, "beside": state.beside}
+        for key, value in values.items():
+            kind, _, rest = key.partition("/")
+            if kind == "parameter":
+                state.parameters[rest] = value
+            else:
+                name, _, inner = rest.rpartition("/")
+                nested[kind].setdefault(name, {})[inner] = value
+        if not all(bool(torch.isfinite(value).all()) for value in state.parameters.values()):
+            raise ValueError("numbers in it are not finite")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"{path} is not a saved state ({error}); start the job anew, with --weights from one of its "
+            "copies if there are any."
+        ) from error
+    return state
+
+
 _LOSS_HEADER = ("step", "loss", "learning_rate")
 _EVALUATION_HEADER = ("step", "loss")
+_NUMBER = r"-?(?:\d[\d.]*(?:e[+-]\d+)?|inf|nan)"
+_WHOLE = {columns: re.compile(r"\d+" + f",{_NUMBER}" * (columns - 1) + r"\n") for columns in (2, 3)}
 
 
 def _line(row: Iterable[float]) -> str:
@@ -197,16 +258,17 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[Iterable[float]]) -
 def _append(path: Path, header: Sequence[str], rows: Iterable[Iterable[float]]) -> None:
     if not path.exists():
         _write(path, header, ())
-    with path.open("a", newline="", encoding="utf-8") as file:
+    with writing(path), path.open("a", newline="", encoding="utf-8") as file:
         file.writelines(map(_line, rows))
 
 
 def _rows(path: Path, columns: int) -> list[list[str]]:
-    """The lines below the header that are whole."""
+    """The lines below the header, up to the first that a kill or a power cut has left in pieces."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [line for line in list(csv.reader(file))[1:] if len(line) == columns]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[1:]
+    whole = takewhile(lambda line: _WHOLE[columns].fullmatch(line), lines)
+    return [line.rstrip("\n").split(",") for line in whole]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

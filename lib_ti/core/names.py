@@ -19,6 +19,7 @@ from lib_ti.core.errors import BadInput
 MAX_NAME = 100  # characters
 _MAX_BYTES = 200  # in UTF-8: a file system takes 255, and endings and temporary files want their share
 _MAX_PATH = 4096  # characters
+_MAX_PART = 255  # bytes between two slashes
 _LISTED = 20  # names in a message
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]|conin\$|conout\$) *(\..*)?", re.IGNORECASE)
 _ELSEWHERE = re.compile(r"[\\/]{2}")  # how Windows begins another computer's folders, and devices
@@ -103,7 +104,12 @@ def local_path(text: str) -> Path:
         raise BadInput(
             f"{text[:MAX_NAME]!r} lies on another computer; connect it as a drive, or copy it to this one."
         )
-    if len(text) > _MAX_PATH or not text.isprintable():
+    parts = re.split(r"[\\/]", text)
+    if (
+        len(text) > _MAX_PATH
+        or not text.isprintable()
+        or any(len(part.encode()) > _MAX_PART for part in parts)
+    ):
         raise BadInput(f"{text[:MAX_NAME]!r} is no path: it is too long, or has signs that cannot be shown.")
     try:
         return Path(text).expanduser()

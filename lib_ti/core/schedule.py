@@ -12,6 +12,9 @@ from lib_ti.core.train_settings import LearningSettings
 Decay = Literal["constant", "linear", "cosine", "cosine-restarts", "polynomial"]
 
 
+_MAX_TEXT = 10_000  # characters
+
+
 @dataclass(frozen=True)
 class Stage:
     """``value`` up to and including ``until``: a step, a share of all steps (float), None: to the end."""
@@ -132,6 +135,8 @@ def parse_stages(text: str, what: str) -> Stages:
             "0.005:100, 1e-3:1000, 1e-4 (value:last step), or with shares of all steps, 0.1:0.2, 0.01."
         )
 
+    if len(str(text)) > _MAX_TEXT:
+        raise BadInput(f"{what}: it has {len(str(text))} characters; at most {_MAX_TEXT} are read.")
     stages: list[Stage] = []
     parts = [part.strip() for part in str(text).split(",") if part.strip()]
     if not parts:

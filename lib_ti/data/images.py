@@ -87,6 +87,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             _limit_pixels(file, path)
             yield file
     except _DAMAGE as error:
+        if not path.exists():
+            raise BadInput(f"{path} is gone; put it back, or start again without it.") from error
         raise BadInput(
             f"{path} cannot be read as a PNG, JPEG, WEBP or BMP image ({error}); "
             "save it again from an image editor, or take it out of the folder."

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import write_text
+from lib_ti.core.files import CannotWrite, forget_unfinished, write_text
 from lib_ti.data.buckets import Size
 from lib_ti.data.images import image_hash, upright_size
+
+log = logging.getLogger(__name__)
 
 # A file changed twice within the clock's grain looks unchanged the second time.
 _SETTLED_NS = 2_000_000_000
@@ -53,11 +56,18 @@ class KnownFiles:
         return found
 
     def save(self) -> None:
-        """Write down what is new, and forget files that are gone."""
-        if self._new:
-            there = {key: entry for key, entry in self._known.items() if Path(key).exists()}
+        """Write down what is new, and forget files that are gone. A disk that takes no more costs the next
+        start some time, and this one nothing."""
+        if not self._new:
+            return
+        there = {key: entry for key, entry in self._known.items() if Path(key).exists()}
+        try:
             write_text(self._file, json.dumps(there, ensure_ascii=False))
-            self._new = False
+        except CannotWrite as error:
+            log.warning("what is known of the pictures is not kept for the next start: %s", error)
+            return
+        forget_unfinished(self._file.parent, self._file.name)
+        self._new = False
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from lib_ti.core.files import write_atomically
+from lib_ti.core.files import CannotWrite, write_atomically
 from lib_ti.core.randomness import generator_at
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,10 @@ class LatentStore:
 
     def trim(self, limit: int = _LIMIT) -> None:
         """Delete what was not used for longest, of any encoder, until the files take at most ``limit`` bytes;
-        never what this store has given."""
+        never what this store has given. And what killed processes had not finished of it."""
+        for left in list(self._folder.glob("*/.*.tmp")):
+            if left.with_name(f"{left.name[1:].partition('.')[0]}.safetensors") in self._used:
+                left.unlink(missing_ok=True)
         known = []
         for file in self._folder.glob("*/*.safetensors"):
             with contextlib.suppress(OSError):  # another job may have deleted it
@@ -97,7 +100,7 @@ class LatentStore:
         if not self._writable:
             return
         try:
-            write_atomically(file, lambda path: save_file(tensors, path))
-        except (OSError, SafetensorError) as error:
+            write_atomically(file, lambda path: path.write_bytes(save(tensors)))
+        except CannotWrite as error:
             self._writable = False
             log.warning("encoded pictures are not kept for the next start: %s", error)

@@ -57,11 +57,24 @@ _DAMAGE = (OSError, SyntaxError, ValueError, IndexError, KeyError, EOFError, Ima
 @dataclass(frozen=True)
 class Card:
     """What a card carries. ``negative``: the partner for the negative prompt, if it is a pair's card.
-    ``found_in``: its vectors are exact in the chunk, and of four digits in the pixels."""
+    ``found_in``: its vectors are exact in the chunk, and of four digits in the pixels.
+
+    Raises BadInput where the two are for different models.
+    """
 
     embedding: Embedding
     negative: Embedding | None = None
     found_in: Literal["chunk", "pixels"] = "chunk"
+
+    def __post_init__(self) -> None:
+        if self.negative is None:
+            return
+        widths = [{k: v.shape[1] for k, v in e.vectors.items()} for e in (self.embedding, self.negative)]
+        if widths[0] != widths[1]:
+            one, other = self.embedding.name, self.negative.name
+            raise BadInput(
+                f"{one} and {other} are for different models, so they are no pair; choose another."
+            )
 
 
 def write_card(card: Card, picture: Image.Image, path: Path) -> None:
@@ -139,7 +152,7 @@ def _card(name: str, stock: bytes, record: Mapping[str, Any], found_in: Literal[
 
 def _partner(told: Mapping[str, Any], family: str) -> Embedding:
     tensors = told.get("vectors")
-    if not isinstance(tensors, Mapping):
+    if not isinstance(tensors, Mapping) or not all(torch.is_tensor(t) for t in tensors.values()):
         raise BadInput("the card's word for the negative prompt has no vectors; get the original file.")
     step = told.get("step")
     name = _usable(told.get("name")) or "card-neg"

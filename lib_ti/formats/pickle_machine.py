@@ -16,7 +16,10 @@ from typing import IO, Any, Literal
 
 import torch
 
-MAX_PROGRAM = 4 << 20  # bytes of opcodes: about 20,000 tensors, ten times a whole SDXL checkpoint
+MAX_PROGRAM = 4 << 20  # bytes of opcodes and their names
+MAX_INSTRUCTIONS = 200_000  # half a second; a whole SDXL checkpoint has half of them
+
+_MAX_AXES = 16  # of a tensor
 
 STORAGE_DTYPES = {
     "torch.DoubleStorage": torch.float64,
@@ -73,7 +76,9 @@ class Machine:
     def run(self, stream: IO[bytes] | mmap.mmap) -> object:
         """The value of one pickle; leaves ``stream`` behind its last byte."""
         start = stream.tell()
-        for opcode, argument, position in genops(stream):  # type: ignore[arg-type]
+        for count, (opcode, argument, position) in enumerate(genops(stream)):  # type: ignore[arg-type]
+            if count == MAX_INSTRUCTIONS:
+                raise Refused(f"its pickle has more than {MAX_INSTRUCTIONS} instructions")
             if (position or 0) - start > MAX_PROGRAM:
                 raise Refused(f"its pickle is longer than {MAX_PROGRAM} bytes")
             if opcode.name in _LITERALS:
@@ -130,6 +135,8 @@ class Machine:
     def _global(self, argument: str | None) -> None:
         if argument is None:
             qualified, module = self._stack.pop(), self._stack.pop()
+            if not isinstance(module, str) or not isinstance(qualified, str):
+                raise Refused("it asks for something that has no name")
         else:
             module, qualified = argument.split(" ")
         name = f"{module}.{qualified}"
@@ -200,9 +207,12 @@ def _rebuild_tensor(
     """A tensor that lies wholly within its storage and has no more elements than that."""
     if not isinstance(storage, Storage) or metadata:
         raise Refused("it holds a tensor of an unusual kind")
-    integers = (offset, *shape, *stride)
-    if len(shape) != len(stride) or not all(isinstance(i, int) and 0 <= i < 1 << 63 for i in integers):
-        raise Refused(f"a tensor has the shape {shape!s:.60} and the stride {stride!s:.60}")
+    # What is no number is not shown: lists that hold one another many times have no end as a text.
+    if not isinstance(shape, tuple) or not isinstance(stride, tuple) or len(shape) != len(stride):
+        raise Refused("the shape and the stride of a tensor do not go together")
+    integers = (offset, *shape[:_MAX_AXES], *stride[:_MAX_AXES])
+    if len(shape) > _MAX_AXES or not all(isinstance(i, int) and 0 <= i < 1 << 63 for i in integers):
+        raise Refused("the shape or the stride of a tensor is not made of numbers")
     count = storage.elements.numel()
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     if math.prod(shape) > count or (0 not in shape and last >= count):

@@ -171,7 +171,7 @@ def _read_stream(mapping: mmap.mmap, unknown: Unknown) -> object:
         or not isinstance(system, dict)
         or system.get("little_endian") is not True
     ):
-        raise Refused(f"its format {version!s:.20} is not {_PROTOCOL_VERSION}, little-endian")
+        raise Refused(f"its format is not {_PROTOCOL_VERSION}, little-endian")
 
     # Where a storage lies depends on the types of those before it: a first run only collects them.
     program = mapping.tell()
@@ -185,7 +185,11 @@ def _read_stream(mapping: mmap.mmap, unknown: Unknown) -> object:
 
     Machine(claim, unknown).run(mapping)
     keys = Machine(_no_storage, "refuse").run(mapping)
-    if not isinstance(keys, list) or sorted(keys) != sorted(claims):
+    if (
+        not isinstance(keys, list)
+        or not all(isinstance(key, str) for key in keys)
+        or sorted(keys) != sorted(claims)
+    ):
         raise Refused("its list of storages does not fit its tensors")
     storages = _stream_storages(mapping, {key: claims[key] for key in keys})
     mapping.seek(program)

@@ -6,13 +6,19 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from lib_ti.core.files import writing
+
 
 def write_together(files: Mapping[Path, Callable[[Path], object]]) -> None:
-    """Let every writer write its file; what lay there stays if one of them cannot be written."""
+    """Let every writer write its file; what lay there stays if one of them cannot be written.
+
+    Raises CannotWrite.
+    """
     staged = {path: path.with_name(f".{path.name}.new") for path in files}
     try:
         for path, write in files.items():
-            write(staged[path])
+            with writing(path):
+                write(staged[path])
         _replace_all(staged)
     finally:
         for new in staged.values():
@@ -25,9 +31,10 @@ def _replace_all(staged: Mapping[Path, Path]) -> None:
     replaced: list[Path] = []
     try:
         for path, new in staged.items():
-            if len(staged) > 1 and path.is_file():
-                shutil.copyfile(path, before[path])
-            new.replace(path)
+            with writing(path):
+                if len(staged) > 1 and path.is_file():
+                    shutil.copyfile(path, before[path])
+                new.replace(path)
             replaced.append(path)
     except OSError:
         for path in replaced:

@@ -8,7 +8,7 @@ import re
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.methods.expression import Expression, parse_expression
+from lib_ti.methods.expression import MAX_LENGTH, Expression, parse_expression
 
 # DreamArtist's curves over rate, the timestep as a share of the last: 0 almost clean, 1 all noise.
 _CURVES: dict[str, Expression] = {
@@ -18,7 +18,7 @@ _CURVES: dict[str, Expression] = {
 }
 MAX_SCALE = 100.0
 
-_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _GUIDANCE = re.compile(rf"\s*({_NUMBER})\s*(?:-\s*({_NUMBER})\s*(?::\s*(.*?)\s*)?)?", re.ASCII | re.DOTALL)
 
 
@@ -36,6 +36,8 @@ def parse_guidance(text: str, timesteps: int = 1000) -> torch.Tensor:
             "a curve: 1.5-3:cos, 1.5-3:cos2, 1.5-3:sqrt(rate)."
         )
 
+    if len(text) > 2 * MAX_LENGTH:
+        raise BadInput(f"guidance: it has {len(text)} characters; at most {2 * MAX_LENGTH} are read.")
     match = _GUIDANCE.fullmatch(text)
     if match is None:
         raise refuse("cannot be read")

@@ -184,8 +184,8 @@ _DEPTH = re.compile(r"transformer_blocks_(\d+)_")
 def _adapter_config(path: Path, metadata: Mapping[str, str]) -> Mapping[str, Any]:
     """What PEFT says of its adapter, whose files carry no alpha: in diffusers' metadata, or beside."""
     try:
-        if "lora_adapter_metadata" in metadata:
-            config = parse_json(metadata["lora_adapter_metadata"])
+        if told := metadata.get("lora_adapter_metadata"):
+            config = parse_json(told)
         else:
             beside = path.with_name("adapter_config.json")
             config = parse_json(read_text(beside)) if beside.is_file() else {}
@@ -201,24 +201,36 @@ _CONFIG_PREFIXES = {
 }
 
 
+_MAX_ALPHA = 1e9
+
+
 def _add_alphas(
     layers: Mapping[str, Tensors], keys: Mapping[str, Key], family: Family, config: Mapping[str, Any]
 ) -> None:
     """Where a layer has none and the adapter's description knows it."""
-    for found in keys.values():
-        parts = layers[name_of(found, family)]
-        prefix = _CONFIG_PREFIXES[found.model]
-        own = {key.removeprefix(prefix): value for key, value in config.items()}
-        if not config or "alpha" in parts or found.suffix != "lora_down.weight":
+    owns = {
+        model: {key.removeprefix(prefix): value for key, value in config.items()}
+        for model, prefix in _CONFIG_PREFIXES.items()
+    }
+    for found in keys.values() if config else ():
+        parts, own = layers[name_of(found, family)], owns[found.model]
+        if "alpha" in parts or found.suffix != "lora_down.weight" or not parts["lora_down.weight"].ndim:
             continue
-        patterns = own.get("alpha_pattern") or {}
-        alpha = next(
-            (value for end, value in patterns.items() if f".{found.path}".endswith(f".{end}")),
-            own.get("lora_alpha"),
-        )
-        if isinstance(alpha, int | float):
+        alpha = _alpha_of(found.path, own)
+        if isinstance(alpha, int | float) and abs(alpha) < _MAX_ALPHA:
             rank = parts["lora_down.weight"].shape[0]
             parts["alpha"] = torch.tensor(alpha * (rank**0.5 if own.get("use_rslora") else 1.0))
+
+
+def _alpha_of(path: str, config: Mapping[str, Any]) -> Any:
+    """By the longest end of the layer's path that the description names, or that of all layers."""
+    patterns, words = config.get("alpha_pattern"), path.split(".")
+    if not isinstance(patterns, dict):
+        patterns = {}
+    for start in range(len(words)):
+        if (end := ".".join(words[start:])) in patterns:
+            return patterns[end]
+    return config.get("lora_alpha")
 
 
 def tensors_of(updates: Mapping[str, Update]) -> Tensors:

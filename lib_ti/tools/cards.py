@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.names import files_inside, folded, safe_name, suggest_name
+from lib_ti.core.names import MAX_NAME, files_inside, folded, safe_name, suggest_name
 from lib_ti.core.settings import option
 from lib_ti.data.images import open_image
 from lib_ti.formats.card import MAX_FILE, Card, read_card, write_card
@@ -57,7 +56,7 @@ def make(settings: MakeSettings, context: Context) -> Answer:
     write_card(card, picture, target)
     shown = read_card(target.read_bytes(), target.name)
     told = f"The card lies in {target}; who drops it into TI Studio owns {_words(shown)}."
-    return Answer(told, describe(shown), (target,), ((Image.open(target), target.stem),))
+    return Answer(told, describe(shown), (target,), ((open_image(target), target.stem),))
 
 
 def _preview_of(file: Path) -> Path | None:
@@ -92,12 +91,12 @@ def take_in(settings: ImportSettings, context: Context) -> Answer:
     folder = context.folders.embeddings
     found = [card.embedding, *filter(None, [card.negative])]
     name = settings.name or card.embedding.name
-    names = [name, name + NEGATIVE_SUFFIX][: len(found)]
     try:
-        for each in names:
-            safe_name(each)
+        names = [safe_name(each) for each in (name, name + NEGATIVE_SUFFIX)[: len(found)]]
     except BadInput as error:
-        raise BadInput(f"{error} {_free_name(name, folder)!r} is free.") from error
+        free = _free_name(name, folder)
+        told = f"{name[:MAX_NAME]!r} cannot be a word; choose another name, such as {free!r}."
+        raise BadInput(told) from error
     if taken := [each for each in names if folded(each) in _taken(folder)]:
         free = _free_name(name, folder)
         raise BadInput(f"there is a word {taken[0]!r} already; choose another name, such as {free!r}.")
@@ -135,7 +134,7 @@ def _content(card: str) -> tuple[bytes, str]:
             raise BadInput(f"{card} cannot be read: {error.strerror}.") from error
     try:
         return base64.b64decode(card.removeprefix(DATA_URL), validate=True), "the picture"
-    except binascii.Error as error:
+    except ValueError as error:
         raise BadInput(f"the card is not in base64: {error}.") from error
 
 
@@ -172,7 +171,7 @@ def _told(card: Card) -> str:
 
 
 TOOLS = (
-    Tool("card", "make", "put a word into a picture to share", MakeSettings, make),
+    Tool("card", "make", "put a word into a picture to share", MakeSettings, make, shows=True),
     Tool("card", "look", "what word is in a picture", LookSettings, look),
     Tool("card", "import", "take the word out of a card into your embeddings", ImportSettings, take_in),
 )

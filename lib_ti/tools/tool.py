@@ -33,9 +33,7 @@ class Context:
     progress: Callable[[int, int], None]  # how many are done, of how many
     turn: Callable[[], AbstractContextManager[Host]]  # holds the model; raises BadInput where there is none
     look: Callable[[], Host]  # the model for what only reads it, also while others use it; raises BadInput
-    folders: (
-        Folders  # where names that stand inside a setting's text are looked up, and what has no name goes
-    )
+    folders: Folders  # where names inside a text are looked up, and what has no name of its own goes
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ _FIRST_CURVE = 30  # steps; of fewer the running mean says nothing
 _TAGS = 100  # that are shown
 _SMOOTH = 0.05  # the running mean's share of each new loss
 _UNFOLDED = 8  # entries inside a result that are seen at once
+_INLINE = 3  # entries that stand in a line
 _LONG = 200  # characters of a value that are
 
 _TITLES = {
@@ -103,6 +104,8 @@ def tags_html(tags: Mapping[str, int]) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
+        if len(value) <= _INLINE and not any(map(_has_parts, value.values())):
+            return ", ".join(f"{escape(str(name))}: {_value(one)}" for name, one in value.items())
         table = _pairs(value)
         return table if len(value) <= _UNFOLDED else _folded(f"{len(value)} entries", table)
     if _has_parts(value):

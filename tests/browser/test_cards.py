@@ -67,7 +67,9 @@ def test_drop_a_card_own_its_word_and_use_it(page: Page, webui: WebUI, card: Pat
     assert "zqxdropped" not in webui.call("/sdapi/v1/embeddings")["loaded"]  # nobody has said so yet
     box(page, "card_name").fill("con")
     page.click("#ti_studio_card_add")
-    expect(page.locator(SAID).first).to_contain_text("'my-con' is free", timeout=PATIENCE)
+    expect(page.locator(SAID).first).to_contain_text(
+        "choose another name, such as 'my-con'", timeout=PATIENCE
+    )
     box(page, "card_name").fill("zqxowned")
     page.click("#ti_studio_card_add")
     expect(page.locator(SAID).first).to_contain_text("You own zqxowned now", timeout=PATIENCE)

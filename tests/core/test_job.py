@@ -72,11 +72,74 @@ def test_a_damaged_state_is_said(job: Job) -> None:
         job.load_state()
 
 
-def test_losses_after_the_saved_step_are_dropped_and_a_cut_line_too(job: Job) -> None:
+def state_of(step: int) -> TrainState:
+    return TrainState(step, {"clip_l": torch.full((2, 3), float(step))}, {})
+
+
+def step_of(job: Job) -> int:
+    """The step of the saved state, which must hold what ``state_of`` gave."""
+    state = job.load_state()
+    assert state is not None and bool((state.parameters["clip_l"] == state.step).all())
+    return state.step
+
+
+def test_a_last_state_that_cannot_be_read_gives_way_to_the_one_before(job: Job) -> None:
+    for step in (4, 8):
+        job.save_state(state_of(step))
+    assert job.clear_up() is None and step_of(job) == 8
+    whole = (job.folder / "state.safetensors").read_bytes()
+    (job.folder / "state.safetensors").write_bytes(whole[:-4])
+    assert "one before it, of step 4" in str(job.clear_up())
+    assert step_of(job) == 4
+    (job.folder / "state.safetensors").write_bytes(whole[:20])
+    with pytest.raises(BadInput, match="start the job anew, with --weights from one of its copies"):
+        job.clear_up() or job.load_state()
+
+
+def test_a_kill_between_the_two_renames_of_a_save_loses_no_state(job: Job) -> None:
+    job.save_state(state_of(4))
+    (job.folder / "state.safetensors").rename(job.folder / "state.before.safetensors")
+    (job.folder / ".state.safetensors.abc.tmp").write_bytes(b"half")
+    (job.folder / "copies").mkdir()
+    (job.folder / "copies" / ".cat-000004.safetensors.new").touch()
+    assert job.clear_up() is None and step_of(job) == 4
+    assert not list(job.folder.rglob(".*"))
+
+
+def test_a_state_that_is_not_finite_is_none(job: Job) -> None:
+    job.save_state(state_of(4))
+    job.save_state(TrainState(8, {"clip_l": torch.tensor([[float("nan")]])}, {}))
+    with pytest.raises(BadInput, match="not finite"):
+        job.load_state()
+    assert "step 4" in str(job.clear_up())
+
+
+def test_one_at_a_time_works_on_a_job(job: Job) -> None:
+    with job.alone(), pytest.raises(BadInput, match="at work in another process; wait"), job.alone():
+        pass
+    with job.alone():
+        pass
+
+
+def test_a_result_that_cannot_be_read_is_none(job: Job) -> None:
+    job.write_result({"status": "done"})
+    assert job.result() == {"status": "done"}
+    (job.folder / "result.json").write_bytes(b"\0\0")
+    assert job.result() is None
+
+
+@pytest.mark.parametrize("cut", ["4,0.0", "4,0.05,", "4,0.05,1e-", "4,0.05,0.1", "\0\0\0\0\n", "4,0.05,x\n"])
+def test_losses_after_the_saved_step_are_dropped_and_a_cut_line_too(job: Job, cut: str) -> None:
     job.append_losses([(1, 0.5, 0.1), (2, 0.25, 0.1)])
     job.append_losses([(3, 0.125, 0.01)])
     with (job.folder / "loss.csv").open("a") as file:
-        file.write("4,0.0")  # a kill in mid-line
+        file.write(cut)  # what a kill or a power cut leaves
     assert [row[0] for row in job.losses()] == [1, 2, 3]
     job.forget_losses_after(2)
     assert job.losses() == [(1, 0.5, 0.1), (2, 0.25, 0.1)]
+
+
+def test_every_number_that_is_written_is_read_again(job: Job) -> None:
+    rows = [(1, 1e-12, 5e-3), (2, 12345.0, 1e20), (3, float("inf"), -0.5)]
+    job.append_losses(rows)
+    assert job.losses() == rows

@@ -167,6 +167,24 @@ def test_json_that_does_harm_is_refused(text: str, told: str) -> None:
     assert time.process_time() - begun < 1
 
 
+@pytest.mark.parametrize(
+    ("negative", "told"),
+    [
+        ({"vectors": {"clip_l": "x"}}, "no vectors"),
+        ({"vectors": [1]}, "no vectors"),
+        ({}, "no vectors"),
+        ({"vectors": {"clip_l": {"TORCHTENSOR": [[0.1]]}}}, "different models"),
+        ({"vectors": {"clip_x": {"TORCHTENSOR": [[0.1]]}}}, "clip_x"),
+    ],
+)
+def test_a_partner_that_is_none_is_refused(negative: object, told: str) -> None:
+    data = {"string_to_param": {"*": {"TORCHTENSOR": [[0.1] * 768]}}}
+    record = json.dumps({"name": "a", "metadata": {"b": [1]}, "negative": negative})
+    content = png(photo(64, 64), sd_ti_embedding=chunk_of(data), ti_studio_card=record)
+    with pytest.raises(BadInput, match=told):
+        read_card(content, "x.png")
+
+
 def test_a_bomb_in_the_pixels_is_refused() -> None:
     with pytest.raises(BadInput, match="longer than"):
         read_card(png(hide(photo(256, 256), BOMB)), "x.png")

@@ -11,7 +11,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lib_ti.formats.pickle_machine import MAX_PROGRAM, Machine, Placeholder, Refused, Unknown
+from lib_ti.formats.pickle_machine import (
+    MAX_INSTRUCTIONS,
+    MAX_PROGRAM,
+    Machine,
+    Placeholder,
+    Refused,
+    Unknown,
+)
 
 ELEMENTS = torch.arange(12.0)
 
@@ -161,3 +168,25 @@ def test_a_huge_memo_index_costs_nothing() -> None:
 def test_program_length_is_limited() -> None:
     with pytest.raises(Refused, match="longer than"):
         _run(_program(["x" * MAX_PROGRAM, 1]))
+
+
+# A list of two lists of two lists ..., 60 deep: as a text, or compared, it has no end.
+_ENDLESS = b"\x80\x02]q\x00" + b"](h\x00h\x00eq\x00" * 60
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        _ENDLESS + b"h\x00X\x01\x00\x00\x00x\x93.",  # the module and the name of a global
+        _ENDLESS + b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00h\x00h\x00NNtR.",
+    ],
+    ids=["global", "shape"],
+)
+def test_s9_what_is_refused_is_not_written_out(program: bytes) -> None:
+    with pytest.raises(Refused):
+        _run(program)
+
+
+def test_s9_a_program_ends() -> None:
+    with pytest.raises(Refused, match=f"more than {MAX_INSTRUCTIONS} instructions"):
+        _run(b"\x80\x02" + b"N" * MAX_INSTRUCTIONS + b".")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import CannotWrite
 from lib_ti.formats.embedding import Embedding, read_embedding, write_safetensors
 from lib_ti.formats.together import write_together
 
@@ -53,7 +54,7 @@ def test_a_file_that_cannot_be_replaced_takes_the_other_back(tmp_path: Path, was
     if was_there:
         write_safetensors(before, one)
     bytes_before = one.read_bytes() if was_there else None
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(CannotWrite, match=r"zqx-neg\.safetensors could not be written: .*directory"):
         write_together({one: writer(made("zqx", 2)), other: writer(made("zqx-neg", 2))})
     assert (one.read_bytes() if one.exists() else None) == bytes_before
     assert {path.name for path in tmp_path.iterdir()} == {other.name} | ({one.name} if was_there else set())

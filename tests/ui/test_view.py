@@ -169,6 +169,7 @@ def test_what_a_tool_found_is_a_table_of_its_kind() -> None:
         "numbers": [1, 2],
         "rows": [{"vector": 1, "norm": 0.5}, {"vector": 2, evil: "x"}],
         "metadata": {f"key {i}": evil for i in range(20)},
+        "few": {"clip_l": 768, "clip_g": evil},
         "inside": [{"rows": [{"x": 1}], **{str(i): i for i in range(20)}}],
         "long": "y" * 5000,
     }
@@ -176,6 +177,11 @@ def test_what_a_tool_found_is_a_table_of_its_kind() -> None:
     assert "<script" not in html
     text = text_of(html)
     assert "vector norm" in text and "1 0.5" in text and "20 entries" in text
-    assert "good yes" in text and "nothing" not in text and "numbers 1, 2" in text
+    assert (
+        "clip_l: 768, clip_g: " in text
+        and "good yes" in text
+        and "nothing" not in text
+        and "numbers 1, 2" in text
+    )
     assert html.count("<details>") == 2 and html.count('class="ti-studio-rows"') == 2
     assert told_html({}) == ""
