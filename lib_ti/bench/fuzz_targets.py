@@ -17,17 +17,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lib_ti.bench.fuzz_mutate import (
-    Mutate,
-    half_right,
-    mutate_card,
-    mutate_in_place,
-    mutate_png,
-    mutate_safetensors,
-    mutate_stream,
-    mutate_text,
-    mutate_zip,
-)
+from lib_ti.bench.fuzz_formats import mutate_card, mutate_png, mutate_safetensors, mutate_stream, mutate_zip
+from lib_ti.bench.fuzz_mutate import Mutate, half_right, mutate_in_place, mutate_text
 from lib_ti.core.errors import BadInput
 from lib_ti.core.optimizers import parse_arguments
 from lib_ti.core.picture_settings import PictureSettings
@@ -293,7 +284,7 @@ _DATASET_WORDS = (
 )
 _CAPTIONS = ("a {red|blue} cat, sitting ||| outside, x;;;y", "a cat\n\na dog")
 _CAPTION_WORDS = ("{a|b}", "{", "}", "{{", "|", ",", "|||", ";;;", "\n", "a cat", "[name]")
-_TEMPLATE_WORDS = ("[name]", "[filewords]", "[name2]", "[", "]", "\n", "cat", "cat1", "a photo of ")
+_TEMPLATE_WORDS = ("[name]", "[filewords]", "[name2]", "[", "]", "\n", "cat", "cat cat1 ", "a photo of ")
 _RATES = ("0.005", "0.005:100, 1e-3:1000, 1e-4", "0.1:0.2, 0.01:0.5, 0.001")
 _RATE_WORDS = ("0.005", ":", ",", "1e-3", ":100", ":0.5", "-", "nan", "inf", " ")
 _SCALES = ("3", "1.5-3", "1.5-3:cos2", "1.5-3:sqrt(rate)", "1-5:max(rate, 1 - rate) ** 2 / (1 + exp(-rate))")

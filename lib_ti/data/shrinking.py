@@ -61,7 +61,7 @@ def parse_areas(text: str) -> list[Size]:
     """``512x512,384x384``. Raises BadInput."""
     areas = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", part)
+        found = re.fullmatch(r"\s*(\d{1,6})\s*[xX]\s*(\d{1,6})\s*", part)
         if found is None or not all(1 <= int(side) <= 16384 for side in found.groups()):
             raise BadInput(f"sizes: got {part.strip()!r}, expected WIDTHxHEIGHT, such as 512x512,384x384.")
         areas.append((int(found[1]), int(found[2])))

@@ -80,8 +80,8 @@ def as_one_word(text: str, word: str) -> str:
         return text
 
     def joined(found: re.Match[str]) -> str:
-        numbers = [int(number) for number in re.findall(rf"\s{re.escape(word)}_?(\d+)", found[0])]
-        return word if numbers == list(range(1, len(numbers) + 1)) else found[0]
+        numbers = re.findall(rf"\s{re.escape(word)}_?(\d+)", found[0])
+        return word if numbers == [str(i) for i in range(1, len(numbers) + 1)] else found[0]
 
     tokens = rf"(?<![\w-]){re.escape(word)}(?:\s+{re.escape(word)}_?\d+)+(?![\w-])"
     return re.sub(tokens, joined, text)

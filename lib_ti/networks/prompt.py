@@ -124,7 +124,7 @@ def _share(tag: str, what: str, text: str) -> float:
 
 
 def _rank(tag: str, what: str, text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
+    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) == 0:
         raise _wrong(tag, f"{what} is {text!r}; it is a whole number from 1 to the network's own")
     return int(text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -55,7 +56,7 @@ class ToolsTab:
             with gr.Column(scale=4):
                 gr.HTML(f"<p>{_sentence(tool.help)}</p>", elem_classes="ti-studio-heading")
                 controls = [
-                    self._control(f"{prefix}_{name}", name, tool, field.default, option, plain)
+                    self._control(f"{prefix}_{name}", name, field.default, option, plain)
                     for name, (field, option, plain) in options_of(tool.settings).items()
                 ]
                 button = gr.Button(_title(tool), elem_id=f"ti_studio_{prefix}_go", variant="primary")
@@ -74,12 +75,11 @@ class ToolsTab:
             button.click(lambda *given: self._use(tool, given), controls, shown, queue=False)
         )
 
-    def _control(self, element: str, name: str, tool: Tool, default: Any, option: Option, plain: type) -> Any:
-        """Its label tells the tool, too: the WebUI knows the controls of a page by their labels."""
-        label = f"{label_of(name, option)} · {tool.group} {tool.name}"
+    def _control(self, element: str, name: str, default: Any, option: Option, plain: type) -> Any:
         choices = self._choices(option)
         value = None if option.several and choices else default
-        control = make_control(element, value, option, plain, choices, label=label)
+        told = replace(option, help=_sentence(option.help))
+        control = make_control(element, value, told, plain, choices, label=label_of(name, option))
         if choices is not None:
             self._choosers.append((control, choices))
         return control

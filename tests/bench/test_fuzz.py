@@ -14,13 +14,18 @@ import torch
 
 from lib_ti.bench.fuzz import bench_fuzz, table
 from lib_ti.bench.fuzz_child import mutated
-from lib_ti.bench.fuzz_mutate import mutate_png, mutate_safetensors, mutate_zip
+from lib_ti.bench.fuzz_formats import mutate_png, mutate_safetensors, mutate_zip
 from lib_ti.bench.fuzz_targets import TARGETS
 from lib_ti.bench.memory import RESET_PEAK
 from lib_ti.cli import main
 from lib_ti.core.errors import BadInput
+from lib_ti.data.shrinking import parse_areas
+from lib_ti.data.templates import as_one_word
+from lib_ti.formats.embedding import read_embeddings
+from lib_ti.formats.safetensors_file import write_tensors
+from lib_ti.methods.guidance import parse_guidance
 from lib_ti.networks.files import read_network
-from lib_ti.networks.prompt import take_tags
+from lib_ti.networks.prompt import parse_tag, take_tags
 
 linux = pytest.mark.skipif(not RESET_PEAK.exists(), reason="needs Linux to watch a process")
 
@@ -114,6 +119,28 @@ def test_a_layer_without_rows_is_left_out(tmp_path: Path) -> None:
     )
     with pytest.raises(BadInput, match="none of its 1 layers is understood"):
         read_network(path)
+
+
+def test_numbers_without_end_are_no_numbers() -> None:
+    """Python refuses to read more than 4,300 digits, with a ValueError."""
+    digits = "9" * 5000
+    with pytest.raises(BadInput, match="it is a whole number"):
+        parse_tag(f"cat:rank={digits}")
+    assert as_one_word(f"cat cat{digits}", "cat") == f"cat cat{digits}"
+    with pytest.raises(BadInput):
+        parse_areas(f"{digits}x512")
+
+
+def test_tokens_of_several_widths_are_no_embedding(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors({"cat": torch.ones(768), "cat1": torch.ones(1024)}, {}, path)
+    with pytest.raises(BadInput, match="tokens of several widths"):
+        read_embeddings(path)
+
+
+def test_a_long_number_takes_no_time_to_read() -> None:
+    with pytest.raises(BadInput, match="guidance: it has 90002 characters"):
+        parse_guidance("9" * 90_000 + "-x")
 
 
 def test_beginnings_of_tags_take_no_time_to_pass_over() -> None:

@@ -42,6 +42,8 @@ def test_a_folder_becomes_a_data_set_with_captions_of_ones_own(
     assert len(list(folder.glob("*.png"))) == 4
 
     open_tool(page, "Write caption")
+    with page.expect_response("**/run/predict*", timeout=PATIENCE):
+        page.click("#ti_studio_captions_of_again")
     choice = page.locator("#ti_studio_captions_of input")
     choice.fill("zqx")
     choice.press("Enter")

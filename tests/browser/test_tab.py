@@ -10,7 +10,7 @@ import torch
 from playwright.sync_api import Locator, Page, expect
 
 from lib_ti.bench.webui import API, WebUI
-from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, write_safetensors
+from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, read_embedding, write_safetensors
 from tests.browser.pages import PATIENCE, box, prompt_box
 from tests.webui import ended
 
@@ -192,7 +192,8 @@ def test_a_pair_of_ones_own_is_written_into_both_prompts_and_generated_with(page
 
 
 def test_no_control_shares_a_label_or_an_id_with_another(page: Page, webui: WebUI) -> None:
-    """The WebUI keeps values by label; the first control of a label speaks for all."""
+    """The WebUI keeps values by label; the first control of a label speaks for all. Tools, of which one form
+    is seen at a time, may use a label again: nothing of ours is kept."""
     components = webui.call("/config")["components"]
     ids = [c["props"].get("elem_id") for c in components if c["props"].get("elem_id")]
     ours = [name for name in ids if name.startswith("ti_studio")]
@@ -206,15 +207,16 @@ def test_no_control_shares_a_label_or_an_id_with_another(page: Page, webui: WebU
     theirs = {label for name, label in labels.items() if name.startswith("train_")}
     # The slots are there twice, once on each page that draws.
     elsewhere = ("ti_studio_txt2img_", "ti_studio_img2img_")
-    mine = [
-        label
+    here = {
+        name: label
         for name, label in labels.items()
         if name.startswith("ti_studio") and not name.startswith(elsewhere)
-    ]
-    assert len(theirs) > 10 and len(mine) > 30
+    }
+    mine = [label for name, label in here.items() if not name.startswith("ti_studio_tool_")]
+    assert len(theirs) > 10 and len(mine) > 30 and len(here) > len(mine) + 30
     assert len(set(mine)) == len(mine) and not theirs & set(mine)
     kept = (Path(webui.data) / "ui-config.json").read_text()
-    assert not [label for label in mine if f"train/{label}/" in kept]
+    assert not [label for label in {*here.values()} - theirs if f"train/{label}/" in kept]
 
 
 def test_networks_of_every_method_are_trained_and_drawn_together(
@@ -232,3 +234,57 @@ def test_networks_of_every_method_are_trained_and_drawn_together(
     drawn |= {webui.txt2img(mixed), before}
     assert len(drawn) == 5, "each network has a picture of its own, and all together have another"
     assert webui.txt2img("a star") == before
+
+
+def choose(page: Page, name: str, value: str) -> None:
+    """In a dropdown, by typing, as soon as it offers that."""
+    entry = page.locator(f"#ti_studio_{name} input")
+    offered = page.locator(f"#ti_studio_{name} li", has_text=value)
+    for _ in range(40):
+        entry.click()
+        entry.fill(value)
+        if offered.count():
+            offered.first.dispatch_event("mousedown")
+            break
+        page.keyboard.press("Escape")
+        page.locator("#ti_studio").click(position={"x": 1, "y": 1})
+        page.wait_for_timeout(500)
+    expect(entry).to_have_value(value)
+
+
+def use_tool(page: Page, tool: str) -> tuple[Locator, Locator]:
+    """Press its button; what it said, and what it found."""
+    page.click(f"#ti_studio_tool_embedding_{tool}_go")
+    said, told = (page.locator(f"#ti_studio_tool_embedding_{tool}_{part}").first for part in ("said", "told"))
+    return said, told
+
+
+def test_a_tool_answers_beside_its_form_and_the_next_one_offers_what_it_wrote(
+    page: Page, webui: WebUI
+) -> None:
+    folder = Path(webui.data) / "embeddings"
+    folder.mkdir(exist_ok=True)
+    vectors = torch.eye(64)[:2]
+    write_safetensors(Embedding("zqform", {"clip_l": vectors}), folder / "zqform.safetensors")
+    page.click('#ti_studio > .tab-nav > button:text-is("Embeddings")')
+    choose(page, "tool_embedding_inspect_file", "zqform.safetensors")
+    said, told = use_tool(page, "inspect")
+    expect(said).to_contain_text("zqform: 2 vectors for sd1", timeout=PATIENCE)
+    expect(told.locator("table.ti-studio-rows tr")).to_have_count(3)
+    expect(told.locator("table.ti-studio-rows")).to_contain_text("nearest words")
+
+    page.click('#ti_studio_tools_of_embedding > .tab-nav > button:text-is("Mix")')
+    fill(page, {"tool_embedding_mix_expression": '0.5*zqform, "red"', "tool_embedding_mix_to": "zqmade"})
+    said, _ = use_tool(page, "mix")
+    expect(said).to_contain_text("3 vectors", timeout=PATIENCE)
+
+    page.click('#ti_studio_tools_of_embedding > .tab-nav > button:text-is("Prune")')
+    choose(page, "tool_embedding_prune_file", "zqmade.safetensors")
+    fill(page, {"tool_embedding_prune_keep": "2,1", "tool_embedding_prune_to": "../zqout"})
+    said, _ = use_tool(page, "prune")
+    expect(said.locator(".ti-studio-failed")).to_contain_text("cannot be a name", timeout=PATIENCE)
+    fill(page, {"tool_embedding_prune_to": "zqless"})
+    said, _ = use_tool(page, "prune")
+    expect(said.locator(".ti-studio-done")).to_contain_text("2 vectors", timeout=PATIENCE)
+    found = read_embedding(folder / "zqless.safetensors").vectors["clip_l"]
+    assert torch.equal(found, 0.5 * vectors.flip(0))

@@ -134,6 +134,7 @@ def test_s14_only_what_is_listed_is_found(name: str) -> None:
         "a\0b",
         "a\nb",
         "x" * 5000,
+        "/" + "x" * 256,
     ],
 )
 def test_s3_a_folder_of_another_computer_is_refused(text: str) -> None:
