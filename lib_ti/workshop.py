@@ -11,114 +11,31 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
 from lib_ti import jobs
 from lib_ti.core.errors import BadInput, Interrupted, StudioError
 from lib_ti.core.job import Job
-from lib_ti.core.loop import Progress, check_learning
+from lib_ti.core.loop import check_learning
 from lib_ti.core.names import files_inside, local_path
 from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import SUFFIXES, Embedding, read_embedding, read_embeddings, whole_files
 from lib_ti.hosts.base import Host, Place
-from lib_ti.job_run import Drawn, Event, Message, Outcome, saved_steps, told_files
-from lib_ti.methods.kind import ROLES, JobSettings, Product, Words
+from lib_ti.job_run import saved_steps, told_files
+from lib_ti.methods.kind import JobSettings, Product, Words
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.suggest import Suggestion
 from lib_ti.methods.trained_words import find_words, list_words
+from lib_ti.runs import RUNNING, Run, State, Status, status_of
 from lib_ti.tools.registry import find_tool
 from lib_ti.tools.tool import CARDS, Answer, Context, in_folders, list_files
 
 log = logging.getLogger(__name__)
-
-State = Literal["waiting", "preparing", "training", "done", "stopped", "failed", "broken off"]
-RUNNING: frozenset[State] = frozenset({"waiting", "preparing", "training"})
-
-
-@dataclass
-class Status:
-    """A job as others see it."""
-
-    job: str
-    status: State
-    settings: dict[str, Any]
-    step: int = 0
-    steps: int = 0
-    loss: float | None = None  # mean of the last 50 steps
-    seconds_per_step: float | None = None
-    seconds_left: float | None = None
-    messages: list[str] = field(default_factory=list)
-    error: str | None = None
-    embedding: str | None = None
-    negative_embedding: str | None = None
-    network: str | None = None
-    bundle: str | None = None
-    other_embeddings: list[str] = field(default_factory=list)  # of a job of several words
-    evaluations: list[tuple[int, float]] = field(default_factory=list)  # step, loss of the fixed batch
-    previews: dict[int, list[str]] = field(default_factory=dict)  # step -> files in the job's samples
-    saved_steps: list[int] = field(default_factory=list)
-
-    @property
-    def running(self) -> bool:
-        return self.status in RUNNING
-
-    def as_json(self) -> dict[str, Any]:
-        previews = {str(step): names for step, names in self.previews.items()}  # JSON's keys are text
-        return {**asdict(self), "previews": previews, "running": self.running}
-
-
-class Run:
-    """A job of this process: its thread writes, everybody reads."""
-
-    def __init__(self, job: Job, settings: JobSettings) -> None:
-        self.job, self.settings = job, settings
-        self.state: State = "waiting"
-        self.progress: Progress | None = None
-        self.losses = job.losses()
-        self.messages: list[str] = []
-        self.drawn = ""  # how many regularisation pictures there are
-        self.error: str | None = None
-        self.files: Mapping[Product, Path] = {}  # where prompts find them
-        self.outcome: Outcome | None = None
-        self.stop = threading.Event()
-        self.publish = False  # what is there when it stops goes where prompts find it
-        self.thread: threading.Thread | None = None
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Drawn):
-            self.drawn = f"regularisation pictures: {event.there} of {event.count} are drawn"
-            return
-        self.state = "training"  # nothing is reported before everything is prepared
-        if isinstance(event, Progress):
-            self.progress = event
-            self.losses.extend(event.rows)
-        elif isinstance(event, Message):
-            self.messages.append(event.text)
-
-    def status(self) -> Status:
-        progress = self.progress
-        step = progress.step if progress else (self.losses[-1][0] if self.losses else 0)
-        left = (self.settings.steps - step) * progress.seconds_per_step if progress else None
-        return Status(
-            job=self.job.id,
-            status=self.state,
-            settings=as_dict(self.settings),
-            step=step,
-            steps=self.settings.steps,
-            loss=_mean_loss(self.losses),
-            seconds_per_step=progress.seconds_per_step if progress else None,
-            seconds_left=left if self.state == "training" else None,
-            messages=[*filter(None, [self.drawn]), *self.messages],
-            error=self.error,
-            **told_files(self.files),
-            **_kept_in(self.job),
-        )
 
 
 class Workshop:
@@ -284,23 +201,7 @@ class Workshop:
     def status(self, job: str) -> Status:
         """A job, of this process or an earlier one. Raises BadInput where there is none."""
         run = self._runs.get(job)
-        if run is not None:
-            return run.status()
-        found = self._find(job)
-        settings, losses, result = found.settings()["settings"], found.losses(), found.result() or {}
-        files: dict[str, Any] = {role: result.get(role) for role in ROLES}
-        files["other_embeddings"] = result.get("other_embeddings", [])
-        return Status(
-            job=job,
-            status=result.get("status", "broken off"),
-            settings=settings,
-            step=losses[-1][0] if losses else 0,
-            steps=settings.get("steps", 0),
-            loss=_mean_loss(losses),
-            error=result.get("error"),
-            **files,
-            **_kept_in(found),
-        )
+        return run.status() if run else status_of(self._find(job))
 
     def losses(self, job: str) -> list[tuple[int, float, float]]:
         """(step, loss, learning rate) of every step so far."""
@@ -458,17 +359,6 @@ def _as_file(picture: Image.Image | None) -> Iterator[Path | None]:
         file = Path(folder, "preview.png")
         picture.save(file)
         yield file
-
-
-def _mean_loss(losses: list[tuple[int, float, float]]) -> float | None:
-    recent = [row[1] for row in losses[-50:]]
-    return sum(recent) / len(recent) if recent else None
-
-
-def _kept_in(job: Job) -> dict[str, Any]:
-    """What the job's folder adds to its status."""
-    previews = {step: [path.name for path in paths] for step, paths in job.previews().items()}
-    return {"evaluations": job.evaluations(), "previews": previews, "saved_steps": saved_steps(job)}
 
 
 def _preview_of(job: Job, step: int) -> Path | None:

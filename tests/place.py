@@ -11,7 +11,8 @@ from pathlib import Path
 from lib_ti.hosts.base import Folders
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under
-from lib_ti.workshop import Status, Workshop
+from lib_ti.runs import Status
+from lib_ti.workshop import Workshop
 
 ENDED = 120  # seconds
 

@@ -17,6 +17,7 @@ from lib_ti.data.images import open_image, to_pixels
 from lib_ti.data.looking import Look, draw_look, look_at
 from lib_ti.data.making import copy_as, free_stem
 from lib_ti.hosts.base import Host
+from lib_ti.tools.images import LookSettings
 from lib_ti.tools.tool import Answer, Context, Tool
 
 _SIDE, _SHOWN = 256, 60  # pixels of a thumbnail, thumbnails
@@ -24,14 +25,7 @@ _SIDE, _SHOWN = 256, 60  # pixels of a thumbnail, thumbnails
 
 @dataclass(frozen=True)
 class ChooseSettings:
-    images: str = option(
-        "",
-        "folder with pictures, or the name of a data set",
-        group="file",
-        file="pictures",
-        needed=True,
-        label="Pictures",
-    )
+    images: str = with_default(LookSettings, "images", "")
     best: int = option(10, "so many pictures are chosen", group="picture", low=1, high=100_000)
     to: str = option(
         "",

@@ -11,6 +11,7 @@ import gradio as gr
 from lib_ti.core.errors import StudioError
 from lib_ti.core.settings import options_of
 from lib_ti.methods.registry import KINDS
+from lib_ti.runs import Status
 from lib_ti.ui.controls import (
     depending_settings,
     dropdown,
@@ -21,7 +22,7 @@ from lib_ti.ui.controls import (
     values_of,
 )
 from lib_ti.ui.view import ASKING, error_html, said_html, status_html, words_html
-from lib_ti.workshop import Status, Workshop
+from lib_ti.workshop import Workshop
 
 # Settings that the program's own txt2img page can give, in the order in which it hands its controls over.
 FROM_TXT2IMG = (

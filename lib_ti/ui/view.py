@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_ti.methods.kind import Words
-from lib_ti.workshop import Status
+from lib_ti.runs import Status
 
 _CURVE = (600, 160)  # pixels
 _POINTS = 300  # of a drawn curve

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from lib_ti.methods.kind import Words
+from lib_ti.runs import Status
 from lib_ti.ui.view import ASKING, duration, error_html, status_html, told_html, words_html
-from lib_ti.workshop import Status
 
 LOSSES = [(step, 1 / step, 0.01) for step in range(1, 1001)]
 
