@@ -60,6 +60,7 @@ class ToolsTab:
                     for name, (field, option, plain) in options_of(tool.settings).items()
                 ]
                 button = gr.Button(_title(tool), elem_id=f"ti_studio_{prefix}_go", variant="primary")
+                button.do_not_save_to_config = True  # a WebUI keeps whether it is seen, by its title
             with gr.Column(scale=5):
                 said = gr.HTML(elem_id=f"ti_studio_{prefix}_said")
                 pictures = gr.Gallery(

@@ -68,7 +68,8 @@ def test_a_renamed_pair_is_called_by_its_new_name(webui: WebUI, folder: Path, wo
     use(webui, "rename", file=word, name="zqnew")
     assert draw(webui, "a zqnew", "zqnew-neg") == meant
     assert draw(webui, f"a {word}", f"{word}-neg") != meant
-    assert sorted(path.stem for path in folder.glob("zq*.safetensors")) == ["zqnew", "zqnew-neg"]
+    assert sorted(path.stem for path in folder.glob("zqnew*.safetensors")) == ["zqnew", "zqnew-neg"]
+    assert not [*folder.glob(f"{word}*")]
 
 
 def test_a_joined_pair_brings_both_words(webui: WebUI, folder: Path, word: str) -> None:
