@@ -73,7 +73,7 @@ class Tab:
         }
         self.method = make_method_choice()
         self.controls, self.groups = make_controls(choices, basic=True)
-        with self.groups["embedding"], gr.Row():
+        with self.groups["embedding"], gr.Row(elem_classes="ti-studio-suggest"):
             self.suggest = gr.Button("Suggest init text", elem_id="ti_studio_suggest")
             self.suggested = gr.Dropdown(
                 label="Words near to the pictures", choices=[], elem_id="ti_studio_suggested"
