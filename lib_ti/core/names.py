@@ -134,8 +134,11 @@ def files_inside(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
     found = {}
     for place, inside, names in os.walk(folder):
         inside[:] = [name for name in inside if not name.startswith(".")]
+        within = leads_inside(Path(place), folder)  # once for all files that are no links themselves
         for path in (Path(place, name) for name in names if not name.startswith(".")):
-            if path.suffix.lower() in suffixes and path.is_file() and leads_inside(path, folder):
+            if path.suffix.lower() not in suffixes or not path.is_file():
+                continue
+            if leads_inside(path, folder) if path.is_symlink() else within:
                 found[path.relative_to(folder).as_posix()] = path
     return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
 

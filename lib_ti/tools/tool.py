@@ -6,7 +6,7 @@ paths in its settings: the door has looked them up, so that no name from a page 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,9 +69,9 @@ def each(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def refuse_existing(paths: Mapping[str, Path] | list[Path], overwrite: bool) -> None:
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
     """Raises BadInput where one of ``paths`` exists and may not be replaced."""
-    there = [path for path in (paths.values() if isinstance(paths, Mapping) else paths) if path.exists()]
+    there = [path for path in paths if path.exists()]
     if there and not overwrite:
         raise BadInput(f"{there[0]} exists; choose another name, or allow overwriting to replace it.")
 
@@ -88,20 +88,19 @@ def in_folders(settings: Any, folders: Folders) -> Any:
     return replace(settings, **found)
 
 
+_LISTINGS: Mapping[str, Callable[[Folders], dict[str, Path]]] = {
+    "embedding": lambda folders: files_inside(folders.embeddings, EMBEDDINGS),
+    "foreign-embedding": lambda folders: files_inside(folders.inbox, EMBEDDINGS),
+    "network": lambda folders: files_inside(folders.networks, NETWORKS),
+    "card": lambda folders: files_inside(folders.cards, CARDS),
+    "dataset": lambda folders: folders_inside(folders.datasets),
+}
+LISTED = frozenset(_LISTINGS)  # kinds of which one is chosen; of the others any name may be given
+
+
 def list_files(kind: str, folders: Folders) -> list[str] | None:
-    """The names of what is there of ``kind``, as ``in_folders`` takes them; None where any may be given."""
-    listed = _listings(folders).get(kind)
-    return None if listed is None else list(listed())
-
-
-def _listings(folders: Folders) -> dict[str, Callable[[], dict[str, Path]]]:
-    return {
-        "embedding": lambda: files_inside(folders.embeddings, EMBEDDINGS),
-        "foreign-embedding": lambda: files_inside(folders.inbox, EMBEDDINGS),
-        "network": lambda: files_inside(folders.networks, NETWORKS),
-        "card": lambda: files_inside(folders.cards, CARDS),
-        "dataset": lambda: folders_inside(folders.datasets),
-    }
+    """The names of what is there of ``kind``, as ``in_folders`` takes them; None where not ``LISTED``."""
+    return list(_LISTINGS[kind](folders)) if kind in LISTED else None
 
 
 def _find(kind: str, name: str, folders: Folders) -> str:
@@ -109,9 +108,8 @@ def _find(kind: str, name: str, folders: Folders) -> str:
         return name
     if kind == "pictures":
         return str(folders_inside(folders.datasets).get(name) or local_path(name))
-    listings = _listings(folders)
-    if kind in listings:
-        return str(find_named(name, listings[kind](), f"{kind.replace('-', ' ')}s"))
+    if kind in LISTED:
+        return str(find_named(name, _LISTINGS[kind](folders), f"{kind.replace('-', ' ')}s"))
     roots = {
         "new-embedding": folders.embeddings,
         "new-network": folders.networks,

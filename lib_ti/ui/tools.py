@@ -11,7 +11,7 @@ import gradio as gr
 from lib_ti.core.errors import StudioError
 from lib_ti.core.settings import Option, label_of, options_of
 from lib_ti.tools.registry import GROUPS, tools_of
-from lib_ti.tools.tool import Tool
+from lib_ti.tools.tool import LISTED, Tool
 from lib_ti.ui.cards import Cards
 from lib_ti.ui.controls import make_control, values_of
 from lib_ti.ui.pictures import CaptionEditor
@@ -20,6 +20,8 @@ from lib_ti.workshop import Workshop
 
 # What a group has besides, above the forms.
 PARTS: dict[str, Callable[[Workshop], Any]] = {"card": Cards}
+# Tools that have a part of the page of their own in the place of a form; what it offers is its ``chooser``.
+EDITORS: dict[tuple[str, str], type[CaptionEditor]] = {("images", "write-caption"): CaptionEditor}
 
 
 class ToolsTab:
@@ -38,8 +40,8 @@ class ToolsTab:
                 with gr.Tabs(elem_id=f"ti_studio_tools_of_{group}"):
                     for tool in tools_of(group):
                         with gr.Tab(_title(tool), elem_id=f"ti_studio_tab_{tool.group}_{tool.name}"):
-                            if (tool.group, tool.name) == ("images", "write-caption"):
-                                self._choosers.append(CaptionEditor(workshop).chooser)
+                            if editor := EDITORS.get((tool.group, tool.name)):
+                                self._choosers.append(editor(workshop).chooser)
                             else:
                                 self._build(tool)
         # What was trained meanwhile, or one tool has written, the next one offers.
@@ -88,7 +90,7 @@ class ToolsTab:
     def _choices(self, option: Option) -> Callable[[], Sequence[str]] | None:
         """What is there of a kind of files, and nothing, where nothing needs be chosen; None where any name
         may be typed."""
-        if self.workshop.files(option.file) is None:
+        if option.file not in LISTED:
             return None
         nothing = [] if option.needed or option.several else [""]
         return lambda: [*nothing, *(self.workshop.files(option.file) or [])]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
@@ -22,7 +21,7 @@ from lib_ti.formats.embedding import (
     write_pt,
     write_safetensors,
 )
-from lib_ti.hosts.tokenizer import build_clip_tokenizer
+from tests.formats.pipelines import embedding_pipeline
 
 torch.manual_seed(0)
 CLIP_L, CLIP_H, CLIP_G, TINY = (torch.randn(3, width) for width in (768, 1024, 1280, 64))
@@ -380,20 +379,9 @@ def test_pt_passes_the_check_of_a1111(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("write", [write_safetensors, write_pt])
 def test_diffusers_loads_what_we_write(tmp_path: Path, write: object) -> None:
-    diffusers = pytest.importorskip("diffusers")
-
-    class Pipeline(diffusers.DiffusionPipeline, diffusers.loaders.TextualInversionLoaderMixin):
-        def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
-            super().__init__()
-            self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder)
-
-    config = CLIPTextConfig(
-        vocab_size=49408, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1
-    )
-    tokenizer, encoder = build_clip_tokenizer(), CLIPTextModel(config)
+    pipeline, tokenizer, encoder = embedding_pipeline()
     path = tmp_path / ("x.safetensors" if write is write_safetensors else "x.pt")
     write(ALL["tiny"], path)  # type: ignore[operator]
-    pipeline = Pipeline(tokenizer, encoder)
     pipeline.load_textual_inversion(str(path), token="my-char")
     ids = tokenizer(pipeline.maybe_convert_prompt("my-char", tokenizer), add_special_tokens=False).input_ids
     assert len(ids) == 3

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, read_embedding, read_embeddings
@@ -20,7 +19,7 @@ from lib_ti.formats.embedding_layouts import (
     write_bundle,
     write_embedding,
 )
-from lib_ti.hosts.tokenizer import build_clip_tokenizer
+from tests.formats.pipelines import embedding_pipeline
 
 torch.manual_seed(0)
 CLIP_L, CLIP_H, CLIP_G = (torch.randn(3, width) for width in (768, 1024, 1280))
@@ -82,21 +81,10 @@ def test_the_names_are_those_of_the_programs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
 def test_diffusers_loads_its_own_layout(tmp_path: Path, suffix: str) -> None:
-    diffusers = pytest.importorskip("diffusers")
-
-    class Pipeline(diffusers.DiffusionPipeline, diffusers.loaders.TextualInversionLoaderMixin):
-        def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
-            super().__init__()
-            self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder)
-
-    config = CLIPTextConfig(
-        vocab_size=49408, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1
-    )
-    tokenizer, encoder = build_clip_tokenizer(), CLIPTextModel(config)
+    pipeline, tokenizer, encoder = embedding_pipeline()
     vectors = torch.randn(3, 64)
     path = tmp_path / f"learned_embeds{suffix}"
     write_embedding(Embedding("<my-cat>", {"clip_l": vectors}), path, "diffusers")
-    pipeline = Pipeline(tokenizer, encoder)
     pipeline.load_textual_inversion(str(path))  # the token is the file's
     ids = tokenizer(pipeline.maybe_convert_prompt("<my-cat>", tokenizer), add_special_tokens=False).input_ids
     assert torch.equal(encoder.get_input_embeddings().weight[ids], vectors)
