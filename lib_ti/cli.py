@@ -18,11 +18,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from lib_ti.commands import bench, demo, generate, lora, sd_scripts, suggest, tools, train
+from lib_ti.commands import bench, demo, generate, sd_scripts, suggest, tools, train
 from lib_ti.core.errors import BadInput, StudioError
 from lib_ti.core.files import CannotWrite, write_text
 
-COMMANDS = (demo, train, suggest, sd_scripts, generate, tools, lora, bench)
+COMMANDS = (demo, train, suggest, sd_scripts, generate, tools, bench)
 STOPPED = 130
 
 

@@ -55,7 +55,7 @@ def folders_under(data: Path) -> Folders:
     templates = data / "textual_inversion_templates"
     own = data / ".ti-studio"  # a dot folder, which WebUIs never serve over HTTP
     files = (data / "embeddings", data / "loras", (templates, OUR_TEMPLATES))
-    return Folders(own / "jobs", *files, own / "datasets", own / "cards")
+    return Folders(own / "jobs", *files, own / "datasets", own / "cards", (data / "checkpoints",))
 
 
 def read_source(settings: JobSettings, folders: Folders) -> Source:

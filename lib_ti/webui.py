@@ -63,10 +63,9 @@ def use_slots(generation: Any, values: Sequence[Any]) -> None:
 
 def build_tab(txt2img: Sequence[Any]) -> None:
     """The studio's controls, in the gradio context that is open now."""
-    from lib_ti.hosts.a1111_networks import network_folders
     from lib_ti.ui.page import build_page
 
-    build_page(workshop(), network_folders(), txt2img)
+    build_page(workshop(), txt2img)
 
 
 def add_routes(page: Blocks | None, app: FastAPI) -> None:

@@ -239,13 +239,20 @@ class Workshop:
             {"file": path.relative_to(folder).as_posix(), **told} for path in files for told in _told_of(path)
         ]
 
-    def use(self, group: str, name: str, values: Mapping[str, Any]) -> Answer:
-        """Let a tool work on the files in this program's folders. Raises BadInput."""
+    def use(
+        self,
+        group: str,
+        name: str,
+        values: Mapping[str, Any],
+        progress: Callable[[int, int], None] = lambda _done, _of: None,
+    ) -> Answer:
+        """Let a tool work on the files in this program's folders. Raises BadInput, and Interrupted where the
+        program's button stopped it before there was anything to keep."""
         tool = find_tool(group, name)
         place, folders = self.place, self.place.folders()
         settings = in_folders(build(tool.settings, values), folders)
         stopped = pressed_from_now(place.interrupted)
-        context = Context(stopped, lambda _done, _of: None, lambda: self._short_turn(0), place.look, folders)
+        context = Context(stopped, progress, lambda: self._short_turn(0), place.look, folders)
         answer = tool.run(settings, context)
         with _as_file(answer.preview) as preview:
             for file in whole_files(answer.written):
@@ -256,6 +263,8 @@ class Workshop:
                     self._announce({Product(file.stem, "embedding"): file}, preview, told)
                 elif file.is_relative_to(folders.networks):
                     self._announce({Product(file.stem, "network"): file}, preview, f"by {group} {name}")
+        if any(file.parent in folders.checkpoints for file in answer.written):
+            place.checkpoints_changed()
         return answer
 
     @contextmanager

@@ -25,6 +25,7 @@ class StandalonePlace:
         self.lock = threading.Lock()
         self.told: list[tuple[str, bool, str]] = []
         self.pressed = False
+        self.listed = 0  # times that it was told of another checkpoint
 
     def folders(self) -> Folders:
         return folders_under(self.data)
@@ -45,6 +46,9 @@ class StandalonePlace:
 
     def published(self, file: Path, preview: Path | None, description: str) -> None:
         self.told.append((file.name, preview is not None, description))
+
+    def checkpoints_changed(self) -> None:
+        self.listed += 1
 
 
 def wait(workshop: Workshop, job: str, until: Callable[[Status], bool]) -> Status:

@@ -39,7 +39,7 @@ from lib_ti.methods.network_args import read_network_args
 from lib_ti.networks.block_numbers import block_weights, read_ranks
 from lib_ti.networks.files import network_metadata, read_network, write_network
 from lib_ti.networks.prompt import take_calls
-from lib_ti.networks.prompt_metadata import metadata_text
+from lib_ti.networks.prompt_metadata import metadata_shown
 
 Seeds = Callable[[Path], list[bytes]]
 
@@ -140,7 +140,7 @@ def _network_targets() -> Iterator[Target]:
     inside, names = half_right(mutate_safetensors), ("cat.safetensors", "cat.pt", "cat.ckpt")
     yield Target("network, safetensors", files, inside, read_network, _has_header, names)
     yield Target("network, pickle", pickles, half_right(mutate_stream), read_network, _is_stream, names)
-    yield Target("network's metadata", files, inside, metadata_text, _has_header, names)
+    yield Target("network's metadata", files, inside, metadata_shown, _has_header, names)
 
 
 def _write_network(tensors: dict[str, torch.Tensor], metadata: dict[str, str], path: Path) -> None:

@@ -24,9 +24,9 @@ from lib_ti.bench.stop_rules import bench_stop_rules
 from lib_ti.bench.webui_networks import bench_networks
 from lib_ti.bench.webui_step import bench_webui
 from lib_ti.bench.world import CFG_SCALE, bench_world
-from lib_ti.commands.lora import PRECISIONS
 from lib_ti.commands.shared import Run, Stopped, given_settings, settings_options, shared_options
 from lib_ti.core.errors import BadInput, JobFailed
+from lib_ti.core.precision import DTYPES
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Event
 from lib_ti.methods.registry import DEFAULT
@@ -136,7 +136,7 @@ def add_to(commands: Any) -> None:
     lora_.add_argument(
         "--conv", action=argparse.BooleanOptionalAction, default=True, help="extract 3x3 convolutions, too"
     )
-    lora_.add_argument("--precision", choices=tuple(PRECISIONS), default="fp16", help="(default: fp16)")
+    lora_.add_argument("--precision", choices=tuple(DTYPES), default="fp16", help="(default: fp16)")
     lora_.add_argument("--device", default="cpu")
 
     fuzz_ = kinds.add_parser(
@@ -287,7 +287,7 @@ def networks(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
 def lora(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     if args.rank < 1:
         raise BadInput(f"rank: got {args.rank}, expected at least 1.")
-    dtype, device = PRECISIONS[args.precision], torch.device(args.device)
+    dtype, device = DTYPES[args.precision], torch.device(args.device)
     return _shown(bench_lora(args.rank, dtype, device, conv=args.conv), args)
 
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 from typing import Any
 
-from lib_ti.commands import lora, tools
+from lib_ti.commands import tools
 from lib_ti.commands.shared import Stopped
 from lib_ti.core.errors import BadInput
 
 Given = Mapping[str, list[str]]  # option -> its values; a switch has none
 Words = Sequence[str]
 
+_PRECISIONS = {"float": "fp32"}  # its name there and here, where they differ
 _KNOWN = "what kind of model it is the file tells itself"
 _SINGLE = "it is computed in float32, which takes no more memory"
 
@@ -45,22 +46,23 @@ def _option(given: Given, theirs: str, ours: str, default: str | None = None) ->
     return [] if value is None else [ours, value]
 
 
-def _save_precision(given: Given) -> list[str]:
-    computed = given.get("precision", ["float"])[0]
-    return _option(given, "save_precision", "--save-precision", computed)
+def _save_precision(given: Given, default: str = "float") -> list[str]:
+    value = given.get("save_precision", [default])[0]
+    return ["--save-precision", _PRECISIONS.get(value, value)]
 
 
 def _networks(given: Given) -> list[str]:
-    ratios = ["--ratios", *given["ratios"]] if "ratios" in given else []
-    return [*given["models"], *ratios, "--to", given["save_to"][0], "--overwrite", *_save_precision(given)]
+    ratios = [f"--ratios={','.join(given['ratios'])}"] if "ratios" in given else []
+    computed = given.get("precision", ["float"])[0]
+    return [*given["models"], given["save_to"][0], *ratios, "--overwrite", *_save_precision(given, computed)]
 
 
 def _merge(given: Given) -> list[str]:
-    words = ["lora", "merge", *_networks(given)]
     if "sd_model" in given:
-        return [*words, "--into", given["sd_model"][0]]
+        return ["lora", "merge-into", given["sd_model"][0], *_networks(given)]
+    words = ["lora", "merge", *_networks(given)]
     if "concat" not in given:
-        return [*words, "--rank", "0"]
+        return [*words, "--how", "nearest"]
     return [*words, *(["--shuffle"] if "shuffle" in given else [])]
 
 
@@ -68,36 +70,37 @@ def _svd_merge(given: Given) -> list[str]:
     rank = _option(given, "new_rank", "--rank", "4")
     conv = _option(given, "new_conv_rank", "--conv-rank")
     device = _option(given, "device", "--device")
-    return ["lora", "merge", *_networks(given), *rank, *conv, *device, "--clamp", "0.99"]
+    words = ["lora", "merge", *_networks(given), "--how", "nearest"]
+    return [*words, *rank, *conv, *device, "--clamp", "0.99"]
 
 
 def _extract(given: Given) -> list[str]:
     return [
-        *("lora", "extract", given["model_org"][0], given["model_tuned"][0]),
-        *("--to", given["save_to"][0], "--overwrite"),
+        *("lora", "extract", given["model_org"][0], given["model_tuned"][0], given["save_to"][0]),
+        "--overwrite",
         *_option(given, "dim", "--rank", "4"),
         *_option(given, "conv_dim", "--conv-rank"),
         *_option(given, "min_diff", "--min-diff"),
         *_option(given, "clamp_quantile", "--clamp", "0.99"),
         *_option(given, "device", "--device"),
-        *_option(given, "save_precision", "--save-precision", "float"),
+        *_save_precision(given),
     ]
 
 
 def _split(given: Given) -> list[str]:
-    words = ["lora", "split", given["model"][0], "--to", given["save_to"][0], "--overwrite"]
+    words = ["lora", "split", given["model"][0], given["save_to"][0], "--overwrite"]
     return [*words, *_option(given, "unit", "--unit", "1")]
 
 
 def _resize(given: Given) -> list[str]:
     return [
-        *("lora", "resize", given["model"][0], "--to", given["save_to"][0], "--overwrite"),
+        *("lora", "resize", given["model"][0], given["save_to"][0], "--overwrite"),
         *_option(given, "new_rank", "--rank", "4"),
         *_option(given, "new_conv_rank", "--conv-rank"),
         *_option(given, "dynamic_method", "--method"),
         *_option(given, "dynamic_param", "--parameter"),
         *_option(given, "device", "--device"),
-        *_option(given, "save_precision", "--save-precision", "float"),
+        *_save_precision(given),
     ]
 
 
@@ -243,8 +246,7 @@ def run_tool(line: Line, args: argparse.Namespace, stopped: Stopped) -> dict[str
     print(f"the same as: {shlex.join(['ti-studio', *words])}", file=sys.stderr)
     parser = args.parser_class(prog="ti-studio")
     commands = parser.add_subparsers(parser_class=args.parser_class)
-    for module in (lora, tools):
-        module.add_to(commands)
+    tools.add_to(commands)
     ours = parser.parse_args([*words, *(["--json"] if args.json else [])])
     if args.device and "--device" not in words:
         ours.device = args.device

@@ -31,7 +31,8 @@ def add_to(commands: Any) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=type(parser))
         for tool in tools_of(group):
             verb = verbs.add_parser(tool.name, help=tool.help, description=tool.help)
-            shared_options(verb, partial(run, tool))
+            own_device = "device" in options_of(tool.settings)  # what computes without a model
+            shared_options(verb, partial(run, tool), model=not own_device)
             verb.set_defaults(model="")  # what a tool says of files it must not say of a model nobody named
             if tool.shows:
                 verb.add_argument("--sheet", type=Path, help="write what there is to look at as one PNG")
@@ -86,7 +87,7 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
 
     def progress(done: int, of: int) -> None:
         nonlocal bar
-        bar = bar or tqdm(total=of, unit="file", file=sys.stderr)
+        bar = bar or tqdm(total=of, unit="", file=sys.stderr)
         bar.update(done - bar.n)
 
     try:

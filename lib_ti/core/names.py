@@ -128,17 +128,21 @@ def below(folder: Path, text: str) -> Path:
     return path if path.is_absolute() else folder / path
 
 
-def files_inside(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+def files_inside(folder: Path, suffixes: Collection[str], *, linked: bool = False) -> dict[str, Path]:
     """Path relative to ``folder``, with "/" -> file, of all files in and below it with one of ``suffixes``.
-    Hidden files and folders do not count, nor does a link that leads out, or what is no file."""
+    Hidden files and folders do not count, nor does what is no file, nor a link that leads out, unless
+    ``linked``: models often lie on another disk."""
     found = {}
-    for place, inside, names in os.walk(folder):
-        inside[:] = [name for name in inside if not name.startswith(".")]
-        within = leads_inside(Path(place), folder)  # once for all files that are no links themselves
+    seen: set[Path] = set()  # a link to a folder above it would have no end
+    for place, inside, names in os.walk(folder, followlinks=linked):
+        real = Path(place).resolve()
+        inside[:] = [] if real in seen else [name for name in inside if not name.startswith(".")]
+        seen.add(real)
+        within = linked or leads_inside(real, folder)  # once for all files that are no links themselves
         for path in (Path(place, name) for name in names if not name.startswith(".")):
             if path.suffix.lower() not in suffixes or not path.is_file():
                 continue
-            if leads_inside(path, folder) if path.is_symlink() else within:
+            if leads_inside(path, folder) if path.is_symlink() and not linked else within:
                 found[path.relative_to(folder).as_posix()] = path
     return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
 

@@ -10,7 +10,8 @@ import torch
 
 from lib_ti.core.errors import BadInput
 
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+# By the names that settings give them; "model" is none of them.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Precision:
@@ -19,7 +20,7 @@ class Precision:
 
     def __init__(self, name: str, device: torch.device) -> None:
         """``device``: of the parameters. Raises BadInput where it has no such precision."""
-        self.dtype = _DTYPES.get(name)
+        self.dtype = DTYPES.get(name)
         self.device = device
         self.scaler = _new_scaler(device) if name == "fp16" else None
         try:

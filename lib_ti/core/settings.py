@@ -24,6 +24,8 @@ FILES = (
     "foreign-embedding",
     "network",
     "new-network",
+    "checkpoint",
+    "new-checkpoint",
     "pictures",
     "dataset",
     "new-dataset",

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.precision import DTYPES
 from lib_ti.formats.embedding import (
     SUFFIXES,
     Embedding,
@@ -23,8 +24,6 @@ from lib_ti.formats.embedding import (
 )
 from lib_ti.formats.pickles import write_torch_pickle
 from lib_ti.formats.safetensors_file import write_tensors
-
-PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 Content = Mapping[str, object]
 
@@ -106,7 +105,7 @@ def write_embedding(
     contents = [LAYOUTS[layout or _USUAL[path.suffix.lower()]].content(embedding)]
     if len(files) > 1:
         contents.append({_token(embedding): embedding.vectors["clip_g"]})
-    rounded = [_rounded(content, PRECISIONS[precision], embedding.name) for content in contents]
+    rounded = [_rounded(content, DTYPES[precision], embedding.name) for content in contents]
     for file, content in zip(files, rounded, strict=True):
         if file.suffix.lower() == ".safetensors":
             tensors = {name: t for name, t in content.items() if isinstance(t, torch.Tensor)}

@@ -29,7 +29,7 @@ class WebUIPlace:
         networks = Path(options.lora_dir)  # of the built-in extension, also where that is switched off
         files = (Path(options.embeddings_dir), networks, (theirs, OUR_TEMPLATES))
         own = jobs_folder().parent
-        return Folders(jobs_folder(), *files, own / "datasets", own / "cards")
+        return Folders(jobs_folder(), *files, own / "datasets", own / "cards", _checkpoint_folders())
 
     def look(self) -> A1111Host:
         return A1111Host()
@@ -56,6 +56,11 @@ class WebUIPlace:
     def sampler_names(self) -> list[str]:
         return sampler_names()
 
+    def checkpoints_changed(self) -> None:
+        from modules import sd_models
+
+        sd_models.list_models()
+
     def published(self, file: Path, preview: Path | None, description: str) -> None:
         from modules.sd_hijack import model_hijack
 
@@ -67,6 +72,15 @@ class WebUIPlace:
             networks.list_available_networks()
         with condition_caches_cleared():
             pass
+
+
+def _checkpoint_folders() -> tuple[Path, ...]:
+    """Where the WebUI looks for them, the one that was named at its start first."""
+    from modules import sd_models, shared
+
+    named = shared.cmd_opts.ckpt_dir
+    usual = Path(sd_models.model_path)
+    return (Path(named), usual) if named else (usual,)
 
 
 def _describe(file: Path, preview: Path | None, description: str) -> None:

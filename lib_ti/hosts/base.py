@@ -167,6 +167,7 @@ class Folders:
     templates: tuple[Path, ...]
     datasets: Path  # a folder of pictures and captions each, made by tools
     cards: Path
+    checkpoints: tuple[Path, ...]  # what is written goes into the first
 
     @property
     def inbox(self) -> Path:
@@ -193,3 +194,6 @@ class Place(Protocol):
 
     def published(self, file: Path, preview: Path | None, description: str) -> None:
         """The embedding or network is new, or changed: from the next prompt on the program uses it."""
+
+    def checkpoints_changed(self) -> None:
+        """There is one more in the folders, or another one of its name: the program's list shows it."""

@@ -11,6 +11,7 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.optimizers import KNOWN, known_as
+from lib_ti.core.precision import DTYPES
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
 from lib_ti.formats.embedding import Embedding
@@ -37,7 +38,6 @@ from lib_ti.networks.trainable import Learning, Size, Turn, rank_of_step
 
 BUNDLE_SUFFIX = "-bundle"
 _PROMPTS_KEPT = 256  # conditions of prompts; one of SD1's takes 0.2 MB
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _DOWN, _UP, _ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 
 
@@ -208,7 +208,7 @@ class NetworkTraining:
         return [writer_of(embedding), write, partial(write_network, tensors=bundle, metadata=metadata)]
 
     def _tensors(self, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        dtype, tensors = _DTYPES[self.settings.save_precision], {}
+        dtype, tensors = DTYPES[self.settings.save_precision], {}
         for name, update in self.updates.items():
             for key in (_DOWN, _UP):
                 tensors[f"{name}.{key}"] = parameters[f"{name}.{key}"].detach().to("cpu", dtype, copy=True)

@@ -19,10 +19,9 @@ _KEY = "__metadata__"  # in a safetensors file's header
 _STALE = "sshs_legacy_hash"
 
 
-def metadata_text(path: Path) -> str:
-    """As JSON; values that hold JSON themselves are laid open. Raises BadInput."""
-    shown = {key: _opened(value) for key, value in sorted(metadata_of(path).items())}
-    return json.dumps(shown, indent=2, ensure_ascii=False)
+def metadata_shown(path: Path) -> dict[str, Any]:
+    """As JSON values; those that hold JSON themselves are laid open. Raises BadInput."""
+    return {key: _opened(value) for key, value in sorted(metadata_of(path).items())}
 
 
 def save_metadata_text(path: Path, text: str) -> dict[str, str]:

@@ -9,11 +9,11 @@ from typing import Any
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import folded, new_path, safe_name
+from lib_ti.core.precision import DTYPES
 from lib_ti.core.settings import option
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, read_embedding, read_embeddings, second_file
 from lib_ti.formats.embedding_layouts import (
     LAYOUTS,
-    PRECISIONS,
     file_for,
     lost_in,
     renamed,
@@ -59,7 +59,7 @@ class ConvertSettings:
         group="file",
         choices=(_AUTO, *LAYOUTS),
     )
-    precision: str = option("fp32", "Of its numbers.", group="file", choices=tuple(PRECISIONS))
+    precision: str = option("fp32", "Of its numbers.", group="file", choices=tuple(DTYPES))
     overwrite: bool = overwriting()
 
 

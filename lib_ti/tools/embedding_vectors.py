@@ -16,7 +16,7 @@ from lib_ti.hosts.base import Host
 from lib_ti.methods.mixing import Rows, Short, Sources, concatenated, mixed, weighted_sum
 from lib_ti.methods.pruning import CRITERIA, most_important, parse_rows
 from lib_ti.tools.embedding_files import new_file, overwriting, save
-from lib_ti.tools.tool import Answer, Context, Tool, each
+from lib_ti.tools.tool import Answer, Context, Tool, each, numbers_for
 
 _SHORT = "What stands for the missing vectors where one has fewer: refuse, zeros, or repeat its own."
 _SHORTS: tuple[Short, ...] = ("refuse", "zeros", "repeat")
@@ -54,25 +54,13 @@ def merge(settings: MergeSettings, context: Context) -> Answer:
             raise BadInput("weights: they belong to a sum; leave them out, or choose sum.")
         made = ", ".join(part.name for part in parts)
     else:
-        weights = _weights(settings.weights, len(parts))
+        weights = numbers_for("weights", settings.weights, len(parts)) or [1 / len(parts)] * len(parts)
         made = " + ".join(f"{w:g}*{part.name}" for w, part in zip(weights, parts, strict=True))
     try:
         rows = concatenated(parts) if settings.how == "join" else weighted_sum(parts, weights)
     except ValueError as error:
         raise BadInput(f"merge: {error}.") from None
     return _saved(rows, embeddings, made, settings.to, overwrite=settings.overwrite)
-
-
-def _weights(text: str, count: int) -> list[float]:
-    if not text.strip():
-        return [1 / count] * count
-    try:
-        weights = [float(part) for part in text.replace(",", " ").split()]
-    except ValueError:
-        raise BadInput(f"weights: got {text!r}, expected numbers such as 0.7, 0.3.") from None
-    if len(weights) != count:
-        raise BadInput(f"weights: got {len(weights)} for {count} embeddings; expected one for each.")
-    return weights
 
 
 @dataclass(frozen=True)

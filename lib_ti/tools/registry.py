@@ -13,12 +13,15 @@ from lib_ti.tools import (
     embedding_vectors,
     embeddings,
     images,
+    network_merging,
+    network_ranks,
+    networks,
     resizing,
 )
 from lib_ti.tools.tool import Tool
 
 # The groups in the order of a page, and what it calls them.
-GROUPS = {"card": "Cards", "images": "Data sets", "embedding": "Embeddings"}
+GROUPS = {"card": "Cards", "images": "Data sets", "embedding": "Embeddings", "lora": "LoRAs"}
 TOOLS: tuple[Tool, ...] = (
     *embeddings.TOOLS,
     *embedding_import.TOOLS,
@@ -30,6 +33,9 @@ TOOLS: tuple[Tool, ...] = (
     *choosing.TOOLS,
     *resizing.TOOLS,
     *cards.TOOLS,
+    *networks.TOOLS,
+    *network_merging.TOOLS,
+    *network_ranks.TOOLS,
 )
 
 

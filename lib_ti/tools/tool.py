@@ -6,6 +6,7 @@ paths in its settings: the door has looked them up, so that no name from a page 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.names import files_inside, find_named, folders_inside, local_path, new_path
 from lib_ti.core.settings import options_of
 from lib_ti.formats.embedding import SUFFIXES as EMBEDDINGS
+from lib_ti.formats.streaming import SUFFIXES as CHECKPOINTS
 from lib_ti.hosts.base import Folders, Host
 from lib_ti.networks.files import SUFFIXES as NETWORKS
 
@@ -69,6 +71,20 @@ def each(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def numbers_for(name: str, text: str, count: int) -> list[float]:
+    """What the setting ``name`` says of each of ``count`` files, such as ``0.7, -0.3``; none where it says
+    nothing. Raises BadInput."""
+    try:
+        numbers = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise BadInput(f"{name}: got {text[:60]!r}, expected numbers such as 0.7, -0.3.")
+    if numbers and len(numbers) != count:
+        raise BadInput(f"{name}: got {len(numbers)} for {count} files; expected one for each.")
+    return numbers
+
+
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
     """Raises BadInput where one of ``paths`` exists and may not be replaced."""
     there = [path for path in paths if path.exists()]
@@ -91,11 +107,22 @@ def in_folders(settings: Any, folders: Folders) -> Any:
 _LISTINGS: Mapping[str, Callable[[Folders], dict[str, Path]]] = {
     "embedding": lambda folders: files_inside(folders.embeddings, EMBEDDINGS),
     "foreign-embedding": lambda folders: files_inside(folders.inbox, EMBEDDINGS),
-    "network": lambda folders: files_inside(folders.networks, NETWORKS),
+    "network": lambda folders: files_inside(folders.networks, NETWORKS, linked=True),
+    "checkpoint": lambda folders: _merged(
+        files_inside(folder, CHECKPOINTS, linked=True) for folder in folders.checkpoints
+    ),
     "card": lambda folders: files_inside(folders.cards, CARDS),
     "dataset": lambda folders: folders_inside(folders.datasets),
 }
 LISTED = frozenset(_LISTINGS)  # kinds of which one is chosen; of the others any name may be given
+
+
+def _merged(listings: Iterable[dict[str, Path]]) -> dict[str, Path]:
+    """Of two with one name the earlier listing's."""
+    found: dict[str, Path] = {}
+    for listing in listings:
+        found = {**listing, **found}
+    return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
 
 
 def list_files(kind: str, folders: Folders) -> list[str] | None:
@@ -113,6 +140,7 @@ def _find(kind: str, name: str, folders: Folders) -> str:
     roots = {
         "new-embedding": folders.embeddings,
         "new-network": folders.networks,
+        "new-checkpoint": folders.checkpoints[0],
         "new-card": folders.cards,
         "new-dataset": folders.datasets,
     }

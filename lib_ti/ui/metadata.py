@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import gradio as gr
 
 from lib_ti.core.errors import BadInput, StudioError
-from lib_ti.networks.prompt_files import NetworkFolders
-from lib_ti.networks.prompt_metadata import metadata_text, save_metadata_text
+from lib_ti.tools.tool import Answer
+from lib_ti.ui.controls import dropdown
 from lib_ti.ui.view import error_html, said_html
+from lib_ti.workshop import Workshop
 
 
 class MetadataEditor:
-    """Builds itself inside the gradio context that is open now, closed at first."""
+    """Builds itself inside the gradio context that is open now."""
 
-    def __init__(self, folders: NetworkFolders) -> None:
-        self._folders = folders
-        with gr.Accordion("Metadata of a network file", open=False, elem_id="ti_studio_metadata"):
-            with gr.Row():
-                self.name = gr.Dropdown(
-                    [*folders.files()], label="Network file", elem_id="ti_studio_metadata_file"
-                )
-                self.refresh = gr.Button("Refresh the list", elem_id="ti_studio_metadata_refresh")
-            self.said = gr.HTML(elem_id="ti_studio_metadata_said")
-            self.text = gr.Textbox(
-                label="Metadata as JSON", lines=12, max_lines=30, elem_id="ti_studio_metadata_text"
-            )
-            self.save = gr.Button("Save into the file", elem_id="ti_studio_metadata_save")
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+        common = {"label": "Network file", "elem_id": "ti_studio_metadata_file"}
+        self.name = dropdown(self._networks, {**common, "value": None, "interactive": True})
+        self.chooser = (self.name, self._networks)
+        self.said = gr.HTML(elem_id="ti_studio_metadata_said")
+        self.text = gr.Textbox(
+            label="Metadata as JSON", lines=12, max_lines=30, elem_id="ti_studio_metadata_text"
+        )
+        self.save = gr.Button("Save into the file", variant="primary", elem_id="ti_studio_metadata_save")
         for control in (self.name, self.text):
             control.do_not_save_to_config = True
-        self.refresh.click(lambda: gr.update(choices=[*folders.files()]), [], [self.name], queue=False)
         # By a person's hand only: the list that is read anew changes nothing.
         self.name.input(self._read, [self.name], [self.text, self.said], queue=False)
         self.save.click(self._save, [self.name, self.text], [self.text, self.said], queue=False)
 
+    def _networks(self) -> list[str]:
+        return self.workshop.files("network") or []
+
     def _read(self, name: str | None) -> tuple[Any, str]:
         try:
-            return metadata_text(self._folders.find(name or "")), ""
+            return _text(self._use(name)), ""
         except StudioError as error:
             return "", error_html(str(error))
 
@@ -45,8 +46,14 @@ class MetadataEditor:
         try:
             if not name:
                 raise BadInput("no file is chosen; choose one first.")
-            path = self._folders.find(name)
-            save_metadata_text(path, text)
+            answer = self._use(name, text or "{}")
         except StudioError as error:
             return gr.update(), error_html(str(error))  # what was typed stays
-        return metadata_text(path), said_html(f"Saved into {path}.")
+        return _text(answer), said_html(answer.sentence)
+
+    def _use(self, name: str | None, metadata: str = "") -> Answer:
+        return self.workshop.use("lora", "edit-metadata", {"file": name or "", "metadata": metadata})
+
+
+def _text(answer: Answer) -> str:
+    return json.dumps(answer.told["metadata"], indent=2, ensure_ascii=False)

@@ -7,17 +7,14 @@ from typing import Any
 
 import gradio as gr
 
-from lib_ti.networks.prompt_files import NetworkFolders
-from lib_ti.ui.metadata import MetadataEditor
 from lib_ti.ui.tab import Tab
 from lib_ti.ui.tools import ToolsTab
 from lib_ti.workshop import Workshop
 
 
-def build_page(workshop: Workshop, networks: NetworkFolders, txt2img: Sequence[Any] = ()) -> None:
+def build_page(workshop: Workshop, txt2img: Sequence[Any] = ()) -> None:
     """Into the gradio context that is open now. ``txt2img``: see ``Tab``."""
     with gr.Tabs(elem_id="ti_studio"):
         with gr.Tab("Train", elem_id="ti_studio_train_tab"):
             Tab(workshop, txt2img)
-            MetadataEditor(networks)
         ToolsTab(workshop)

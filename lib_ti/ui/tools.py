@@ -14,6 +14,7 @@ from lib_ti.tools.registry import GROUPS, tools_of
 from lib_ti.tools.tool import LISTED, Tool
 from lib_ti.ui.cards import Cards
 from lib_ti.ui.controls import make_control, values_of
+from lib_ti.ui.metadata import MetadataEditor
 from lib_ti.ui.pictures import CaptionEditor
 from lib_ti.ui.view import error_html, said_html, told_html
 from lib_ti.workshop import Workshop
@@ -21,7 +22,10 @@ from lib_ti.workshop import Workshop
 # What a group has besides, above the forms.
 PARTS: dict[str, Callable[[Workshop], Any]] = {"card": Cards}
 # Tools that have a part of the page of their own in the place of a form; what it offers is its ``chooser``.
-EDITORS: dict[tuple[str, str], type[CaptionEditor]] = {("images", "write-caption"): CaptionEditor}
+EDITORS: dict[tuple[str, str], type[CaptionEditor] | type[MetadataEditor]] = {
+    ("images", "write-caption"): CaptionEditor,
+    ("lora", "edit-metadata"): MetadataEditor,
+}
 
 
 class ToolsTab:

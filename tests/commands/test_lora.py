@@ -47,9 +47,10 @@ def metadata(path: str) -> dict[str, str]:
 
 
 def test_merge(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["lora", "merge", "one.safetensors", "other.safetensors", "--ratios", "0.8", "-0.5"]
-    told = run(capsys, *words, "--to", "sum.safetensors", "--shuffle")
-    assert told == {"status": "done", "written": ["sum.safetensors"]}
+    words = ["--ratios", "0.8, -0.5"]
+    both = ["lora", "merge", "one.safetensors", "other.safetensors"]
+    told = run(capsys, *both, "sum", *words, "--shuffle")
+    assert (told["modules"], told["written"]) == (len(ONE.updates), ["sum.safetensors"])
     wanted = 0.8 * delta(ONE, LINEAR, SHAPE) - 0.5 * delta(OTHER, LINEAR, SHAPE)
     assert torch.allclose(change("sum.safetensors"), wanted, atol=1e-6)
     said = metadata("sum.safetensors")
@@ -57,13 +58,14 @@ def test_merge(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (said["ss_clip_skip"], said["ss_network_dim"]) == ("2", "Dynamic")
     assert len(said["sshs_model_hash"]) == 64
 
-    run(capsys, *words, "--to", "rank.pt", "--rank", "8", "--conv-rank", "4", "--save-precision", "fp16")
+    words += ["--how", "nearest", "--rank", "8", "--conv-rank", "4", "--save-precision", "fp16"]
+    run(capsys, *both, "rank.pt", *words)
     assert torch.allclose(change("rank.pt"), wanted, atol=1e-2)
     assert read_network(Path("rank.pt")).updates[LINEAR].up.dtype == torch.float16
 
 
 def test_merge_into_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["lora", "merge", "one.safetensors", "--into", str(BUILTIN), "--to", "new.safetensors"]
+    words = ["lora", "merge-into", str(BUILTIN), "one.safetensors", "new.safetensors"]
     assert main(words) == 0
     assert f"one: applied {len(ONE.updates)} of {len(ONE.updates)} modules" in capsys.readouterr().err
     assert Path("new.yaml").read_bytes() == BUILTIN.with_suffix(".yaml").read_bytes()
@@ -79,55 +81,57 @@ def test_merge_into_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str
 
 def test_extract_resize_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = in_float(folder)
-    run(capsys, "lora", "merge", "one.safetensors", "--into", str(base), "--to", "tuned.safetensors")
-    words = ["lora", "extract", str(base), "tuned.safetensors", "--to", "back.safetensors"]
-    told = run(capsys, *words, "--rank", "4", "--conv-rank", "4")
-    assert (told["modules"], told["equal"], told["with_text"]) == (len(ONE.updates), [], True)
+    run(capsys, "lora", "merge-into", str(base), "one.safetensors", "tuned.safetensors")
+    words = ["lora", "extract", str(base), "tuned.safetensors", "back.safetensors"]
+    told = run(capsys, *words, "--rank", "4", "--conv-rank", "4", "--layers")
+    assert (told["modules"], told["equal"], told["with text encoder"]) == (len(ONE.updates), 0, True)
+    assert max(row["missed"] for row in told["layers"]) < 1e-4
     assert torch.allclose(change("back.safetensors"), delta(ONE, LINEAR, SHAPE), atol=1e-5)
     said = metadata("back.safetensors")
     assert (said["ss_base_model_version"], said["ss_network_dim"]) == ("sd_v1", "4")
     assert json.loads(said["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "4.0"}
 
-    words = ["lora", "resize", "back.safetensors", "--to", "small.safetensors", "--rank", "2"]
+    words = ["lora", "resize", "back.safetensors", "small.safetensors", "--rank", "2", "--layers"]
     told = run(capsys, *words, "--method", "sv_fro", "--parameter", "0.9")
-    assert set(told["ranks"].values()) <= {1, 2} and 0 < min(told["kept"].values()) < 1
+    assert set(told["ranks"]) <= {"1", "2"} and all(0 < row["kept"] < 1 for row in told["layers"])
     assert metadata("small.safetensors")["ss_training_comment"].startswith("resized from back, sv_fro 0.9")
 
     told = run(capsys, "lora", "inspect", "back.safetensors", "--layers")
     assert (told["family"], told["ranks"]) == ("sd1", {"4": len(ONE.updates)})
-    assert told["layers"][LINEAR]["norm"] == pytest.approx(float(delta(ONE, LINEAR, SHAPE).norm()), rel=1e-4)
+    norms = {row["layer"]: row["norm"] for row in told["layers"]}
+    assert norms[LINEAR] == pytest.approx(float(delta(ONE, LINEAR, SHAPE).norm()), rel=1e-4)
     assert "layers" not in run(capsys, "lora", "inspect", "back.safetensors")
 
 
 def test_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = run(capsys, "lora", "split", "one.safetensors", "--to", "cut.safetensors", "--unit", "3")
+    told = run(capsys, "lora", "split", "one.safetensors", "cut.safetensors", "--unit", "3")
     assert told["written"] == ["cut-0003.safetensors", "cut-0004.safetensors"]
     assert torch.equal(change("cut-0003.safetensors"), delta(ONE.truncated(3), LINEAR, SHAPE))
     assert metadata("cut-0003.safetensors")["ss_network_dim"] == "3"
     Path("cut-0003.safetensors").unlink()
-    assert main(["lora", "split", "one.safetensors", "--to", "cut.safetensors", "--unit", "3"]) == 2
+    assert main(["lora", "split", "one.safetensors", "cut.safetensors", "--unit", "3"]) == 2
     assert not Path("cut-0003.safetensors").exists()  # not even a part where one file exists
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("merge one.safetensors other.safetensors --ratios 1 --to x.safetensors", "got 1 for 2 files"),
-        ("merge one.safetensors --to x.png", "expected a name ending in .safetensors"),
-        (
-            "merge one.safetensors --into one.safetensors --to x.safetensors",
-            "one.safetensors is no checkpoint",
-        ),
-        ("merge one.safetensors --into x --rank 3 --to x.safetensors", "leave them out with --into"),
-        ("merge one.safetensors --rank -1 --to x.safetensors", "rank: got -1"),
-        ("merge one.safetensors --rank 1 --clamp 0 --to x.safetensors", "clamp: got 0"),
-        ("merge one.safetensors --conv-rank 2 --to x.safetensors", "belong to --rank"),
-        ("merge one.safetensors --rank 2 --shuffle --to x.safetensors", "mixed already"),
-        ("merge one.safetensors --rank 2 --device nowhere --to x.safetensors", "--device nowhere"),
-        ("resize one.safetensors --method sv_ratio --to x.safetensors", "sv_ratio got the parameter None"),
-        ("resize one.safetensors --rank 0 --to x.safetensors", "rank: got 0"),
-        ("split one.safetensors --unit 9 --to x.safetensors", "expected 1 to 4"),
-        ("extract one.safetensors one.safetensors --to x.safetensors", "no checkpoint"),
+        ("merge one.safetensors other.safetensors x --ratios 1", "got 1 for 2 files"),
+        ("merge one.safetensors other.safetensors x --ratios 1,much", "got '1,much', expected numbers"),
+        ("merge one.safetensors other.safetensors x --ratios nan,1", "got 'nan,1', expected numbers"),
+        ("merge one.safetensors x.png", "expected a name ending in .safetensors"),
+        ("merge one.safetensors other.safetensors", "other.safetensors exists"),
+        ("merge-into one.safetensors other.safetensors x", "one.safetensors is no checkpoint"),
+        ("merge one.safetensors x --rank -1", "rank: got -1"),
+        ("merge one.safetensors x --how nearest --clamp 0", "clamp: got 0"),
+        ("merge one.safetensors x --conv-rank 2", "belong to the nearest one"),
+        ("merge one.safetensors x --how nearest --shuffle", "mixed already"),
+        ("merge one.safetensors x --how nearest --device cuda", "device cuda cannot be used"),
+        ("resize one.safetensors x --method sv_ratio", "sv_ratio got the parameter 0"),
+        ("resize one.safetensors x --rank 0", "rank: got 0"),
+        ("split one.safetensors x --unit 9", "expected 1 to 4"),
+        ("extract one.safetensors one.safetensors x", "no checkpoint"),
+        ("edit-metadata one.safetensors --metadata [1]", "expected one JSON object"),
         ("inspect nowhere.safetensors", "nowhere.safetensors"),
     ],
 )
@@ -144,7 +148,7 @@ def test_bad_input_is_one_sentence(
 def test_other_families_are_not_merged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors = {"lora_te2_x.lora_down.weight": torch.ones(1, 3), "lora_te2_x.lora_up.weight": torch.ones(3, 1)}
     write_network(Path("xl.safetensors"), tensors, {"ss_base_model_version": "sdxl_base_v1-0"})
-    assert main(["lora", "merge", "one.safetensors", "xl.safetensors", "--to", "x.safetensors"]) == 2
+    assert main(["lora", "merge", "one.safetensors", "xl.safetensors", "x"]) == 2
     assert "different families: sd1, sdxl" in capsys.readouterr().err
 
 

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_ti.core.errors import BadInput
-from lib_ti.networks.prompt_metadata import metadata_text, save_metadata_text
+from lib_ti.networks.prompt_metadata import metadata_shown, save_metadata_text
 
 TAGS = '{"folder":  {"a tag": 3}}'  # with a space that a rewriter would not keep
 
@@ -29,7 +29,7 @@ def data_of(path: Path) -> bytes:
 
 def test_metadata_are_changed_and_nothing_else(file: Path) -> None:
     before, tensors = data_of(file), load_file(file)
-    shown = json.loads(metadata_text(file))
+    shown = metadata_shown(file)
     assert shown["ss_tag_frequency"] == {"folder": {"a tag": 3}}
     shown |= {"ss_comment": "Ünïcode", "ssmd_rating": 5, "ssmd_tags": ["x", "y"]}
     written = save_metadata_text(file, json.dumps(shown))
@@ -49,7 +49,7 @@ def test_metadata_are_changed_and_nothing_else(file: Path) -> None:
 
 def test_nothing_is_written_where_nothing_changed_or_all_is_wrong(file: Path) -> None:
     before = file.read_bytes(), file.stat().st_mtime_ns
-    save_metadata_text(file, metadata_text(file))
+    save_metadata_text(file, json.dumps(metadata_shown(file)))
     for wrong in ("{", "[1]", '"text"'):
         with pytest.raises(BadInput, match="nothing was saved"):
             save_metadata_text(file, wrong)

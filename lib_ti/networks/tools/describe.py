@@ -28,10 +28,10 @@ def describe(network: Network) -> dict[str, Any]:
         "name": network.name,
         "family": network.family,
         "modules": len(layers),
-        "algorithms": _counted(layer["algorithm"] for layer in layers.values()),
-        "parts": _counted(_part(name) for name in layers),
-        "ranks": _counted(layer["rank"] for layer in layers.values()),
-        "alphas": _counted(layer["alpha"] for layer in layers.values()),
+        "algorithms": counted(layer["algorithm"] for layer in layers.values()),
+        "parts": counted(_part(name) for name in layers),
+        "ranks": counted(layer["rank"] for layer in layers.values()),
+        "alphas": counted(layer["alpha"] for layer in layers.values()),
         "layers": layers,
         "embeddings": list(network.embeddings),
         "unread": dict(network.unread),
@@ -39,7 +39,7 @@ def describe(network: Network) -> dict[str, Any]:
     }
 
 
-def _counted(values: Any) -> dict[str, int]:
+def counted(values: Any) -> dict[str, int]:
     """The most frequent first."""
     return {str(value): count for value, count in Counter(values).most_common()}
 

@@ -1,0 +1,50 @@
+"""What the tools for network files have in common: where they write, in which precision, computed where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lib_ti.core.errors import BadInput, Interrupted
+from lib_ti.core.names import new_path
+from lib_ti.core.precision import DTYPES
+from lib_ti.formats.streaming import SUFFIXES
+from lib_ti.networks.tools.combine import Watch
+from lib_ti.tools.tool import Context, refuse_existing
+
+
+def free_file(name: str, overwrite: bool) -> Path:
+    """Where the new file will be. Raises BadInput where its ending says no format, or something is there."""
+    path = Path(name)
+    if "." not in path.name:
+        path = path.with_name(f"{path.name}.safetensors")
+    if path.suffix.lower() not in SUFFIXES:
+        raise BadInput(f"cannot write {path.name}: expected a name ending in {', '.join(SUFFIXES)}.")
+    path = new_path(path.parent, path.name)
+    refuse_existing([path], overwrite)
+    return path
+
+
+def dtype_of(save_precision: str) -> torch.dtype | None:
+    """None: as in what is read."""
+    return DTYPES.get(save_precision)
+
+
+def device_of(name: str) -> torch.device:
+    """Raises BadInput where this computer has no such device."""
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"device {name} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def watched(context: Context) -> Watch:
+    """Told how far it is, raises Interrupted where somebody stops it; new files are written last, or not."""
+
+    def watch(done: int, of: int) -> None:
+        if context.stopped():
+            raise Interrupted("stopped; nothing was written.")
+        context.progress(done, of)
+
+    return watch

@@ -1,0 +1,140 @@
+"""Several networks as one, and networks into a checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lib_ti.core.errors import BadInput
+from lib_ti.core.settings import option
+from lib_ti.formats.embedding import Family
+from lib_ti.networks.algebra import Update
+from lib_ti.networks.files import read_network
+from lib_ti.networks.tools.combine import Term, add, add_at_rank, common_metadata
+from lib_ti.networks.tools.into_checkpoint import CheckpointMerge, tell, unmerged
+from lib_ti.networks.tools.saving import metadata_of, precision_of, save_network
+from lib_ti.networks.tools.stored import open_checkpoint
+from lib_ti.tools import network_options as options
+from lib_ti.tools.embedding_files import overwriting
+from lib_ti.tools.network_files import device_of, dtype_of, free_file, watched
+from lib_ti.tools.tool import Answer, Context, Tool, each, numbers_for
+
+_RATIOS = "How strong each is, such as 0.8, -0.5; empty: 1. Negative ones take away."
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    files: str = options.network("The networks to merge.", several=True, label="Networks")
+    to: str = options.new_network()
+    ratios: str = option("", _RATIOS, group="merge")
+    how: str = option(
+        "exact",
+        "Exact: the very sum, the ranks add up. Nearest: the one of a given rank that comes nearest to it.",
+        group="merge",
+        choices=("exact", "nearest"),
+    )
+    rank: int = options.rank(0, "Of the nearest one; 0: the largest that each layer has among the files.")
+    conv_rank: int = options.conv_rank("as the rank")
+    clamp: float = options.clamp()
+    shuffle: bool = option(
+        False,
+        "Of the exact sum: an order by chance, so that none of the files can be cut out again.",
+        group="merge",
+    )
+    save_precision: str = options.save_precision()
+    device: str = options.device()
+    overwrite: bool = overwriting()
+
+
+def merge(settings: MergeSettings, context: Context) -> Answer:
+    _check(settings)
+    to = free_file(settings.to, settings.overwrite)
+    terms = _terms(settings.files, settings.ratios)
+    families = {term.network.family for term in terms} - {None}
+    if len(families) > 1:
+        raise BadInput(f"the networks are of different families: {', '.join(sorted(map(str, families)))}.")
+    updates = _sum(settings, terms, context)
+    names = [term.network.name for term in terms]
+    family = next(iter(families), None)
+    metadata = metadata_of(to, updates, family, common_metadata(terms), merged_from=names)
+    save_network(to, updates, dtype_of(settings.save_precision) or precision_of(terms[0].network), metadata)
+    told = f"Merged {' and '.join(names)}: {len(updates)} modules. Wrote {to}."
+    return Answer(told, {"modules": len(updates)}, (to,))
+
+
+def _check(settings: MergeSettings) -> None:
+    if settings.how == "exact" and (settings.rank or settings.conv_rank or settings.clamp != 1):
+        raise BadInput("rank, conv-rank and clamp belong to the nearest one; choose that, or leave them out.")
+    if settings.how == "nearest" and settings.shuffle:
+        raise BadInput("shuffle is for the exact sum; in the nearest one the rows are mixed already.")
+
+
+def _terms(files: str, ratios: str, family: Family = "sd1") -> list[Term]:
+    """``family``: of files that do not say it themselves."""
+    paths = each(files)
+    numbers = numbers_for("ratios", ratios, len(paths)) or [1.0] * len(paths)
+    return [Term(read_network(Path(path), family), ratio) for path, ratio in zip(paths, numbers, strict=True)]
+
+
+def _sum(settings: MergeSettings, terms: list[Term], context: Context) -> Mapping[str, Update]:
+    if settings.how == "exact":
+        return add(terms, _by_chance() if settings.shuffle else None)
+    return add_at_rank(
+        terms,
+        settings.rank or None,
+        settings.conv_rank or None,
+        clamp=settings.clamp,
+        device=device_of(settings.device),
+        watch=watched(context),
+    )
+
+
+def _by_chance() -> torch.Generator:
+    """Not from a seed: whoever knew it could undo the shuffle."""
+    generator = torch.Generator()
+    generator.seed()
+    return generator
+
+
+@dataclass(frozen=True)
+class MergeIntoSettings:
+    checkpoint: str = options.checkpoint("The checkpoint; it stays as it is.")
+    files: str = options.network("The networks to merge into it.", several=True, label="Networks")
+    to: str = options.new_checkpoint()
+    ratios: str = option("", _RATIOS, group="merge")
+    save_precision: str = options.save_precision()
+    device: str = options.device()
+    overwrite: bool = overwriting()
+
+
+def merge_into(settings: MergeIntoSettings, context: Context) -> Answer:
+    to = free_file(settings.to, settings.overwrite)
+    source = open_checkpoint(Path(settings.checkpoint))
+    if to.exists() and to.samefile(source.file.path):
+        raise BadInput(f"{to} is read while the new one is written; give the new one another name.")
+    terms = _terms(settings.files, settings.ratios, source.family)
+    new = CheckpointMerge(source, terms, dtype_of(settings.save_precision), device_of(settings.device))
+    new.write(to, watched(context))
+    described, beside = source.file.path.with_suffix(".yaml"), to.with_suffix(".yaml")
+    if described.is_file() and not beside.exists():
+        shutil.copyfile(described, beside)
+    told = [f"{applied}." for applied in new.applied]
+    if averages := sum(1 for _ in unmerged(source.file)):
+        told.append(f"{averages} averaged weights (model_ema) stay as they were.")
+    return Answer(" ".join([*told, f"Wrote {to}."]), {"networks": tell(new.applied)}, (to,))
+
+
+TOOLS = (
+    Tool("lora", "merge", "several networks as one", MergeSettings, merge),
+    Tool(
+        "lora",
+        "merge-into",
+        "networks into a checkpoint, which then draws as it does with them",
+        MergeIntoSettings,
+        merge_into,
+    ),
+)
