@@ -4,6 +4,7 @@
     "use strict";
     const PERIOD = 1000; // milliseconds
     let published = "0";
+    let askWorks = true; // a tool may be at work since before the page was opened
 
     function find(id) {
         return gradioApp().querySelector("#" + id);
@@ -19,12 +20,21 @@
         const panel = gradioApp().querySelector("#ti_studio_status .ti-studio-status");
         if (!panel) return;
         if (panel.dataset.ask === "1") press("ti_studio_poll");
+        if (askWorks || gradioApp().querySelector("#ti_studio_works [data-ask]")) {
+            askWorks = false;
+            press("ti_studio_works_poll");
+        }
         // The host lists its cards when the page is opened first, and anew at its own button only.
         if (panel.dataset.published && panel.dataset.published !== published) {
             published = panel.dataset.published;
             press("txt2img_textual_inversion_extra_refresh_internal");
             press("img2img_textual_inversion_extra_refresh_internal");
         }
+    }
+
+    // Until its answer comes a tool's button has no other sign that it is at work, and how far.
+    function watchTool(event) {
+        if (event.target.closest(".ti-studio-tool button.primary")) setTimeout(() => (askWorks = true), PERIOD);
     }
 
     // Whether a prompt calls the word; a longer word that contains it is another one.
@@ -64,5 +74,6 @@
     onUiLoaded(function () {
         setInterval(look, PERIOD);
         gradioApp().addEventListener("click", writeWords);
+        gradioApp().addEventListener("click", watchTool);
     });
 })();

@@ -62,6 +62,7 @@ def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
     router = APIRouter(prefix=PREFIX, tags=["TI Studio"], dependencies=[Depends(guard)], route_class=_Route)
     _offer_files(router, workshop)
     _offer_jobs(router, workshop)
+    _offer_works(router, workshop)
     for tool in TOOLS:
         _offer_tool(router, workshop, tool)
     return router
@@ -136,6 +137,20 @@ def _offer_jobs(router: APIRouter, workshop: Workshop) -> None:
     def publish(job: str, step: int) -> dict[str, Any]:
         """Put a saved step into the embeddings folder."""
         return told_files(workshop.publish(job, step))
+
+
+def _offer_works(router: APIRouter, workshop: Workshop) -> None:
+    """Tools at work, from whichever door."""
+
+    @router.get("/tools")
+    def works() -> list[dict[str, Any]]:
+        """How far each tool is that is at work now and takes its time."""
+        return [{"tool": work.name, "done": work.done, "of": work.of} for work in workshop.works.now()]
+
+    @router.post("/tools/stop")
+    def stop() -> None:
+        """Ask them all to stop."""
+        workshop.works.stop()
 
 
 def _offer_tool(router: APIRouter, workshop: Workshop, tool: Tool) -> None:

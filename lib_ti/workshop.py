@@ -32,6 +32,7 @@ from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.suggest import Suggestion
 from lib_ti.methods.trained_words import find_words, list_words
 from lib_ti.runs import RUNNING, Run, State, Status, status_of
+from lib_ti.tools.at_work import Works
 from lib_ti.tools.registry import find_tool
 from lib_ti.tools.tool import CARDS, Answer, Context, in_folders, list_files
 
@@ -44,6 +45,7 @@ class Workshop:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.published = 0  # files put where prompts find them since the program started
+        self.works = Works()
         self._runs: dict[str, Run] = {}
         self._lock = threading.Lock()
 
@@ -239,21 +241,22 @@ class Workshop:
             {"file": path.relative_to(folder).as_posix(), **told} for path in files for told in _told_of(path)
         ]
 
-    def use(
-        self,
-        group: str,
-        name: str,
-        values: Mapping[str, Any],
-        progress: Callable[[int, int], None] = lambda _done, _of: None,
-    ) -> Answer:
-        """Let a tool work on the files in this program's folders. Raises BadInput, and Interrupted where the
-        program's button stopped it before there was anything to keep."""
+    def use(self, group: str, name: str, values: Mapping[str, Any]) -> Answer:
+        """Let a tool work on the files in this program's folders. Raises BadInput, and Interrupted where it
+        was stopped before there was anything to keep."""
         tool = find_tool(group, name)
         place, folders = self.place, self.place.folders()
         settings = in_folders(build(tool.settings, values), folders)
-        stopped = pressed_from_now(place.interrupted)
-        context = Context(stopped, progress, lambda: self._short_turn(0), place.look, folders)
-        answer = tool.run(settings, context)
+        pressed = pressed_from_now(place.interrupted)
+        with self.works.begun(f"{group} {name}") as work:
+            context = Context(
+                lambda: work.stop.is_set() or pressed(),
+                work.progress,
+                lambda: self._short_turn(0),
+                place.look,
+                folders,
+            )
+            answer = tool.run(settings, context)
         with _as_file(answer.preview) as preview:
             for file in whole_files(answer.written):
                 if file.suffix.lower() not in SUFFIXES:

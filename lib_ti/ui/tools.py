@@ -16,7 +16,7 @@ from lib_ti.ui.cards import Cards
 from lib_ti.ui.controls import make_control, values_of
 from lib_ti.ui.metadata import MetadataEditor
 from lib_ti.ui.pictures import CaptionEditor
-from lib_ti.ui.view import error_html, said_html, told_html
+from lib_ti.ui.view import error_html, said_html, told_html, works_html
 from lib_ti.workshop import Workshop
 
 # What a group has besides, above the forms.
@@ -48,12 +48,28 @@ class ToolsTab:
                                 self._choosers.append(editor(workshop).chooser)
                             else:
                                 self._build(tool)
+        self._build_works()
         # What was trained meanwhile, or one tool has written, the next one offers.
         choosers = [chooser for chooser, _ in self._choosers]
         for tab in groups:
             tab.select(self._look_again, [], choosers, queue=False)
         for event in self._clicked:
             event.then(self._look_again, [], choosers, queue=False)
+
+    def _build_works(self) -> None:
+        """How far tools are, below them all: whatever tab is open, and after the page was opened anew."""
+        with gr.Row(visible=False, elem_id="ti_studio_works") as row:
+            told = gr.HTML()
+            stop = gr.Button("Stop", scale=0, elem_id="ti_studio_works_stop")
+        poll = gr.Button(elem_id="ti_studio_works_poll", elem_classes="ti-studio-unseen")
+        for button in (stop, poll):
+            button.do_not_save_to_config = True
+        poll.click(self._works, [], [row, told], queue=False)
+        stop.click(self.workshop.works.stop, [], [], queue=False)
+
+    def _works(self) -> tuple[Any, str]:
+        works = self.workshop.works.now()
+        return gr.update(visible=bool(works)), works_html(works)
 
     def _build(self, tool: Tool) -> None:
         """The form at the left, what it did at the right."""

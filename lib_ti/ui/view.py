@@ -9,6 +9,7 @@ from typing import Any
 
 from lib_ti.methods.kind import Words
 from lib_ti.runs import Status
+from lib_ti.tools.at_work import Work
 
 _CURVE = (600, 160)  # pixels
 _POINTS = 300  # of a drawn curve
@@ -51,7 +52,7 @@ def status_html(status: Status | None, losses: Sequence[tuple[int, float, float]
         return f'<div class="ti-studio-status" data-published="{published}"><p>{text}</p></div>'
     parts = [
         f'<div class="ti-studio-title">{_TITLES[status.status]}: {escape(status.settings["name"])}</div>',
-        _bar(status),
+        _progress(status),
         f'<div class="ti-studio-result">{_result(status)}</div>',
         _curves(status, losses),
         "".join(f'<p class="ti-studio-message">{escape(text)}</p>' for text in status.messages),
@@ -71,6 +72,12 @@ def error_html(sentence: str) -> str:
 def said_html(sentence: str) -> str:
     """What a button did."""
     return f'<div class="ti-studio-status ti-studio-done"><p>{escape(sentence)}</p></div>'
+
+
+def works_html(works: Sequence[Work]) -> str:
+    """How far tools are; the page's script asks again as long as one is at work."""
+    rows = "".join(_bar(work.done, work.of, f"{work.name}: {work.done} of {work.of}") for work in works)
+    return f'<div class="ti-studio-status ti-studio-training" data-ask="1">{rows}</div>' if rows else ""
 
 
 def told_html(told: Mapping[str, Any]) -> str:
@@ -135,8 +142,7 @@ def _folded(summary: str, inside: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
-def _bar(status: Status) -> str:
-    share = 100 * status.step / status.steps if status.steps else 0
+def _progress(status: Status) -> str:
     told = [f"step {status.step} of {status.steps}"]
     if status.seconds_per_step is not None and status.running:
         told.append(f"{status.seconds_per_step:.2f} s a step")
@@ -144,9 +150,14 @@ def _bar(status: Status) -> str:
         told.append(f"{duration(status.seconds_left)} left")
     if status.loss is not None:
         told.append(f"loss {status.loss:.4f}")
+    return _bar(status.step, status.steps, " · ".join(told))
+
+
+def _bar(done: int, of: int, told: str) -> str:
+    share = 100 * done / of if of else 0
     return (
         f'<div class="ti-studio-bar"><div style="width:{share:.1f}%"></div></div>'
-        f'<p class="ti-studio-numbers">{" · ".join(told)}</p>'
+        f'<p class="ti-studio-numbers">{escape(told)}</p>'
     )
 
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from lib_ti.bench.webui import API, WebUI
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, read_embedding, write_safetensors
-from tests.browser.pages import PATIENCE, box, prompt_box
+from tests.browser.pages import PATIENCE, box, choose, prompt_box
 from tests.webui import ended
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
@@ -234,22 +234,6 @@ def test_networks_of_every_method_are_trained_and_drawn_together(
     drawn |= {webui.txt2img(mixed), before}
     assert len(drawn) == 5, "each network has a picture of its own, and all together have another"
     assert webui.txt2img("a star") == before
-
-
-def choose(page: Page, name: str, value: str) -> None:
-    """In a dropdown, by typing, as soon as it offers that."""
-    entry = page.locator(f"#ti_studio_{name} input")
-    offered = page.locator(f"#ti_studio_{name} li", has_text=value)
-    for _ in range(40):
-        entry.click()
-        entry.fill(value)
-        if offered.count():
-            offered.first.dispatch_event("mousedown")
-            break
-        page.keyboard.press("Escape")
-        page.locator("#ti_studio").click(position={"x": 1, "y": 1})
-        page.wait_for_timeout(500)
-    expect(entry).to_have_value(value)
 
 
 def use_tool(page: Page, tool: str) -> tuple[Locator, Locator]:
