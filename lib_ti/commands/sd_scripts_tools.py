@@ -59,7 +59,7 @@ def _networks(given: Given) -> list[str]:
 
 def _merge(given: Given) -> list[str]:
     if "sd_model" in given:
-        return ["lora", "merge-into", given["sd_model"][0], *_networks(given)]
+        return ["lora", "merge-into-checkpoint", given["sd_model"][0], *_networks(given)]
     words = ["lora", "merge", *_networks(given)]
     if "concat" not in given:
         return [*words, "--how", "nearest"]

@@ -132,7 +132,7 @@ TOOLS = (
     Tool("lora", "merge", "several networks as one", MergeSettings, merge),
     Tool(
         "lora",
-        "merge-into",
+        "merge-into-checkpoint",
         "networks into a checkpoint, which then draws as it does with them",
         MergeIntoSettings,
         merge_into,

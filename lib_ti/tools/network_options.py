@@ -53,7 +53,7 @@ def clamp() -> Any:
         "Cut the numbers of the new file at this quantile of them all, as sd-scripts' scripts do at 0.99; 1: "
         "not at all.",
         group="rank",
-        low=0.01,
+        low=0.05,
         high=1,
     )
 

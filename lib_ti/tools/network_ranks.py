@@ -35,7 +35,6 @@ class ExtractSettings:
         "Text encoders in which no number differs by more are the same: U-Net only.",
         group="rank",
         low=0,
-        high=10,
         label="Smallest difference of text encoders",
     )
     clamp: float = options.clamp()

@@ -24,8 +24,10 @@ def inspect(settings: InspectSettings, context: Context) -> Answer:
     layers = found.pop("layers")
     if settings.layers:
         found["layers"] = [{"layer": name, **told} for name, told in layers.items()]
-    algorithms = ", ".join(f"{count} {name}" for name, count in found["algorithms"].items())
-    sentence = f"{found['name']}: {algorithms} for {found['family'] or 'a family it does not name'}."
+    algorithms = " and ".join(found["algorithms"])
+    rank = f" of rank {next(iter(found['ranks']))}" if len(found["ranks"]) == 1 else ""
+    family = f"for {found['family']}" if found["family"] else "it does not say for which family"
+    sentence = f"{found['name']}: {algorithms}{rank} in {found['modules']} layers; {family}."
     return Answer(sentence, found)
 
 

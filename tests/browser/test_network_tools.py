@@ -43,16 +43,16 @@ def use(page: Page, tool: str) -> Locator:
 
 def test_merge_into_a_checkpoint_extract_and_look(networks: Page, webui: WebUI) -> None:
     page, models = networks, webui.data / "models"
-    open_tool(page, "Merge into")
+    open_tool(page, "Merge into checkpoint")
     choose(page, "tool_lora_merge-into_checkpoint", BUILTIN.name)
     add(page, "tool_lora_merge-into_files", "strong.safetensors")
     box(page, "tool_lora_merge-into_to").fill("zqx-merged")
     box(page, "tool_lora_merge-into_ratios").fill("0.5")
-    said = use(page, "merge-into")
+    said = use(page, "merge-into-checkpoint")
     expect(said).to_contain_text("strong: applied 2 of 2 modules", timeout=PATIENCE)
     assert "zqx-merged" in {model["model_name"] for model in webui.call("/sdapi/v1/sd-models")}
 
-    said = use(page, "merge-into")
+    said = use(page, "merge-into-checkpoint")
     expect(said).to_contain_text("exists", timeout=PATIENCE)
 
     open_tool(page, "Extract")
@@ -66,7 +66,7 @@ def test_merge_into_a_checkpoint_extract_and_look(networks: Page, webui: WebUI) 
     open_tool(page, "Inspect")
     choose(page, "tool_lora_inspect_file", "zqx-extracted.safetensors")
     said = use(page, "inspect")
-    expect(said).to_contain_text("zqx-extracted: 2 LowRank for sd1", timeout=PATIENCE)
+    expect(said).to_contain_text("zqx-extracted: LoRA of rank 4 in 2 layers; for sd1", timeout=PATIENCE)
     assert webui.txt2img("a star <lora:zqx-extracted:1>") != webui.txt2img("a star"), "the WebUI finds it"
 
 

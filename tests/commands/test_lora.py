@@ -65,7 +65,7 @@ def test_merge(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_merge_into_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["lora", "merge-into", str(BUILTIN), "one.safetensors", "new.safetensors"]
+    words = ["lora", "merge-into-checkpoint", str(BUILTIN), "one.safetensors", "new.safetensors"]
     assert main(words) == 0
     assert f"one: applied {len(ONE.updates)} of {len(ONE.updates)} modules" in capsys.readouterr().err
     assert Path("new.yaml").read_bytes() == BUILTIN.with_suffix(".yaml").read_bytes()
@@ -81,7 +81,7 @@ def test_merge_into_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str
 
 def test_extract_resize_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = in_float(folder)
-    run(capsys, "lora", "merge-into", str(base), "one.safetensors", "tuned.safetensors")
+    run(capsys, "lora", "merge-into-checkpoint", str(base), "one.safetensors", "tuned.safetensors")
     words = ["lora", "extract", str(base), "tuned.safetensors", "back.safetensors"]
     told = run(capsys, *words, "--rank", "4", "--conv-rank", "4", "--layers")
     assert (told["modules"], told["equal"], told["with text encoder"]) == (len(ONE.updates), 0, True)
@@ -121,7 +121,7 @@ def test_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("merge one.safetensors other.safetensors x --ratios nan,1", "got 'nan,1', expected numbers"),
         ("merge one.safetensors x.png", "expected a name ending in .safetensors"),
         ("merge one.safetensors other.safetensors", "other.safetensors exists"),
-        ("merge-into one.safetensors other.safetensors x", "one.safetensors is no checkpoint"),
+        ("merge-into-checkpoint one.safetensors other.safetensors x", "one.safetensors is no checkpoint"),
         ("merge one.safetensors x --rank -1", "rank: got -1"),
         ("merge one.safetensors x --how nearest --clamp 0", "clamp: got 0"),
         ("merge one.safetensors x --conv-rank 2", "belong to the nearest one"),

@@ -61,7 +61,7 @@ def test_merging_into_a_checkpoint_is_stopped_over_http_and_leaves_nothing(
     def merge() -> None:
         try:
             values = {"checkpoint": "model", "files": "one", "to": "new"}
-            workshop.use("lora", "merge-into", values)
+            workshop.use("lora", "merge-into-checkpoint", values)
         except Interrupted as error:
             refused.append(error)
 
@@ -69,7 +69,7 @@ def test_merging_into_a_checkpoint_is_stopped_over_http_and_leaves_nothing(
     thread.start()
     assert reached.wait(60)
     (told,) = client.get(f"{PREFIX}/tools").json()
-    assert (told["tool"], told["done"]) == ("lora merge-into", 1) and told["of"] > 100
+    assert (told["tool"], told["done"]) == ("lora merge-into-checkpoint", 1) and told["of"] > 100
     assert client.post(f"{PREFIX}/tools/stop").status_code == 200
     go_on.set()
     thread.join(60)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lib_ti.networks.algebra import Full, LoHa, LoKr, LowRank, Product, Update
+from lib_ti.networks.algebra import IA3, Full, LoHa, LoKr, LowRank, Product, Update
 from lib_ti.networks.files import Network
 from lib_ti.networks.tools.combine import without_core
+
+# What people call them, where that is not the class's name.
+_NAMES: Mapping[type[Update], str] = {LowRank: "LoRA", IA3: "(IA)3", Full: "full"}
 
 
 def describe(network: Network) -> dict[str, Any]:
@@ -17,7 +21,7 @@ def describe(network: Network) -> dict[str, Any]:
     weights that are changed."""
     layers = {
         name: {
-            "algorithm": type(update).__name__,
+            "algorithm": _NAMES.get(type(update), type(update).__name__),
             "rank": update.rank,
             "alpha": alpha_of(update),
             "norm": norm_of(update),
@@ -30,8 +34,8 @@ def describe(network: Network) -> dict[str, Any]:
         "modules": len(layers),
         "algorithms": counted(layer["algorithm"] for layer in layers.values()),
         "parts": counted(_part(name) for name in layers),
-        "ranks": counted(layer["rank"] for layer in layers.values()),
-        "alphas": counted(layer["alpha"] for layer in layers.values()),
+        "ranks": _told(layer["rank"] for layer in layers.values()),
+        "alphas": _told(layer["alpha"] for layer in layers.values()),
         "layers": layers,
         "embeddings": list(network.embeddings),
         "unread": dict(network.unread),
@@ -42,6 +46,10 @@ def describe(network: Network) -> dict[str, Any]:
 def counted(values: Any) -> dict[str, int]:
     """The most frequent first."""
     return {str(value): count for value, count in Counter(values).most_common()}
+
+
+def _told(values: Iterable[float | None]) -> dict[str, int]:
+    return counted(value for value in values if value is not None)
 
 
 def _part(name: str) -> str:

@@ -21,7 +21,7 @@ def test_merged_and_loaded_draw_the_same_picture(tmp_path: Path) -> None:
     base, file, new = in_float(tmp_path), tmp_path / "net.safetensors", tmp_path / "new.safetensors"
     base.with_suffix(".yaml").write_bytes(BUILTIN.with_suffix(".yaml").read_bytes())
     save_network(file, lora(builtin()).updates, None, {})
-    assert main(["lora", "merge-into", str(base), str(file), str(new), "--ratios", "0.7"]) == 0
+    assert main(["lora", "merge-into-checkpoint", str(base), str(file), str(new), "--ratios", "0.7"]) == 0
 
     def draw(host: StandaloneHost) -> np.ndarray:
         with host.lend():
