@@ -48,7 +48,7 @@ def counted(values: Any) -> dict[str, int]:
     return {str(value): count for value, count in Counter(values).most_common()}
 
 
-def _told(values: Iterable[float | None]) -> dict[str, int]:
+def _told(values: Iterable[object]) -> dict[str, int]:
     return counted(value for value in values if value is not None)
 
 
