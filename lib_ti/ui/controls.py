@@ -85,8 +85,9 @@ def make_control(
     *,
     label: str = "",
     visible: bool = True,
+    later: bool = False,
 ) -> Any:
-    """The control of one setting; ``choices``: see ``make_controls``."""
+    """The control of one setting; ``choices``: see ``make_controls``, ``later``: see ``dropdown``."""
     common = {
         "value": value,
         "visible": visible,
@@ -96,7 +97,7 @@ def make_control(
         "interactive": True,
     }
     if choices is not None:
-        control = dropdown(choices, {**common, "multiselect": option.several})
+        control = dropdown(choices, {**common, "multiselect": option.several}, later=later)
     elif option.choices:
         control = gr.Radio(choices=list(option.choices), **common)
     elif plain is bool:
@@ -114,10 +115,12 @@ def make_control(
     return control
 
 
-def dropdown(choices: Callable[[], Sequence[str]], common: Mapping[str, Any]) -> gr.Dropdown:
-    """A choice of what only the program knows; a button asks it again."""
+def dropdown(
+    choices: Callable[[], Sequence[str]], common: Mapping[str, Any], *, later: bool = False
+) -> gr.Dropdown:
+    """A choice of what only the program knows; a button asks it again. ``later``: it is not asked now."""
     with gr.Row(elem_classes="ti-studio-choice"):
-        choice = gr.Dropdown(choices=list(choices()), **common)
+        choice = gr.Dropdown(choices=[] if later else list(choices()), **common)
         again = gr.Button("↻", elem_id=f"{common['elem_id']}_again", scale=0, min_width=40)
     again.click(lambda: gr.update(choices=list(choices())), [], [choice], queue=False)
     return choice

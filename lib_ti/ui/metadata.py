@@ -20,8 +20,8 @@ class MetadataEditor:
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
         common = {"label": "Network file", "elem_id": "ti_studio_metadata_file"}
-        self.name = dropdown(self._networks, {**common, "value": None, "interactive": True})
-        self.chooser = (self.name, self._networks)
+        self.name = dropdown(self._networks, {**common, "value": None, "interactive": True}, later=True)
+        self.chooser = (self.name, "network")
         self.said = gr.HTML(elem_id="ti_studio_metadata_said")
         self.text = gr.Textbox(
             label="Metadata as JSON", lines=12, max_lines=30, elem_id="ti_studio_metadata_text"

@@ -22,8 +22,8 @@ class CaptionEditor:
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
         common = {"label": "Data set to write captions for", "elem_id": "ti_studio_captions_of"}
-        self.dataset = dropdown(self._datasets, {**common, "value": None, "interactive": True})
-        self.chooser = (self.dataset, self._datasets)
+        self.dataset = dropdown(self._datasets, {**common, "value": None, "interactive": True}, later=True)
+        self.chooser = (self.dataset, "dataset")
         with gr.Row(equal_height=False):
             self.picture = gr.Image(
                 interactive=False, show_label=False, height=420, elem_id="ti_studio_captions_picture"

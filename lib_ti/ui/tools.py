@@ -11,9 +11,10 @@ import gradio as gr
 from lib_ti.core.errors import StudioError
 from lib_ti.core.settings import Option, label_of, options_of
 from lib_ti.tools.registry import GROUPS, tools_of
-from lib_ti.tools.tool import LISTED, Tool
+from lib_ti.tools.tool import Tool
 from lib_ti.ui.cards import Cards
 from lib_ti.ui.controls import make_control, values_of
+from lib_ti.ui.file_lists import FileLists
 from lib_ti.ui.metadata import MetadataEditor
 from lib_ti.ui.pictures import CaptionEditor
 from lib_ti.ui.view import error_html, said_html, told_html, works_html
@@ -33,7 +34,7 @@ class ToolsTab:
 
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
-        self._choosers: list[tuple[Any, Callable[[], Sequence[str]]]] = []  # of files, and what is there
+        self._lists = FileLists(workshop)
         self._clicked: list[Any] = []
         groups = []
         for group, title in GROUPS.items():
@@ -45,16 +46,15 @@ class ToolsTab:
                     for tool in tools_of(group):
                         with gr.Tab(_title(tool), elem_id=f"ti_studio_tab_{tool.group}_{tool.name}"):
                             if editor := EDITORS.get((tool.group, tool.name)):
-                                self._choosers.append(editor(workshop).chooser)
+                                self._lists.add(*editor(workshop).chooser)
                             else:
                                 self._build(tool)
         self._build_works()
         # What was trained meanwhile, or one tool has written, the next one offers.
-        choosers = [chooser for chooser, _ in self._choosers]
         for tab in groups:
-            tab.select(self._look_again, [], choosers, queue=False)
+            tab.select(self._lists.updates, [], self._lists.controls, queue=False)
         for event in self._clicked:
-            event.then(self._look_again, [], choosers, queue=False)
+            event.then(self._lists.updates, [], self._lists.controls, queue=False)
 
     def _build_works(self) -> None:
         """How far tools are, below them all: whatever tab is open, and after the page was opened anew."""
@@ -99,24 +99,14 @@ class ToolsTab:
         )
 
     def _control(self, element: str, name: str, default: Any, option: Option, plain: type) -> Any:
-        choices = self._choices(option)
+        may_be_empty = not (option.needed or option.several)
+        choices = self._lists.choices(option.file, may_be_empty=may_be_empty)
         value = None if option.several and choices else default
         told = replace(option, help=_sentence(option.help))
-        control = make_control(element, value, told, plain, choices, label=label_of(name, option))
+        control = make_control(element, value, told, plain, choices, label=label_of(name, option), later=True)
         if choices is not None:
-            self._choosers.append((control, choices))
+            self._lists.add(control, option.file, may_be_empty=may_be_empty)
         return control
-
-    def _choices(self, option: Option) -> Callable[[], Sequence[str]] | None:
-        """What is there of a kind of files, and nothing, where nothing needs be chosen; None where any name
-        may be typed."""
-        if option.file not in LISTED:
-            return None
-        nothing = [] if option.needed or option.several else [""]
-        return lambda: [*nothing, *(self.workshop.files(option.file) or [])]
-
-    def _look_again(self) -> list[Any]:
-        return [gr.update(choices=list(choices())) for _, choices in self._choosers]
 
     def _use(self, tool: Tool, given: Sequence[Any]) -> tuple[str, Any, str]:
         try:

@@ -44,10 +44,10 @@ def use(page: Page, tool: str) -> Locator:
 def test_merge_into_a_checkpoint_extract_and_look(networks: Page, webui: WebUI) -> None:
     page, models = networks, webui.data / "models"
     open_tool(page, "Merge into checkpoint")
-    choose(page, "tool_lora_merge-into_checkpoint", BUILTIN.name)
-    add(page, "tool_lora_merge-into_files", "strong.safetensors")
-    box(page, "tool_lora_merge-into_to").fill("zqx-merged")
-    box(page, "tool_lora_merge-into_ratios").fill("0.5")
+    choose(page, "tool_lora_merge-into-checkpoint_checkpoint", BUILTIN.name)
+    add(page, "tool_lora_merge-into-checkpoint_files", "strong.safetensors")
+    box(page, "tool_lora_merge-into-checkpoint_to").fill("zqx-merged")
+    box(page, "tool_lora_merge-into-checkpoint_ratios").fill("0.5")
     said = use(page, "merge-into-checkpoint")
     expect(said).to_contain_text("strong: applied 2 of 2 modules", timeout=PATIENCE)
     assert "zqx-merged" in {model["model_name"] for model in webui.call("/sdapi/v1/sd-models")}
