@@ -22,7 +22,8 @@ from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under, start
 from lib_ti.methods.kind import Product
 from lib_ti.methods.lora import NetworkTraining, initial_word, others_of, preflight, words_of
-from lib_ti.methods.network_settings import layer_share, plan_sizes
+from lib_ti.methods.network_rates import layer_share
+from lib_ti.methods.network_settings import plan_sizes
 from lib_ti.methods.registry import read_settings
 from lib_ti.networks.attach import attach
 from lib_ti.networks.files import read_network
