@@ -115,23 +115,23 @@ def _rates(given: Mapping[str, str], ours: Ours) -> Ours:
         return {}
     base = ours["--learning-rate"]
     text = given.get("text_encoder_lr", base).splitlines()
+    unet_shown = f"--unet_lr={given.get('unet_lr', base)}"
+    text_shown = f"--text_encoder_lr{' ' if len(text) > 1 else '='}{' '.join(text)}"
+    shown = {"unet": unet_shown, "text": text_shown, "second-text": text_shown}
     rates = {
-        "unet": _rate(f"--unet_lr={given.get('unet_lr', base)}", given.get("unet_lr", base)),
-        **{
-            part: _rate(f"--text_encoder_lr {' '.join(text)}", rate)
-            for part, rate in zip(("text", "second-text"), text, strict=False)
-        },
+        part: _rate(shown[part], rate)
+        for part, rate in zip(shown, [given.get("unet_lr", base), *text], strict=False)
     }
     if len(text) > 2 or (len(text) == 2 and (rates["text"] == 0) != (rates["second-text"] == 0)):
         raise BadInput(
-            f"--text_encoder_lr {' '.join(text)}: expected one rate, or two of which both or none are 0: no "
-            "text encoder is left out alone here."
+            f"{text_shown}: expected one rate, or two of which both or none are 0: no text encoder is left "
+            "out alone here."
         )
     trained = [part for part in ("unet", "text") if rates[part] and ours.get("--train-parts") in (None, part)]
     if not trained:
         raise BadInput("--unet_lr and --text_encoder_lr leave nothing to train; give one of them a rate.")
     whole = _rate(f"--learning_rate={base}", base) or rates[trained[0]]
-    shares = {f"--{part}-rate": _share(rate / whole, rate, whole) for part, rate in rates.items() if rate}
+    shares = {f"--{part}-rate": _share(shown[part], rate, whole) for part, rate in rates.items() if rate}
     only_one = {"--train-parts": trained[0]} if len(trained) == 1 else {}
     return {"--learning-rate": base if float(base) else f"{whole:g}", **shares, **only_one}
 
@@ -146,10 +146,10 @@ def _rate(shown: str, text: str) -> float:
     return rate
 
 
-def _share(share: float, rate: float, whole: float) -> str:
-    if not SLOWEST <= share <= FASTEST:
+def _share(shown: str, rate: float, whole: float) -> str:
+    if not SLOWEST <= rate / whole <= FASTEST:
         raise BadInput(
-            f"the rate {rate:g} of --unet_lr or --text_encoder_lr is {share:g} times {whole:g}, that of "
-            f"--learning_rate; expected {SLOWEST:g} to {FASTEST:g} times: bring the two nearer."
+            f"{shown} is {rate / whole:g} times the {whole:g} of --learning_rate; expected {SLOWEST:g} to "
+            f"{FASTEST:g} times: bring the two nearer."
         )
-    return f"{share:.6g}"
+    return f"{rate / whole:.6g}"

@@ -255,6 +255,18 @@ def check_rates(layers: Sequence[Layer], settings: NetworkSettings, family: Fami
         )
 
 
+def notices(layers: Sequence[Layer], settings: NetworkSettings, family: Family) -> list[str]:
+    """What settings do otherwise than they seem to say."""
+    said = filled_up(settings.down_lr_weight, settings.mid_lr_weight, settings.up_lr_weight, family)
+    fused = sum(layer.attention is not None for layer in layers)
+    if settings.dropout and fused:
+        said.append(
+            f"dropout does nothing in {fused} layers of fused attention, which are changed in their weight; "
+            "rank-dropout and module-dropout act there too"
+        )
+    return said
+
+
 def preflight(
     host: Host, settings: NetworkSettings, lines: Sequence[str], captions: Sequence[str]
 ) -> list[str]:
@@ -266,14 +278,7 @@ def preflight(
     ranks = sorted({size.rank for size in sizes.values()})
     rank = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 1 else f"{ranks[0]}"
     said = [f"network of {in_unet} layers of the U-Net and {len(sizes) - in_unet} of text, rank {rank}"]
-    weights = (settings.down_lr_weight, settings.mid_lr_weight, settings.up_lr_weight)
-    said += filled_up(*weights, host.info.family)
-    fused = sum(layers[name].attention is not None for name in sizes)
-    if settings.dropout and fused:
-        said.append(
-            f"dropout does nothing in {fused} layers that share one weight (fused attention): use "
-            "rank-dropout or module-dropout, which act there too"
-        )
+    said += notices([layers[name] for name in sizes], settings, host.info.family)
     if settings.word_vectors:
         prompts = all_prompts(lines, settings.trigger, captions)
         said.append(found_in(host, settings.trigger, prompts))
