@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lib_ti.commands.sd_scripts_prompts import read_prompt
 from lib_ti.core.errors import BadInput
+from lib_ti.data.sd_scripts_prompts import read_prompt
 from lib_ti.networks.prompt_files import NetworkFolders
 
 # Its option, or what a prompt's flag says -> ours.

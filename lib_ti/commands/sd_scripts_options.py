@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib_ti.commands.sd_scripts_prompts import read_prompts
 from lib_ti.core.errors import BadInput
+from lib_ti.data.sd_scripts_prompts import read_prompts
 
 Ours = Mapping[str, str]  # options of ti-studio train; a switch has an empty value
 

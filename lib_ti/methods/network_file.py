@@ -101,4 +101,7 @@ def network_args(settings: NetworkSettings) -> dict[str, str]:
     weights = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold")
     for name in (*names, *weights, "rank_dropout", "module_dropout"):
         told |= {name: value} if (value := getattr(settings, name)) else {}
+    told |= {"loraplus_lr_ratio": settings.up_rate} if settings.up_rate != 1 else {}
+    for part, ratio in (("unet", settings.unet_up_rate), ("text_encoder", settings.text_up_rate)):
+        told |= {f"loraplus_{part}_lr_ratio": ratio} if ratio else {}
     return {name: str(value) for name, value in told.items()}
