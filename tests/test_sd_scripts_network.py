@@ -186,6 +186,7 @@ def test_documented_options_become_ours(
         (["--huber_schedule=wave"], "--huber_schedule=wave: expected one of constant, "),
         (["--unet_lr=-1"], "--unet_lr=-1: expected a number of at least 0"),
         (["--unet_lr=200"], "--unet_lr=200 is 2e+06 times the 0.0001 of --learning_rate"),
+        (["--learning_rate=1e-3:9,1e-4", "--unet_lr=1e-4"], "--learning_rate=1e-3:9,1e-4: expected a number"),
         (["--unet_lr=0", "--text_encoder_lr=0"], "--unet_lr and --text_encoder_lr leave nothing to train"),
         (["--unet_lr=0", "--network_train_unet_only"], "leave nothing to train"),
         (["--text_encoder_lr", "0", "1e-5"], "--text_encoder_lr 0 1e-5: expected one rate, or two"),

@@ -115,8 +115,11 @@ def _rates(given: Mapping[str, str], ours: Ours) -> Ours:
         return {}
     base = ours["--learning-rate"]
     text = given.get("text_encoder_lr", base).splitlines()
-    unet_shown = f"--unet_lr={given.get('unet_lr', base)}"
+    base_shown = f"--learning_rate={base}"
     text_shown = f"--text_encoder_lr{' ' if len(text) > 1 else '='}{' '.join(text)}"
+    if "text_encoder_lr" not in given:
+        text_shown = base_shown
+    unet_shown = f"--unet_lr={given['unet_lr']}" if "unet_lr" in given else base_shown
     shown = {"unet": unet_shown, "text": text_shown, "second-text": text_shown}
     rates = {
         part: _rate(shown[part], rate)
@@ -130,7 +133,7 @@ def _rates(given: Mapping[str, str], ours: Ours) -> Ours:
     trained = [part for part in ("unet", "text") if rates[part] and ours.get("--train-parts") in (None, part)]
     if not trained:
         raise BadInput("--unet_lr and --text_encoder_lr leave nothing to train; give one of them a rate.")
-    whole = _rate(f"--learning_rate={base}", base) or rates[trained[0]]
+    whole = _rate(base_shown, base) or rates[trained[0]]
     shares = {f"--{part}-rate": _share(shown[part], rate, whole) for part, rate in rates.items() if rate}
     only_one = {"--train-parts": trained[0]} if len(trained) == 1 else {}
     return {"--learning-rate": base if float(base) else f"{whole:g}", **shares, **only_one}
@@ -142,7 +145,7 @@ def _rate(shown: str, text: str) -> float:
     except ValueError:
         rate = math.nan
     if not 0 <= rate < math.inf:
-        raise BadInput(f"{shown}: expected a number of at least 0, beside one of --learning_rate.")
+        raise BadInput(f"{shown}: expected a number of at least 0, as a rate of a part goes with one rate.")
     return rate
 
 
