@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lib_ti.cli import build_parser, main
-from lib_ti.commands.sd_scripts import translate
+from lib_ti.commands.sd_scripts import translate, words_of
 from lib_ti.commands.sd_scripts_network import NETWORK_OPTIONS
 from lib_ti.commands.sd_scripts_options import Entry
 from lib_ti.commands.shared import given_settings
@@ -36,9 +36,15 @@ DIMS = "2,4,4,4,8,8,8,8,12,12,12,12,16,12,12,12,12,8,8,8,8,4,4,4,2"
 CONV_DIMS = "2,2,2,2,4,4,4,4,6,6,6,6,8,6,6,6,6,4,4,4,4,2,2,2,2"
 
 
+TABLES = (
+    "[prompt]\nwidth = 96\nheight = 64\nseed = 7\nsample_steps = 9\nscale = 4.5\n"
+    '[[prompt.subset]]\nprompt = "a cat, zqx"\nnegative_prompt = "blurry, low"\n'
+)
+
+
 def settings_of(line: list[str]) -> Any:
     ours = translate(line, Path()).ours
-    words = [word for pair in ours.items() for word in pair if word]
+    words = words_of(ours)
     return read_settings(given_settings(build_parser().parse_args(["train", *words])))
 
 
@@ -114,7 +120,46 @@ def test_the_documented_line_trains_a_lora_of_rank_4() -> None:
             {"network_weights": "old.safetensors", "dim_from_weights": True, "max_norm": 1},
         ),
         (LINE, ["--network_args", "loraplus_lr_ratio=16"], "lora", {"up_rate": 16}),
-        (LINE, ["--base_weights=base.safetensors"], "lora", {"base_weights": "base.safetensors"}),
+        (
+            LINE,
+            ["--network_args", "loraplus_unet_lr_ratio=8", "loraplus_text_encoder_lr_ratio=4"],
+            "lora",
+            {"unet_up_rate": 8, "text_up_rate": 4, "up_rate": 1},
+        ),
+        (LINE, ["--base_weights=base.safetensors"], "lora", {"base_weights": "base.safetensors:1"}),
+        (
+            LINE,
+            ["--base_weights", "my a.safetensors", "b.safetensors", "--base_weights_multiplier", "0.5"],
+            "lora",
+            {"base_weights": "my a.safetensors:0.5\nb.safetensors:1"},
+        ),
+        (LINE, ["--text_encoder_lr=0", "--unet_lr=2e-4"], "lora", {"train_parts": "unet", "unet_rate": 2}),
+        (LINE, ["--unet_lr=0"], "lora", {"train_parts": "text", "text_rate": 1}),
+        (
+            LINE,
+            ["--learning_rate=0", "--unet_lr=3e-4"],
+            "lora",
+            {"train_parts": "unet", "learning_rate": "0.0003", "unet_rate": 1},
+        ),
+        (
+            LINE,
+            ["--text_encoder_lr", "5e-5", "2e-5"],
+            "lora",
+            {"text_rate": 0.5, "second_text_rate": 0.2, "train_parts": "both"},
+        ),
+        (LINE, ["--text_encoder_lr", "0", "0"], "lora", {"train_parts": "unet"}),
+        (
+            [word for word in LINE if "learning_rate" not in word],
+            ["--unet_lr=5e-3"],
+            "lora",
+            {"learning_rate": "2e-6", "unet_rate": 2500},
+        ),
+        (
+            LINE,
+            ["--training_comment=for my cat", "--no_metadata", "--cpu_offload_checkpointing"],
+            "lora",
+            {"training_comment": "for my cat", "picture_metadata": False},
+        ),
     ],
 )
 def test_documented_options_become_ours(
@@ -129,8 +174,26 @@ def test_documented_options_become_ours(
     ("more", "said"),
     [
         (["--network_module=networks.oft"], "--network_module=networks.oft is not to be had here"),
-        (["--network_args", "algo=loha"], "network-args: got 'algo=loha'"),
-        (["--network_args", "conv_dim"], "network-args: got 'conv_dim'"),
+        (["--network_args", "algo=loha"], "--network_args: got 'algo=loha'"),
+        (["--network_args", "conv_dim"], "--network_args: got 'conv_dim'"),
+        (["--network_args", "conv_dim=4096"], "--network_args conv_dim=4096: expected a whole number of"),
+        (["--network_args", "unit=2"], "--network_args: got 'unit=2', which is DyLoRA's"),
+        (
+            ["--network_dim=4096"],
+            "--network_dim=4096: expected a whole number of at least 1 and of at most",
+        ),
+        (["--max_train_steps=0"], "--max_train_steps=0: expected a whole number of at least 1"),
+        (["--huber_schedule=wave"], "--huber_schedule=wave: expected one of constant, "),
+        (["--unet_lr=-1"], "--unet_lr=-1: expected a number of at least 0"),
+        (["--unet_lr=200"], "--unet_lr=200 is 2e+06 times the 0.0001 of --learning_rate"),
+        (["--learning_rate=1e-3:9,1e-4", "--unet_lr=1e-4"], "--learning_rate=1e-3:9,1e-4: expected a number"),
+        (["--unet_lr=0", "--text_encoder_lr=0"], "--unet_lr and --text_encoder_lr leave nothing to train"),
+        (["--unet_lr=0", "--network_train_unet_only"], "leave nothing to train"),
+        (["--text_encoder_lr", "0", "1e-5"], "--text_encoder_lr 0 1e-5: expected one rate, or two"),
+        (
+            ["--base_weights=a.safetensors", "--base_weights_multiplier=much"],
+            "--base_weights_multiplier much: expected a number",
+        ),
         (["--unet_lr=fast"], "--unet_lr=fast: expected a number"),
         (["--token_string=x"], "--token_string is not to be had here"),
         (["--save_model_as=ckpt"], "--save_model_as=ckpt is not to be had here"),
@@ -143,6 +206,57 @@ def test_what_there_is_not_is_refused_by_name(more: list[str], said: str) -> Non
     assert said in str(refused.value)
 
 
+def test_a_file_gives_what_the_command_line_does_not(tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(
+        'network_module = "networks.lora"\nlearning_rate = 1e-3\n'
+        f'[network]\nnetwork_args = [ "down_lr_weight={DOWN}", "mid_lr_weight=2.0", "up_lr_weight={UP}",]\n'
+        "network_dim = 16\nnetwork_train_unet_only = true\nfull_bf16 = false\nvae = ''\n"
+        '[saving]\noutput_name = "other"\n',
+        encoding="utf-8",
+    )
+    line = [word for word in LINE if "network_module" not in word]
+    for name in (file, file.with_suffix("")):  # as there, the ending may be left out
+        settings = settings_of([*line, f"--config_file={name}"])
+        assert (settings.rank, settings.train_parts, settings.name) == (16, "unet", "my-lora")
+        assert (settings.down_lr_weight, settings.mid_lr_weight, settings.up_lr_weight) == (DOWN, "2.0", UP)
+        assert settings.learning_rate == "1e-4"
+    for text, said in (
+        ("no_such = 1", "no_such is not to be had here"),
+        ("network_dim = true", "network_dim: got True, expected text or a number"),
+        ("cache_latents = 3", "cache_latents: got 3, expected true or false"),
+        ("network_dim = [1, 2]", "network_dim: got [1, 2]"),
+        ("network_dim =", "cannot be read"),
+        ("network_dim = 4096", "--network_dim=4096: expected"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(BadInput) as refused:
+            translate([*LINE, f"--config_file={file}"], Path())
+        assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".txt", "# mine\n\na cat, zqx --n blurry, low --w 96 --h 64 --d 7 --s 9 --l 4.5 --ss ddim\na dog"),
+        (
+            ".toml",
+            TABLES,
+        ),
+    ],
+)
+def test_previews_are_drawn_of_the_first_sample_prompt(tmp_path: Path, suffix: str, text: str) -> None:
+    file = tmp_path / f"prompts{suffix}"
+    file.write_text(text, encoding="utf-8")
+    settings = settings_of([*LINE, "--sample_every_n_steps=10", f"--sample_prompts={file}"])
+    assert (settings.preview_prompt, settings.preview_negative) == ("a cat, zqx", "blurry, low")
+    assert (settings.preview_width, settings.preview_height, settings.preview_seed) == (96, 64, 7)
+    assert (settings.preview_steps, settings.preview_cfg, settings.preview_every) == (9, 4.5, 10)
+    file.write_text("# nothing", encoding="utf-8")
+    with pytest.raises(BadInput, match="holds no prompt"):
+        settings_of([*LINE, f"--sample_prompts={file}"])
+
+
 def test_arguments_of_networks_are_settings_of_the_right_method() -> None:
     assert read_network_args(["algo=locon", "conv_dim=2", "conv_alpha=2"]) == {
         "method": "c3lier",
@@ -153,7 +267,7 @@ def test_arguments_of_networks_are_settings_of_the_right_method() -> None:
     given = build_parser().parse_args(["train", "--network-args", "conv_dim=2", "dropout=.1", "--rank", "3"])
     settings = read_settings(given_settings(given))
     assert (settings.conv_rank, settings.dropout, settings.rank) == (2, 0.1, 3)
-    with pytest.raises(BadInput, match="network-args: got 'two' for conv_rank"):
+    with pytest.raises(BadInput, match="network-args conv_dim=two: expected a whole number"):
         given_settings(build_parser().parse_args(["train", "--network-args", "conv_dim=two"]))
 
 

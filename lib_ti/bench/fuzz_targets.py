@@ -26,6 +26,7 @@ from lib_ti.core.schedule import parse_stages
 from lib_ti.data.captions import CaptionRules, read_caption, vary_caption
 from lib_ti.data.images import FORMATS, open_image, upright_size
 from lib_ti.data.sd_scripts_config import read_dataset_config
+from lib_ti.data.sd_scripts_prompts import read_prompts
 from lib_ti.data.templates import OUR_TEMPLATES, fill, read_template
 from lib_ti.formats.card import Card, read_card, write_card
 from lib_ti.formats.embedding import Embedding, read_embeddings, write_pt, write_safetensors
@@ -321,20 +322,10 @@ _ARGS_WORDS = (
     *("=", "1,1,1,1", "zeros", "unit=4", "-1", "nan", "dropout=0.1", ","),
 )
 _OPTIMIZERS = ("betas=(0.9, 0.99) eps=1e-6", '{"betas": [0.9, 0.99], "amsgrad": true}')
-_OPTIMIZER_WORDS = (
-    "betas=",
-    "(0.9, 0.99)",
-    "eps=1e-6",
-    "{",
-    "}",
-    '"',
-    ":",
-    "[",
-    "(",
-    ",",
-    "True",
-    "null",
-    " ",
+_OPT_WORDS = (*("betas=", "(0.9, 0.99)", "eps=1e-6", "{", "}", '"', ":", "[", "(", ",", "True", "null", " "),)
+_PROMPT_TABLES = ('[prompt]\nwidth = 96\n[[prompt.subset]]\nprompt = "a cat --n dog"\nseed = 7\n',)
+_PROMPT_WORDS = (
+    *("[prompt]", "[[prompt.subset]]", "prompt = ", '"', "\n", " --n ", " --w 64", "[", "=", "{", "1"),
 )
 
 
@@ -345,19 +336,13 @@ def _text_targets() -> Iterator[Target]:
         ("template", templates, _TEMPLATE_WORDS, _read_template, _is_text, "cat.txt"),
         ("data set, TOML", [_TOML], _DATASET_WORDS, _read_dataset, _with("[["), "data.toml"),
         ("data set, JSON", [_JSON], _DATASET_WORDS, _read_dataset, _with("{"), "data.json"),
+        ("sample prompts", _PROMPT_TABLES, _PROMPT_WORDS, read_prompts, _with("="), "prompts.toml"),
         ("learning rate", _RATES, _RATE_WORDS, _typed(_read_rate), _with_number, "text"),
         ("guidance scale", _SCALES, _SCALE_WORDS, _typed(parse_guidance), _with_number, "text"),
         ("mixing expression", _MIXES, _MIX_WORDS, _typed(_read_mix), _with("cat"), "text"),
         ("network tag", _TAGS, _TAG_WORDS, _typed(take_calls), _with("<net:"), "text"),
         ("network arguments", _ARGS, _ARGS_WORDS, _typed(_read_network_args), _with("="), "text"),
-        (
-            "optimizer arguments",
-            _OPTIMIZERS,
-            _OPTIMIZER_WORDS,
-            _typed(parse_arguments),
-            _with("=", "{"),
-            "text",
-        ),
+        ("optimizer arguments", _OPTIMIZERS, _OPT_WORDS, _typed(parse_arguments), _with("=", "{"), "text"),
     ):
         grown = partial(_encoded, seeds)
         yield Target(name, grown, mutate_text(words), read, past, (file,))

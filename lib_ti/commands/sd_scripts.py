@@ -18,14 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from lib_ti.commands import train
+from lib_ti.commands.sd_scripts_file import read_options
 from lib_ti.commands.sd_scripts_network import NETWORK_DEFAULTS, NETWORK_OPTIONS, network_ours
-from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS, Entry, Ours, kept_copies
+from lib_ti.commands.sd_scripts_options import (
+    DEFAULTS,
+    NOT_TOGETHER,
+    OPTIONS,
+    Entry,
+    Ours,
+    kept_copies,
+    preview_of,
+)
 from lib_ti.commands.sd_scripts_tools import TOOLS, find_tool, run_tool
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
 from lib_ti.core.names import safe_name
+from lib_ti.core.settings import text_for
 from lib_ti.formats.embedding import read_embedding, write_pt, write_safetensors
+from lib_ti.methods.registry import all_options
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     for sentence in translation.told:
         print(sentence, file=sys.stderr)
     device = {"--device": args.device} if args.device else {}
-    words = [word for pair in {**translation.ours, **device}.items() for word in pair if word]
+    words = words_of({**translation.ours, **device})
     print(f"the same as: {shlex.join(['ti-studio', 'train', *words])}", file=sys.stderr)
     parser = args.parser_class(prog="ti-studio")
     train.add_to(parser.add_subparsers(parser_class=args.parser_class))
@@ -108,6 +119,11 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         else:
             _save_network(Path(result["network"]), translation.output)
     return result
+
+
+def words_of(ours: Ours) -> list[str]:
+    """Options as they are typed; of several values each is a line."""
+    return [word for flag, value in ours.items() for word in (flag, *value.splitlines())]
 
 
 def translate(
@@ -132,15 +148,25 @@ def translate(
         entry = script.options[option].of(value)
         if entry.instead:
             raise BadInput(f"{_shown(option, value)} is not to be had here: {entry.instead}.")
-        ours |= entry.ours(value)
+        ours |= _checked(_shown(option, value), entry.ours(value))
         if entry.told:
             told.append(f"{_shown(option, value)}: {entry.told}")
     ours |= kept_copies(given)
+    ours |= _checked(f"--sample_prompts={given.get('sample_prompts')}", preview_of(given))
     ours |= script.together(given, ours)
     if "--buckets" in ours:
         del ours["--no-buckets"]
     suffix = given.get("save_model_as", script.suffix).lower()
     return Translation(ours, told, Path(ours["--data"]) / f"{safe_name(script.output(given))}.{suffix}")
+
+
+def _checked(shown: str, ours: Ours) -> Ours:
+    """Raises BadInput, by what the user typed, where a setting does not take what becomes of it."""
+    known = all_options()
+    for flag, text in ours.items():
+        if text and (told := known.get(flag.removeprefix("--").replace("-", "_"))):
+            text_for(told[0], told[1], text, shown)
+    return ours
 
 
 def _parse(
@@ -159,13 +185,15 @@ def _parse(
             f"{others[0].partition('=')[0]} is not to be had here; leave it out, or look for it in "
             "ti-studio train --help."
         )
-    given = {}
+    found: dict[str, str] = {}
     for option, entry in script.options.items():
         value = getattr(values, option)
         # To sd-scripts an empty value is none.
         if value or (entry.switch and value is not None):
-            given[option] = " ".join(value) if entry.several else value
-    return given
+            found[option] = "\n".join(value) if entry.several else value
+    if "config_file" in found:
+        found = {**read_options(found["config_file"], script.options), **found}
+    return {option: found[option] for option in script.options if option in found}
 
 
 def _check_presence(given: Mapping[str, str], script: Script) -> None:
@@ -180,6 +208,8 @@ def _check_presence(given: Mapping[str, str], script: Script) -> None:
 
 
 def _shown(option: str, value: str) -> str:
+    if "\n" in value:
+        return " ".join([f"--{option}", *value.splitlines()])
     return f"--{option}={value}" if value else f"--{option}"
 
 

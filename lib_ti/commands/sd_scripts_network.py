@@ -5,6 +5,7 @@ Source of the options: kohya-ss/sd-scripts, train_network.py and sdxl_train_netw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -15,14 +16,16 @@ from lib_ti.commands.sd_scripts_options import (
     Entry,
     Ours,
     becomes,
-    missing,
     needless,
     only,
     sets,
     switched,
 )
 from lib_ti.core.errors import BadInput
+from lib_ti.core.settings import from_text
 from lib_ti.methods.network_args import read_network_args
+from lib_ti.methods.network_rates import FASTEST, SLOWEST
+from lib_ti.methods.network_settings import NetworkSettings
 
 _MODULES = {"networks.lora": "lora", "networks.dylora": "dylora", "lycoris.kohya": "lora"}
 _SMALL = sets({"--optimizer": "AdamW"}, told="AdamW it is: what it keeps of a network is small")
@@ -39,11 +42,16 @@ _NETWORK: Mapping[str, Entry] = {
     "network_train_unet_only": switched("--train-parts", "unet"),
     "network_train_text_encoder_only": switched("--train-parts", "text"),
     "unet_lr": Entry(),
-    "text_encoder_lr": Entry(),
-    "base_weights": becomes("--base-weights"),
-    "base_weights_multiplier": becomes("--base-multiplier"),
+    "text_encoder_lr": Entry(several=True),  # of SDXL two
+    "base_weights": Entry(several=True),
+    "base_weights_multiplier": Entry(several=True),
     "scale_weight_norms": becomes("--max-norm"),
-    "no_metadata": missing("the file always says what it is", switch=True),
+    "no_metadata": sets(
+        {"--no-picture-metadata": ""},
+        told="nothing is said of pictures and captions; the file still says what it is and how it was made",
+        switch=True,
+    ),
+    "training_comment": becomes("--training-comment"),
     # Elsewhere they are of another consequence.
     "save_precision": Entry(
         choices={"float": sets({"--save-precision": "fp32"})}, ours=becomes("--save-precision").ours
@@ -83,17 +91,68 @@ def network_ours(given: Mapping[str, str], ours: Ours) -> Ours:
     if {"network_train_unet_only", "network_train_text_encoder_only"} <= given.keys():
         raise BadInput("--network_train_unet_only beside --network_train_text_encoder_only leaves nothing.")
     method = _MODULES[given["network_module"].lower()]
-    found = read_network_args(given.get("network_args", "").split(), method)
+    words = given.get("network_args", "").split()
+    found = read_network_args(words, method, option="--network_args")
     flags = {f"--{name.replace('_', '-')}": value for name, value in found.items()}
-    for theirs, flag in (("unet_lr", "--unet-rate"), ("text_encoder_lr", "--text-rate")):
-        if theirs in given:
-            flags[flag] = _share(theirs, given[theirs], ours["--learning-rate"])
-    return {"--name": given.get("output_name", "last"), **flags}
+    return {"--name": given.get("output_name", "last"), **flags, **_base(given), **_rates(given, ours)}
 
 
-def _share(option: str, rate: str, of: str) -> str:
-    """One rate as a multiple of the other."""
+def _base(given: Mapping[str, str]) -> Ours:
+    """The networks that training begins on, each with its multiplier; one that is given none has 1."""
+    files = given.get("base_weights", "").splitlines()
+    numbers = given.get("base_weights_multiplier", "").splitlines()
+    lines = []
+    for place, file in enumerate(files):
+        number = numbers[place] if place < len(numbers) else "1"
+        from_text(NetworkSettings, "base_multiplier", number, f"--base_weights_multiplier {number}")
+        lines.append(f"{file}:{float(number):g}")
+    return {"--base-weights": "\n".join(lines)} if lines else {}
+
+
+def _rates(given: Mapping[str, str], ours: Ours) -> Ours:
+    """Rates of parts, absolute there, as multiples of one; a part whose rate is 0 is not trained."""
+    if not {"unet_lr", "text_encoder_lr"} & given.keys():
+        return {}
+    base = ours["--learning-rate"]
+    text = given.get("text_encoder_lr", base).splitlines()
+    base_shown = f"--learning_rate={base}"
+    text_shown = f"--text_encoder_lr{' ' if len(text) > 1 else '='}{' '.join(text)}"
+    if "text_encoder_lr" not in given:
+        text_shown = base_shown
+    unet_shown = f"--unet_lr={given['unet_lr']}" if "unet_lr" in given else base_shown
+    shown = {"unet": unet_shown, "text": text_shown, "second-text": text_shown}
+    rates = {
+        part: _rate(shown[part], rate)
+        for part, rate in zip(shown, [given.get("unet_lr", base), *text], strict=False)
+    }
+    if len(text) > 2 or (len(text) == 2 and (rates["text"] == 0) != (rates["second-text"] == 0)):
+        raise BadInput(
+            f"{text_shown}: expected one rate, or two of which both or none are 0: no text encoder is left "
+            "out alone here."
+        )
+    trained = [part for part in ("unet", "text") if rates[part] and ours.get("--train-parts") in (None, part)]
+    if not trained:
+        raise BadInput("--unet_lr and --text_encoder_lr leave nothing to train; give one of them a rate.")
+    whole = _rate(base_shown, base) or rates[trained[0]]
+    shares = {f"--{part}-rate": _share(shown[part], rate, whole) for part, rate in rates.items() if rate}
+    only_one = {"--train-parts": trained[0]} if len(trained) == 1 else {}
+    return {"--learning-rate": base if float(base) else f"{whole:g}", **shares, **only_one}
+
+
+def _rate(shown: str, text: str) -> float:
     try:
-        return f"{float(rate) / float(of):.6g}"
-    except (ValueError, ZeroDivisionError):
-        raise BadInput(f"--{option}={rate}: expected a number, beside one of --learning_rate.") from None
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 <= rate < math.inf:
+        raise BadInput(f"{shown}: expected a number of at least 0, as a rate of a part goes with one rate.")
+    return rate
+
+
+def _share(shown: str, rate: float, whole: float) -> str:
+    if not SLOWEST <= rate / whole <= FASTEST:
+        raise BadInput(
+            f"{shown} is {rate / whole:g} times the {whole:g} of --learning_rate; expected {SLOWEST:g} to "
+            f"{FASTEST:g} times: bring the two nearer."
+        )
+    return f"{rate / whole:.6g}"

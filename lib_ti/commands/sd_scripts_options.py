@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lib_ti.core.errors import BadInput
+from lib_ti.data.sd_scripts_prompts import read_prompts
 
 Ours = Mapping[str, str]  # options of ti-studio train; a switch has an empty value
 
@@ -23,14 +25,14 @@ class Entry:
     instead: str = ""  # what to do about it: it is refused
     choices: Mapping[str, Entry] = field(default_factory=dict)  # a value in lower case -> what becomes of it
     switch: bool = False  # takes no value
-    several: bool = False  # takes any number of values
+    several: bool = False  # takes any number of values; each is a line of the value
 
     def of(self, value: str) -> Entry:
         return self.choices.get(value.lower(), self)
 
 
-def becomes(flag: str) -> Entry:
-    return Entry(lambda value: {flag: value})
+def becomes(flag: str, *, several: bool = False) -> Entry:
+    return Entry(lambda value: {flag: value}, several=several)
 
 
 def sets(ours: Ours, *, told: str = "", switch: bool = False) -> Entry:
@@ -215,7 +217,7 @@ _LEARNING: Mapping[str, Entry] = {
     ),
     "use_8bit_adam": sets({"--optimizer": "AdamW"}, told=f"AdamW it is: {_FEW}", switch=True),
     "use_lion_optimizer": switched("--optimizer", "Lion"),
-    "optimizer_args": Entry(becomes("--optimizer-args").ours, several=True),
+    "optimizer_args": Entry(lambda lines: {"--optimizer-args": " ".join(lines.splitlines())}, several=True),
     "max_grad_norm": Entry(_largest_norm),
     "loss_type": Entry(
         choices={
@@ -246,6 +248,9 @@ _MACHINE: Mapping[str, Entry] = {
     "mixed_precision": Entry(told=_IN_FULL, choices={"no": Entry()}),
     **dict.fromkeys(("full_fp16", "full_bf16", "no_half_vae", "fp8_base"), needless(_IN_FULL, switch=True)),
     "gradient_checkpointing": switched("--checkpointing"),
+    "cpu_offload_checkpointing": needless(
+        "what is computed again is kept nowhere; --gradient_checkpointing does that", switch=True
+    ),
     **dict.fromkeys(("xformers", "sdpa", "mem_eff_attn"), needless(_ATTENTION, switch=True)),
     **dict.fromkeys(
         ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"),
@@ -285,8 +290,8 @@ _SAVING: Mapping[str, Entry] = {
     "sample_every_n_steps": becomes("--preview-every"),
     "sample_every_n_epochs": becomes("--preview-every-epochs"),
     "sample_at_first": missing("leave it out", switch=True),
-    "sample_prompts": missing("use ti-studio train --preview-prompt"),
-    "sample_sampler": missing("use ti-studio train --preview-sampler"),
+    "sample_prompts": needless("previews are drawn of its first prompt"),  # see preview_of
+    "sample_sampler": needless("previews are drawn by one sampler; see ti-studio train --preview-sampler"),
     **dict.fromkeys(("logging_dir", "log_with", "log_prefix", "log_tracker_name"), needless(_LOSSES)),
     **dict.fromkeys(("log_tracker_config", "wandb_run_name", "wandb_api_key"), needless(_LOSSES)),
     "log_config": needless("the settings are in the job's folder, settings.json", switch=True),
@@ -301,7 +306,7 @@ _SAVING: Mapping[str, Entry] = {
     ),
     "huggingface_repo_id": missing("upload the file yourself"),
     "debug_dataset": missing("the prompts with the new word are counted before every start", switch=True),
-    "config_file": missing("write its options into the command line"),
+    "config_file": Entry(),  # see sd_scripts_file
     "output_config": missing("the settings are in the job's folder, settings.json", switch=True),
 }
 
@@ -322,6 +327,25 @@ def kept_copies(given: Mapping[str, str]) -> Ours:
         raise BadInput("--save_last_n_steps is missing --save_every_n_steps: add it, or leave both out.")
     span, every = (_number(name, given[name]) for name in ("save_last_n_steps", "save_every_n_steps"))
     return {"--keep-last": str(int(span // every) + 1)} if every >= 1 else {}
+
+
+# What a preview takes from a prompt's flags.
+_PREVIEW = {
+    "negative_prompt": "--preview-negative",
+    "width": "--preview-width",
+    "height": "--preview-height",
+    "seed": "--preview-seed",
+    "sample_steps": "--preview-steps",
+    "scale": "--preview-cfg",
+}
+
+
+def preview_of(given: Mapping[str, str]) -> Ours:
+    """What the first prompt of ``sample_prompts`` asks for: a preview is drawn of one. Raises BadInput."""
+    if "sample_prompts" not in given:
+        return {}
+    prompt = read_prompts(Path(given["sample_prompts"]).expanduser())[0]
+    return {"--preview-prompt": prompt.text, **{_PREVIEW[name]: value for name, value in prompt.said.items()}}
 
 
 # Options that mean something together which there is no saying here, and what to do instead.

@@ -1,5 +1,5 @@
-"""sd-scripts' tools for networks and pictures: their command lines as those of ``ti-studio lora`` and
-``ti-studio images``.
+"""sd-scripts' tools for networks and pictures: their command lines as those of ``ti-studio lora``,
+``ti-studio images`` and ``ti-studio generate``.
 
 Source of the options: kohya-ss/sd-scripts, networks/*.py and tools/resize_images_to_resolution.py.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 from typing import Any
 
-from lib_ti.commands import tools
+from lib_ti.commands import generate, sd_scripts_generate, tools
 from lib_ti.commands.shared import Stopped
 from lib_ti.core.errors import BadInput
 
@@ -129,7 +129,19 @@ _MERGE = Tool(
     refused={"lbws": _LBWS},
 )
 
+_GENERATE = Tool(
+    options=sd_scripts_generate.OPTIONS,
+    translate=sd_scripts_generate.generate_words,
+    required=("ckpt", "prompt"),
+    values=sd_scripts_generate.VALUES,
+    told=sd_scripts_generate.TOLD,
+    refused=sd_scripts_generate.REFUSED,
+)
+
 TOOLS: Mapping[str, Tool] = {
+    "gen_img_diffusers.py": _GENERATE,
+    "gen_img.py": _GENERATE,
+    "sdxl_gen_img.py": _GENERATE,
     "merge_lora.py": _MERGE,
     "sdxl_merge_lora.py": _MERGE,
     "svd_merge_lora.py": Tool(
@@ -208,12 +220,12 @@ def translate_tool(
     """The words of ours, and what to say about options that change nothing here. Raises BadInput."""
     tool = TOOLS[line.name]
     given = _parse(tool, line, parser_class)
-    for option in tool.required:
-        if option not in given:
-            raise BadInput(f"--{option} is missing.")
     for option, instead in tool.refused.items():
         if option in given:
             raise BadInput(f"--{option} is not to be had here: {instead}.")
+    for option in tool.required:
+        if option not in given:
+            raise BadInput(f"--{option} is missing.")
     told = [f"--{option}: {why}" for option, why in tool.told.items() if option in given]
     return tool.translate(given), told
 
@@ -247,6 +259,7 @@ def run_tool(line: Line, args: argparse.Namespace, stopped: Stopped) -> dict[str
     parser = args.parser_class(prog="ti-studio")
     commands = parser.add_subparsers(parser_class=args.parser_class)
     tools.add_to(commands)
+    generate.add_to(commands)
     ours = parser.parse_args([*words, *(["--json"] if args.json else [])])
     if args.device and "--device" not in words:
         ours.device = args.device

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import Option
 from lib_ti.methods.network_args import read_network_args
 from lib_ti.methods.registry import DEFAULT, KINDS, all_options
@@ -59,6 +58,7 @@ def settings_options(parser: argparse.ArgumentParser, leave_out: tuple[str, ...]
             choices = option.choices or None
             group.add_argument(
                 flag,
+                nargs="+" if option.several else None,
                 type=plain,
                 choices=choices,
                 default=argparse.SUPPRESS,
@@ -80,17 +80,16 @@ def _notes(option: Option, defaults: dict[str, Any]) -> str:
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line, with the method if that was. Raises BadInput."""
-    given = {name: getattr(args, name) for name in ("method", *all_options()) if hasattr(args, name)}
+    given = {name: joined(getattr(args, name)) for name in ("method", *all_options()) if hasattr(args, name)}
     if not getattr(args, "network_args", None):
         return given
     told = read_network_args(args.network_args, given.pop("method", "lora"))
     method = told.pop("method")
-    return {"method": method, **{name: _typed(name, text) for name, text in told.items()}, **given}
+    known = all_options()
+    typed = {name: known[name][1](text) for name, text in told.items()}  # which reading has checked
+    return {"method": method, **typed, **given}
 
 
-def _typed(name: str, text: str) -> Any:
-    _, plain, _ = all_options()[name]
-    try:
-        return plain(text)
-    except ValueError:
-        raise BadInput(f"network-args: got {text!r} for {name}, expected a number.") from None
+def joined(value: Any) -> Any:
+    """Several values of one option as a setting has them, each on a line."""
+    return "\n".join(value) if isinstance(value, list) else value

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lib_ti.commands.shared import Stopped, shared_options
+from lib_ti.commands.shared import Stopped, joined, shared_options
 from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import Option, build, options_of
 from lib_ti.hosts.standalone import StandaloneHost
@@ -55,7 +55,7 @@ def _add(parser: argparse.ArgumentParser, name: str, default: Any, option: Optio
 
 def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     """On the paths as they were typed: who has a shell needs no fence."""
-    given = {name: _joined(getattr(args, name)) for name in options_of(tool.settings) if hasattr(args, name)}
+    given = {name: joined(getattr(args, name)) for name in options_of(tool.settings) if hasattr(args, name)}
     settings: Any = build(tool.settings, given)
     with _bar() as progress:
         look = cache(partial(_load, args))
@@ -74,10 +74,6 @@ def _load(args: argparse.Namespace) -> StandaloneHost:
     if not args.model:
         raise BadInput("no model is named; name one with --model: builtin, a checkpoint, a diffusers folder.")
     return StandaloneHost.load(args.model, args.device, 1)
-
-
-def _joined(value: Any) -> Any:
-    return "\n".join(value) if isinstance(value, list) else value
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -180,3 +182,21 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """What TOML says. Raises ValueError, and BadInput where this Python cannot read it."""
+    for name in ("tomllib", "tomli"):  # the first comes with Python 3.11
+        with contextlib.suppress(ImportError):
+            parser = importlib.import_module(name)
+            break
+    else:
+        raise BadInput(
+            "This Python cannot read TOML; install tomli, take Python 3.11 or later, or write the file as "
+            "JSON where that is taken."
+        )
+    try:
+        found: dict[str, Any] = parser.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return found

@@ -5,6 +5,7 @@ Widgets, API schema, command-line options and docs are made from them; nothing i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing
 from collections.abc import Mapping
@@ -117,6 +118,24 @@ def _check(name: str, value: Any, option: Option, kind: type) -> Any:
     if not good:
         raise BadInput(f"{name.replace('_', '-')}: got {value!r}, expected {_expected(option, kind)}.")
     return value
+
+
+def from_text(kind: type, name: str, text: str, given: str) -> Any:
+    """The value of one setting that is written as ``text``; ``given``: that as the user typed it, by which
+    BadInput is raised."""
+    _, option_, plain = options_of(kind)[name]
+    return text_for(option_, plain, text, given)
+
+
+def text_for(option_: Option, plain: type, text: str, given: str) -> Any:
+    """As ``from_text``, of an option and its plain type."""
+    value: Any = text
+    with contextlib.suppress(ValueError):
+        value = plain(text)
+    try:
+        return _check("", value, option_, plain)
+    except BadInput:
+        raise BadInput(f"{given}: expected {_expected(option_, plain)}.") from None
 
 
 def build(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -6,15 +6,13 @@ sd-scripts. What that file can ask for and is not to be had here is refused by n
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import parse_json, read_text
+from lib_ti.core.files import parse_json, parse_toml, read_text
 from lib_ti.core.names import below
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.settings import build, option, options_of
@@ -151,22 +149,13 @@ def read_dataset_config(settings: PictureSettings) -> DatasetConfig:
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
-        config = parse_json(text) if text.lstrip()[:1] == "{" else _toml().loads(text)
-    except (ValueError, RecursionError) as error:  # of which both parsers' errors are
+        config = parse_json(text) if text.lstrip()[:1] == "{" else parse_toml(text)
+    except ValueError as error:  # of which both parsers' errors are
         raise BadInput(f"{path} cannot be read ({error}); mend it, or leave it out.") from error
     tables = config.get("datasets", []) if isinstance(config, dict) else None
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise BadInput(f"{path} is no data set file; expected [[datasets]] with [[datasets.subsets]] in it.")
     return config
-
-
-def _toml() -> Any:
-    for name in ("tomllib", "tomli"):  # the first comes with Python 3.11
-        with contextlib.suppress(ImportError):
-            return importlib.import_module(name)
-    raise BadInput(
-        "This Python cannot read TOML; install tomli, take Python 3.11 or later, or write the file as JSON."
-    )
 
 
 def _refuse_unknown(where: str, table: Any, known: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
@@ -14,24 +15,26 @@ from lib_ti.core.optimizers import KNOWN, known_as
 from lib_ti.core.precision import DTYPES
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
-from lib_ti.formats.embedding import Embedding
+from lib_ti.formats.embedding import Embedding, Family
 from lib_ti.hosts.base import Condition, Embeddings, Host
 from lib_ti.methods.denoising import denoising_losses, noise_schedule
 from lib_ti.methods.kind import Kind, Product, Words, Writer
 from lib_ti.methods.network_file import metadata_of
+from lib_ti.methods.network_rates import layer_share, up_ratio
 from lib_ti.methods.network_settings import (
     C3LierSettings,
     DyLoraSettings,
     LoraSettings,
     NetworkSettings,
+    base_networks,
     check_network,
-    layer_share,
     plan_sizes,
 )
 from lib_ti.methods.starts import initial_vectors
 from lib_ti.methods.textual_inversion import VectorSettings, as_embedding, found_in, writer_of
 from lib_ti.networks.algebra import LowRank
 from lib_ti.networks.attach import attach
+from lib_ti.networks.block_numbers import filled_up
 from lib_ti.networks.files import Network, read_network, write_network
 from lib_ti.networks.layers import Layer, find_layers
 from lib_ti.networks.trainable import Learning, Size, Turn, rank_of_step
@@ -132,6 +135,7 @@ class NetworkTraining:
             for encoder, vectors in word.items()
         }
         host.set_embeddings(vectors_of(self.parameters(), settings))
+        self._started = time.time()
         self._place = (0, 0)  # step, and micro-batch of it
         text_learns = bool(self.vectors) or any(self.layers[name].part != "unet" for name in self.updates)
         self._encode = host.encode_prompts if text_learns else self._remembered
@@ -150,7 +154,8 @@ class NetworkTraining:
         shares = dict.fromkeys(self.vectors, settings.word_rate)
         for name in self.updates:
             share = layer_share(self.layers[name], settings, family)
-            shares |= {f"{name}.{_DOWN}": share, f"{name}.{_UP}": share * settings.up_rate}
+            ratio = up_ratio(self.layers[name], settings)
+            shares |= {f"{name}.{_DOWN}": share, f"{name}.{_UP}": share * ratio}
         return shares
 
     def draw(self, step: int) -> list[Batch]:
@@ -183,9 +188,8 @@ class NetworkTraining:
     def attached(self) -> Iterator[None]:
         settings, family = self.settings, self.host.info.family
         with ExitStack() as undo:
-            if settings.base_weights:
-                base = Path(settings.base_weights).expanduser()
-                undo.enter_context(attach(self.parts, base, settings.base_multiplier, family=family))
+            for base, multiplier in base_networks(settings):
+                undo.enter_context(attach(self.parts, base, multiplier, family=family))
             network = Network(settings.name, family, self.updates)
             undo.enter_context(attach(self.parts, network, family=family))
             yield
@@ -197,7 +201,7 @@ class NetworkTraining:
 
     def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> list[Writer]:
         network = self._tensors(parameters)
-        metadata = metadata_of(self.host, self.settings, step, job)
+        metadata = metadata_of(self.host, self.settings, self.samples, step, job, self._started)
         write = partial(write_network, tensors=network, metadata=metadata)
         if not self.vectors:
             return [write]
@@ -240,22 +244,41 @@ def bundled(embedding: Embedding) -> dict[str, torch.Tensor]:
     return {f"{start}string_to_param.*": vectors for vectors in embedding.vectors.values()}
 
 
+def check_rates(layers: Sequence[Layer], settings: NetworkSettings, family: Family) -> None:
+    """Raises BadInput where the optimizer cannot give the layers the rates they are to have."""
+    shares = {layer_share(layer, settings, family) for layer in layers}
+    ratios = {up_ratio(layer, settings) for layer in layers}
+    if known_as(settings.optimizer) is KNOWN["Prodigy"] and (len(shares) > 1 or ratios != {1.0}):
+        raise BadInput(
+            "optimizer Prodigy finds one rate for everything; set unet-rate, text-rate and up-rate to 1, and "
+            "give no block weights and no other rates of parts."
+        )
+
+
+def notices(layers: Sequence[Layer], settings: NetworkSettings, family: Family) -> list[str]:
+    """What settings do otherwise than they seem to say."""
+    said = filled_up(settings.down_lr_weight, settings.mid_lr_weight, settings.up_lr_weight, family)
+    fused = sum(layer.attention is not None for layer in layers)
+    if settings.dropout and fused:
+        said.append(
+            f"dropout does nothing in {fused} layers of fused attention, which are changed in their weight; "
+            "rank-dropout and module-dropout act there too"
+        )
+    return said
+
+
 def preflight(
     host: Host, settings: NetworkSettings, lines: Sequence[str], captions: Sequence[str]
 ) -> list[str]:
     """What should be said before the start. Raises BadInput where nothing could be learned."""
     layers = find_layers(host.parts(), host.info.family)
     sizes = sizes_of(layers, settings, host, known_weights(host, settings))
-    shares = {layer_share(layers[name], settings, host.info.family) for name in sizes}
-    if known_as(settings.optimizer) is KNOWN["Prodigy"] and len(shares) * settings.up_rate != 1:
-        raise BadInput(
-            "optimizer Prodigy finds one rate for everything; set unet-rate, text-rate and up-rate to 1, and "
-            "give no block weights."
-        )
+    check_rates([layers[name] for name in sizes], settings, host.info.family)
     in_unet = sum(layers[name].part == "unet" for name in sizes)
     ranks = sorted({size.rank for size in sizes.values()})
     rank = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 1 else f"{ranks[0]}"
     said = [f"network of {in_unet} layers of the U-Net and {len(sizes) - in_unet} of text, rank {rank}"]
+    said += notices([layers[name] for name in sizes], settings, host.info.family)
     if settings.word_vectors:
         prompts = all_prompts(lines, settings.trigger, captions)
         said.append(found_in(host, settings.trigger, prompts))

@@ -8,14 +8,18 @@ from dataclasses import asdict
 
 from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.schedule import learning_rate_of
+from lib_ti.data.samples import TrainingSet
 from lib_ti.hosts.base import Host
 from lib_ti.methods.network_settings import DyLoraSettings, NetworkSettings
+from lib_ti.methods.picture_metadata import picture_metadata
 from lib_ti.networks.files import network_metadata
 
 
-def metadata_of(host: Host, settings: NetworkSettings, step: int, job: str) -> dict[str, str]:
-    """After so many steps of the job of this id."""
-    info, rate = host.info, learning_rate_of(settings).at(1)
+def metadata_of(
+    host: Host, settings: NetworkSettings, samples: TrainingSet, step: int, job: str, started: float
+) -> dict[str, str]:
+    """After so many steps of the job of this id, which began at the time ``started``."""
+    info = host.info
     told = {key: value for key, value in asdict(settings).items() if key not in PRIVATE}
     by_block = settings.dim_from_weights or settings.block_dims or settings.block_alphas
     usual = network_metadata(
@@ -27,27 +31,63 @@ def metadata_of(host: Host, settings: NetworkSettings, step: int, job: str) -> d
         title=settings.name,
         module="networks.dylora" if settings.rank_unit else "networks.lora",
     )
-    return usual | {
-        "job": job,
-        "settings": json.dumps(told, ensure_ascii=False, sort_keys=True),
-        "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "ss_session_id": job,
-        "ss_training_finished_at": str(time.time()),
-        "ss_sd_model_name": info.name,
-        "ss_new_sd_model_hash": info.sha256,
-        "ss_network_dropout": str(settings.dropout),
+    of_pictures = picture_metadata(samples) if settings.picture_metadata else {}
+    return (
+        usual
+        | of_pictures
+        | _lengths(samples, step)
+        | _rates(settings)
+        | {
+            "job": job,
+            "settings": json.dumps(told, ensure_ascii=False, sort_keys=True),
+            "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "ss_session_id": job,
+            "ss_training_started_at": str(started),
+            "ss_training_finished_at": str(time.time()),
+            "ss_training_comment": settings.training_comment,
+            "ss_resolution": _resolution(samples, info.native_size),
+            "ss_sd_model_name": info.name,
+            "ss_new_sd_model_hash": info.sha256,
+            "ss_network_dropout": str(settings.dropout),
+            "ss_optimizer": settings.optimizer,
+            "ss_lr_scheduler": settings.decay,
+            "ss_seed": str(settings.seed),
+            "ss_clip_skip": str(settings.clip_skip or None),
+            "ss_min_snr_gamma": str(settings.min_snr_gamma if settings.weighting == "min-snr" else None),
+            "ss_noise_offset": str(settings.noise_offset or None),
+        }
+    )
+
+
+def _rates(settings: NetworkSettings) -> dict[str, str]:
+    """As they are before warm-up and decay."""
+    rate = learning_rate_of(settings).stages.at(1)
+    return {
         "ss_learning_rate": str(rate),
         "ss_unet_lr": str(rate * settings.unet_rate),
         "ss_text_encoder_lr": str(rate * settings.text_rate),
-        "ss_optimizer": settings.optimizer,
-        "ss_lr_scheduler": settings.decay,
+    }
+
+
+def _lengths(samples: TrainingSet, step: int) -> dict[str, str]:
+    settings = samples.settings  # with the batch size of a data set file
+    whole = settings.batch_size * settings.accumulation
+    return {
         "ss_max_train_steps": str(settings.steps),
         "ss_steps": str(step),
-        "ss_seed": str(settings.seed),
-        "ss_clip_skip": str(settings.clip_skip or None),
-        "ss_min_snr_gamma": str(settings.min_snr_gamma if settings.weighting == "min-snr" else None),
-        "ss_noise_offset": str(settings.noise_offset or None),
+        "ss_num_epochs": str(-(-settings.steps // samples.steps_of_epoch)),
+        "ss_epoch": str(-(-step // samples.steps_of_epoch)),
+        "ss_num_batches_per_epoch": str(samples.steps_of_epoch * settings.accumulation),
+        "ss_batch_size_per_device": str(settings.batch_size),
+        "ss_gradient_accumulation_steps": str(settings.accumulation),
+        "ss_total_batch_size": str(whole),
     }
+
+
+def _resolution(samples: TrainingSet, native: int) -> str:
+    """As sd-scripts writes it: (512, 768); of several the first folder's."""
+    bucketing = samples.subsets[0].bucketing
+    return f"({bucketing.width or native}, {bucketing.height or native})"
 
 
 def network_args(settings: NetworkSettings) -> dict[str, str]:
@@ -61,4 +101,7 @@ def network_args(settings: NetworkSettings) -> dict[str, str]:
     weights = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold")
     for name in (*names, *weights, "rank_dropout", "module_dropout"):
         told |= {name: value} if (value := getattr(settings, name)) else {}
+    told |= {"loraplus_lr_ratio": settings.up_rate} if settings.up_rate != 1 else {}
+    for part, ratio in (("unet", settings.unet_up_rate), ("text_encoder", settings.text_up_rate)):
+        told |= {f"loraplus_{part}_lr_ratio": ratio} if ratio else {}
     return {name: str(value) for name, value in told.items()}

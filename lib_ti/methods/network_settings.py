@@ -2,76 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import option, with_default
 from lib_ti.formats.embedding import Family
 from lib_ti.methods.kind import JobSettings
+from lib_ti.methods.network_rates import RateSettings, weights_of
 from lib_ti.methods.textual_inversion import VectorSettings
-from lib_ti.networks.block_numbers import block_weights, read_numbers, read_ranks
+from lib_ti.networks.block_numbers import HIGHEST_RANK, read_numbers, read_ranks
 from lib_ti.networks.layers import Layer, trained_layers
 from lib_ti.networks.names import BLOCKS
 from lib_ti.networks.trainable import Dropout, Size
 
-
-@dataclass(frozen=True)
-class RateSettings:
-    """Who learns how fast."""
-
-    unet_rate: float = option(
-        1.0,
-        "Learning rate of the U-Net's layers, as a multiple of the job's.",
-        group="network",
-        low=0.001,
-        high=1000,
-        label="U-Net learning rate weight",
-    )
-    text_rate: float = option(
-        0.5,
-        "Learning rate of the text encoder's layers, as a multiple of the job's.",
-        group="network",
-        low=0.001,
-        high=1000,
-        label="Text encoder learning rate weight",
-    )
-    up_rate: float = option(
-        1.0,
-        "Learning rate of the matrices that start at zero, as a multiple of the others' (LoRA+, which "
-        "advises 16).",
-        group="network",
-        low=0.01,
-        high=1000,
-        label="LoRA+ ratio",
-    )
-    down_lr_weight: str = option(
-        "",
-        "Learning rates of the U-Net's down blocks, as multiples: 12 numbers (9 for SDXL), or sine, cosine, "
-        "linear, reverse_linear, zeros, with +0.25 to add that; empty: 1. At 0 a block is left as it is.",
-        group="network",
-        label="Down blocks' learning rate weights",
-    )
-    mid_lr_weight: str = option(
-        "",
-        "The same of the middle block: 1 number (3 for SDXL).",
-        group="network",
-        label="Middle block's learning rate weight",
-    )
-    up_lr_weight: str = option(
-        "",
-        "The same of the up blocks: 12 numbers (9 for SDXL), or a name as above.",
-        group="network",
-        label="Up blocks' learning rate weights",
-    )
-    block_lr_zero_threshold: float = option(
-        0.0,
-        "Such a weight counts as 0 up to this.",
-        group="network",
-        low=0,
-        high=1000,
-        label="Block weight threshold",
-    )
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+_MULTIPLIER = re.compile(rf"(.*\S)\s*:\s*({_NUMBER})")  # not the colon of C:\net.safetensors
 
 
 @dataclass(frozen=True)
@@ -211,12 +159,19 @@ class NetworkSettings(WordSettings, RateSettings, SizeSettings, JobSettings):
     )
     base_weights: str = option(
         "",
-        "File of a network that is on the model while this one learns the difference.",
+        "Files of networks that are on the model while this one learns the difference, each on a line of its "
+        "own; one that ends in :0.5 is on at that strength.",
         group="network",
+        several=True,
         label="Learn the difference to network",
     )
     base_multiplier: float = option(
-        1.0, "How strongly that one is on.", group="network", low=-10, high=10, label="Its multiplier"
+        1.0,
+        "How strongly those are on that do not say it.",
+        group="network",
+        low=-10,
+        high=10,
+        label="Their multiplier",
     )
     save_precision: str = option(
         "fp16",
@@ -225,6 +180,14 @@ class NetworkSettings(WordSettings, RateSettings, SizeSettings, JobSettings):
         choices=("fp32", "fp16", "bf16"),
         label="Precision of the file",
     )
+    picture_metadata: bool = option(
+        True,
+        "Say in the file which tags the captions have, and what the folders of pictures are called, as "
+        "WebUIs show it.",
+        group="saving",
+        label="Tags in the file",
+    )
+    training_comment: str = option("", "A note for the file.", group="saving", label="Comment in the file")
 
     @property
     def trigger(self) -> str:
@@ -298,7 +261,7 @@ def _by_block(settings: NetworkSettings) -> bool:
 
 def plan_sizes(layers: Mapping[str, Layer], settings: NetworkSettings, family: Family) -> dict[str, Size]:
     """The layers that the settings have trained, by name, with the size of each update. Raises BadInput."""
-    weights = _block_weights(settings, family)
+    weights = weights_of(settings, family)
     conv = bool(settings.conv_rank or settings.conv_block_dims)
     linear_sizes = _sizes(settings, "", family)
     conv_sizes = _sizes(settings, "conv_", family)
@@ -324,22 +287,17 @@ def _sizes(settings: NetworkSettings, prefix: str, family: Family) -> list[Size]
     rank, alpha = (settings.conv_rank, settings.conv_alpha) if prefix else (settings.rank, settings.alpha)
     dims, alphas = getattr(settings, f"{prefix}block_dims"), getattr(settings, f"{prefix}block_alphas")
     ranks = read_ranks(f"{flag}block-dims", dims, family) if dims else [rank] * count
-    given = read_numbers(f"{flag}block-alphas", alphas, count) if alphas else [alpha] * count
+    given = (
+        read_numbers(f"{flag}block-alphas", alphas, count, most=HIGHEST_RANK) if alphas else [alpha] * count
+    )
     return [Size(rank, alpha or rank) for rank, alpha in zip(ranks, given, strict=True)]
 
 
-def _block_weights(settings: NetworkSettings, family: Family) -> list[float]:
-    return block_weights(
-        settings.down_lr_weight,
-        settings.mid_lr_weight,
-        settings.up_lr_weight,
-        family,
-        settings.block_lr_zero_threshold,
-    )
-
-
-def layer_share(layer: Layer, settings: NetworkSettings, family: Family) -> float:
-    """The learning rate of a layer, as a multiple of the job's."""
-    if layer.block is None:
-        return settings.text_rate
-    return settings.unet_rate * _block_weights(settings, family)[layer.block]
+def base_networks(settings: NetworkSettings) -> list[tuple[Path, float]]:
+    """The files of ``base_weights``, each with its multiplier."""
+    found = []
+    for line in filter(None, map(str.strip, settings.base_weights.splitlines())):
+        own = _MULTIPLIER.fullmatch(line)
+        file, multiplier = (own[1], float(own[2])) if own else (line, settings.base_multiplier)
+        found.append((Path(file).expanduser(), multiplier))
+    return found

@@ -22,15 +22,20 @@ from torch.utils.hooks import RemovableHandle
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Full, LowRank, Update, is_trained, moved
+from lib_ti.networks.attach_arguments import (
+    Multiplier,
+    check_blocks,
+    check_rank,
+    checked_multiplier,
+    checked_parts,
+)
 from lib_ti.networks.blocks import BlockWeights, block_weights
 from lib_ti.networks.files import Network, read_network
-from lib_ti.networks.layers import Layer, Parts, family_of, find_layers, parts_of
+from lib_ti.networks.layers import Layer, Parts, find_layers
 from lib_ti.networks.names import Part
 
 log = logging.getLogger(__name__)
 
-# One number, or one for each sample of a batch: (b,).
-Multiplier = float | torch.Tensor
 _COMPUTED_IN = (torch.float32, torch.float16, torch.bfloat16)
 _RECORD = "_ti_studio_networks"  # attribute of a part's module
 
@@ -207,15 +212,11 @@ class Attached:
     def set_multiplier(
         self, multiplier: float | Mapping[Part, Multiplier] = 1.0, blocks: BlockWeights | None = None
     ) -> None:
-        """For every part, or for each by name; a part that is not named is left unchanged by the network."""
-        if isinstance(multiplier, Mapping):
-            parts = dict(multiplier)
-        else:
-            parts = {part: cast(Multiplier, multiplier) for part in self._records}
-        if unknown := parts.keys() - self._records.keys():
-            raise BadInput(
-                f"there is no part {', '.join(sorted(unknown))}; the model has {[*self._records]}."
-            )
+        """For every part, or for each by name; a part that is not named is left unchanged by the network.
+
+        Raises BadInput.
+        """
+        parts = checked_multiplier(multiplier, [*self._records])
         self.strength.parts, self.strength.blocks = parts, blocks
         if self.merged:
             self._rewrite()
@@ -340,10 +341,15 @@ def attach(
     ``model``: a diffusers pipeline, a host, its parts by name ("unet", "te"; of SDXL "te1", "te2"), or a
     U-Net or text encoder alone. ``multiplier``: for all parts, or for each; ``blocks``: a list as
     ``blocks.block_weights`` takes it; ``rank``: of a DyLoRA; ``family``: of the model, where its modules
-    are not to be asked. Raises BadInput where nothing of the network fits the model.
+    are not to be asked. Raises BadInput for an argument that is none of these, and where nothing of the
+    network fits the model.
     """
-    parts = parts_of(model)
-    family = family or family_of(parts)
+    parts, family = checked_parts(model, family)
+    multipliers = checked_multiplier(multiplier, [*parts])
+    if blocks is not None:
+        check_blocks(blocks)
+    if rank is not None:
+        check_rank(rank)
     source: object = network
     if not isinstance(network, Network):
         source = Path(network).resolve()
@@ -359,7 +365,7 @@ def attach(
             f"{network.name} changes nothing in this model ({family}): of its {len(network.updates)} layers "
             f"none fits; {name}: {why}."
         )
-    attached.set_multiplier(multiplier, None if blocks is None else block_weights(blocks, family))
+    attached.set_multiplier(multipliers, None if blocks is None else block_weights(blocks, family))
     attached._begin(merged=merged)
     log.info("%s: %s", network.name, attached.report)
     for name, why in attached.unmatched.items():

@@ -83,10 +83,12 @@ class Learning(LowRank):
         return LowRank(down=down, up=up, alpha=self.alpha)
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """A weight knows no samples: rows, where any are left out, are so for all of them."""
+        """A weight knows no samples, and nothing of what is between the matrices: rows, where any are left
+        out, are so for all samples, and numbers are not left out."""
         now = self.now()
         if self._drops:
-            kept = self._kept(self.dropout.rows, [len(now.down)], now.down.device, 1)
+            device = now.down.device
+            kept = self._kept(self.dropout.rows, [len(now.down)], device, 1) * self._layer_kept(device)
             now = replace(now, down=now.down * kept.view(-1, *(1 for _ in now.down.shape[1:])))
         return now.delta(weight)
 
@@ -101,14 +103,17 @@ class Learning(LowRank):
         rows[0], rows[1 if is_conv else -1] = len(hidden), len(now.down)
         kept = self._kept(dropout.numbers, hidden.shape, device, 0)
         kept = kept * self._kept(dropout.rows, rows, device, 1)
-        # A layer that takes part does so at its usual strength.
-        kept = kept * self._kept(dropout.layers, [1], device, 2) * (1 - dropout.layers)
+        kept = kept * self._layer_kept(device)
         hidden = hidden * (kept * now.scale).to(hidden.dtype)
         return (F.conv2d if is_conv else F.linear)(hidden, now.up.to(hidden.dtype))
 
     @property
     def _drops(self) -> bool:
         return bool(self.turn.place) and self.dropout != Dropout() and torch.is_grad_enabled()
+
+    def _layer_kept(self, device: torch.device) -> torch.Tensor:
+        """0 or 1: a layer that takes part does so at its usual strength."""
+        return self._kept(self.dropout.layers, [1], device, 2) * (1 - self.dropout.layers)
 
     def _kept(self, share: float, shape: Sequence[int], device: torch.device, which: int) -> torch.Tensor:
         """0 for what is left out, 1 / (1 - share) for the rest. A forward pass that is computed again, as

@@ -64,3 +64,43 @@ def test_what_cannot_be_used_is_refused(prompt: str, said: str, capsys: pytest.C
     assert main(["generate", prompt, *SHORT]) == 2
     assert said in capsys.readouterr().err
     assert not Path("outputs").exists()
+
+
+GEN_IMG = [
+    *("sd-scripts", "--json", "gen_img_diffusers.py", "--ckpt", "builtin", "--outdir", "out", "--xformers"),
+    *("--W=64", "--H=64", "--steps=2", "--scale=5", "--seed=1", "--network_module", "networks.lora"),
+]
+
+
+def test_a_line_of_sd_scripts_draws_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    network(Path("loras", "one.safetensors")), network(Path("my nets", "two.safetensors"))
+    prompt = "a star <net:one:0.8> <net:two:1>"
+    expected, _ = drawn(capsys, prompt, "--negative=-dull", "--networks", "my nets")
+    words = [
+        *("--network_weights", "loras/one.safetensors", "my nets/two.safetensors", "--network_mul", "0.8"),
+        *("--prompt", "a star --n -dull --s 2"),
+    ]
+    assert main([*GEN_IMG, *words]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert Path(told["images"][0]).read_bytes() == expected and len(told["images"]) == 1
+    assert "the same as: ti-studio generate 'a star <net:one:0.8> <net:two:1>'" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--from_file=x.txt"], '"a cat <net:NAME:0.8>" --networks FOLDER'),
+        (["--prompt", "a star --am 0.5"], "--prompt: --am in it is not to be had here"),
+        (["--prompt", "a star", "--network_weights", "a/one.pt", "b/one.pt"], "--network_weights b/one.pt"),
+        (["--prompt", "a star", "--network_weights", "no.pt"], "there is no network 'no'"),
+        ([], "--prompt is missing"),
+    ],
+)
+def test_a_line_that_no_prompt_can_say_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in "ab":
+        network(Path(folder, "one.pt"))
+    assert main([*GEN_IMG, *words]) == 2
+    assert said in capsys.readouterr().err

@@ -21,12 +21,13 @@ from lib_ti.hosts.base import Economy
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under, start
 from lib_ti.methods.kind import Product
-from lib_ti.methods.lora import NetworkTraining, initial_word, others_of, preflight, words_of
-from lib_ti.methods.network_settings import layer_share, plan_sizes
+from lib_ti.methods.lora import NetworkTraining, initial_word, notices, others_of, preflight, words_of
+from lib_ti.methods.network_rates import layer_share, up_ratio
+from lib_ti.methods.network_settings import base_networks, plan_sizes
 from lib_ti.methods.registry import read_settings
 from lib_ti.networks.attach import attach
 from lib_ti.networks.files import read_network
-from lib_ti.networks.layers import find_layers
+from lib_ti.networks.layers import Layer, find_layers
 
 UNET_LINEAR, UNET_ALL, TEXT = 192, 278, 24  # layers of the built-in model
 CAPTIONS = ["a red star, [name]", "a blue heart", "[name] on white", "small, left"]
@@ -128,6 +129,28 @@ class TestPlan:
         early = layers["lora_unet_down_blocks_0_resnets_0_conv1"]
         assert early.block == 1 and layer_share(early, settings, "sd1") == pytest.approx(2 / 11)
 
+    def test_each_part_has_a_rate_of_its_own(self) -> None:
+        def rates(part: Any, **told: Any) -> tuple[float, float]:
+            block = 1 if part == "unet" else None
+            layer = Layer("x", part, "linear", "lierla", block, torch.nn.Linear(2, 2))
+            return layer_share(layer, settings_of(**told), "sdxl"), up_ratio(layer, settings_of(**told))
+
+        told = {"unet_rate": 2.0, "text_rate": 0.25, "up_rate": 16.0}
+        assert [rates(part, **told) for part in ("unet", "te1", "te2")] == [(2, 16), (0.25, 16), (0.25, 16)]
+        told |= {"second_text_rate": 0.5, "unet_up_rate": 8.0, "text_up_rate": 4.0}
+        assert [rates(part, **told) for part in ("unet", "te1", "te2")] == [(2, 8), (0.25, 4), (0.5, 4)]
+
+    def test_what_a_setting_does_otherwise_than_it_seems_is_said(self) -> None:
+        attention = torch.nn.MultiheadAttention(4, 2)
+        fused = Layer("x", "te", "linear", "lierla", None, attention, "in_proj_weight", None, attention)
+        plain = Layer("y", "te", "linear", "lierla", None, torch.nn.Linear(2, 2))
+        (said,) = notices([fused, plain], settings_of(dropout=0.1), "sd2")
+        assert said.startswith("dropout does nothing in 1 layers of fused attention")
+        assert not notices([plain], settings_of(dropout=0.1), "sd2")
+        assert not notices([fused], settings_of(rank_dropout=0.1), "sd2")
+        (said,) = notices([], settings_of(up_lr_weight="1,2"), "sd2")
+        assert said.startswith("up-lr-weight: 2 of 12 numbers")
+
     @pytest.mark.parametrize(
         ("method", "told", "why"),
         [
@@ -204,6 +227,12 @@ def test_what_is_computed_again_for_the_backward_pass_leaves_out_the_same(lent: 
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def metadata_after(method: NetworkTraining, step: int, folder: Path, job: str = "") -> dict[str, str]:
+    (write,) = method.export(method.parameters(), step, job)
+    write(folder / "net.safetensors")
+    return read_tensors(folder / "net.safetensors")[1]
+
+
 class TestFiles:
     def test_a_file_answers_as_the_training_did(self, lent: StandaloneHost, tmp_path: Path) -> None:
         settings = settings_of("c3lier", save_precision="fp32")
@@ -219,6 +248,41 @@ class TestFiles:
         assert (metadata["job"], metadata["ss_steps"], metadata["ss_network_dim"]) == ("a-job", "3", "4")
         assert json.loads(metadata["ss_network_args"]) == {"conv_dim": "4", "conv_alpha": "4"}
         assert metadata["ss_base_model_version"] == "sd_v1" and "sshs_model_hash" in metadata
+
+    def test_its_metadata_say_how_it_was_trained(self, lent: StandaloneHost, tmp_path: Path) -> None:
+        told = {"warmup": "3", "learning_rate": "1e-4", "unet_rate": 2.0, "text_rate": 0.5, "steps": 7}
+        settings = settings_of(**told, training_comment="for my cat", width=48, height=64, epochs=7)
+        method = make(lent, settings)
+        said = metadata_after(method, 4, tmp_path)
+        rates = [float(said[f"ss_{name}"]) for name in ("learning_rate", "unet_lr", "text_encoder_lr")]
+        assert rates == pytest.approx([1e-4, 2e-4, 5e-5])
+        expected = {
+            "ss_training_comment": "for my cat",
+            "ss_resolution": "(48, 64)",
+            "ss_num_epochs": "7",
+            "ss_epoch": "4",
+            "ss_num_batches_per_epoch": "2",
+            "ss_batch_size_per_device": "2",
+            "ss_total_batch_size": "4",
+            "ss_gradient_accumulation_steps": "2",
+            "ss_num_train_images": "4",
+            "ss_num_reg_images": "0",
+        }
+        assert {key: said[key] for key in expected} == expected
+        assert float(said["ss_training_started_at"]) <= float(said["ss_training_finished_at"])
+        assert json.loads(said["ss_tag_frequency"])[""]["a blue heart"] == 1
+        quiet = metadata_after(make(lent, settings_of(picture_metadata=False)), 4, tmp_path)
+        of_pictures = {"ss_num_train_images", "ss_num_reg_images", "ss_dataset_dirs", "ss_reg_dataset_dirs"}
+        assert said.keys() - quiet.keys() == of_pictures | {"ss_tag_frequency"}
+        assert not any(caption in text for caption in CAPTIONS for text in quiet.values())
+
+    def test_only_times_and_the_id_differ_between_two_alike(
+        self, lent: StandaloneHost, tmp_path: Path
+    ) -> None:
+        one, two = (metadata_after(make(lent, settings_of()), 1, tmp_path, job) for job in ("a", "b"))
+        times = {"modelspec.date", "ss_training_started_at", "ss_training_finished_at", "sshs_legacy_hash"}
+        differing = {key for key in one.keys() | two.keys() if one.get(key) != two.get(key)}
+        assert differing - times == {"job", "ss_session_id"}
 
     def test_diffusers_reads_it_as_it_is(self, lent: StandaloneHost, tmp_path: Path) -> None:
         pytest.importorskip("peft")
@@ -301,6 +365,18 @@ class TestGoingOn:
         with make(lent, settings_of(base_weights=str(file), base_multiplier=0.5)).attached():
             torch.testing.assert_close(answer_of(lent), expected, rtol=1e-6, atol=1e-6)
         assert torch.equal(answer_of(lent), plain)
+        other = self.saved(lent, tmp_path / "other.safetensors", seed=2)
+        with attach(lent, file, 0.5), attach(lent, other, -0.25):
+            expected = answer_of(lent)
+        both = settings_of(base_weights=f"{file} : .5\n\n{other}", base_multiplier=-0.25)
+        with make(lent, both).attached():
+            torch.testing.assert_close(answer_of(lent), expected, rtol=1e-6, atol=1e-6)
+
+    def test_a_colon_with_a_number_is_a_multiplier(self) -> None:
+        lines = "C:\\loras\\a.safetensors\nC:\\b.safetensors:0.5\n c.pt : -1e-2 \nd:1\ne.safetensors:x"
+        found = [(str(file), number) for file, number in base_networks(settings_of(base_weights=lines))]
+        files = ["C:\\loras\\a.safetensors", "C:\\b.safetensors", "c.pt", "d", "e.safetensors:x"]
+        assert found == list(zip(files, (1.0, 0.5, -0.01, 1.0, 1.0), strict=True))
 
 
 def test_prompts_are_encoded_once_where_only_the_unet_learns(

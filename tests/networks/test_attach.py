@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -216,6 +218,40 @@ def test_what_does_not_fit_is_named(host, network, layers, caplog):
         attach(host, Network("none", None, {"lora_unet_nowhere": wrong}))
     with pytest.raises(BadInput, match="made for sdxl, this model is sd1"):
         attach(host, Network("xl", "sdxl", network.updates))
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        *(
+            ({"multiplier": wrong}, "multiplier: got")
+            for wrong in ("0.5", None, math.nan, [1.0], True, torch.ones(2, 2))
+        ),
+        ({"multiplier": {"unet": None}}, "multiplier of unet: got None"),
+        ({"multiplier": {"te9": 1.0}}, "there is no part te9"),
+        *(({"blocks": wrong}, "blocks: got") for wrong in ("OUTALL", [math.nan] * 25, ["1"] * 25, 1.0)),
+        *(({"rank": wrong}, "rank: got") for wrong in ("4", 0, 2.0, True)),
+        ({"family": "sd3"}, "family: got 'sd3', expected one of sd1, sd2, sdxl"),
+    ],
+)
+def test_what_is_no_argument_is_refused_at_once(host, network, unchanged, told, said):
+    with pytest.raises(BadInput) as refused:
+        attach(host, network, **told)
+    assert said in str(refused.value)
+
+
+def test_parts_that_are_no_models_are_refused(host, network):
+    for parts, said in (
+        ({"unet": None}, "model: got None as unet"),
+        ({}, "got no part"),
+        ({"te2": host.parts()["te"]}, "sd1 has no part 'te2'"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            attach(parts, network, family="sd1")
+    with attach(host, network) as attached:
+        with pytest.raises(BadInput, match="multiplier: got nan"):
+            attached.set_multiplier(math.nan)
+        attached.set_multiplier(torch.tensor([1.0, 0.5]))
 
 
 class Attention(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lib_ti.core.errors import BadInput
-from lib_ti.networks.block_numbers import block_weights, read_ranks
+from lib_ti.networks.block_numbers import block_weights, filled_up, read_ranks
 from lib_ti.networks.names import BLOCKS
 
 # sin(pi/2 * i / 11), as sd-scripts gives them.
@@ -40,6 +40,7 @@ def test_a_weight_up_to_the_threshold_counts_as_none() -> None:
         ("0.5", "", ""),
         ("", "sine", ""),
         ("", "1,2", ""),
+        ("1e300,1", "", ""),
         ("", "", ",".join("1" * 13)),
         ("wave", "", ""),
         ("sine+", "", ""),
@@ -58,4 +59,21 @@ def test_ranks_are_whole_numbers_one_for_each_block() -> None:
     assert read_ranks("block-dims", ",".join(["2"] * 25), "sd1") == [2] * 25 and BLOCKS["sdxl"] == 23
     for text in ("2,4", ",".join(["2.5"] * 25), ",".join(["-2"] * 25)):
         with pytest.raises(BadInput, match="block-dims: got"):
+            read_ranks("block-dims", text, "sd1")
+
+
+def test_short_lists_are_filled_up_and_empty_items_are_none_as_in_sd_scripts() -> None:
+    weights = block_weights("0.5,,2", "", "3, ", "sd1")
+    assert weights == [0.5, 0, 2, *[1.0] * 9, 1, 3, 0, *[1.0] * 10]
+    assert block_weights("", "2", "", "sdxl")[10:13] == [2, 1, 1]
+    assert filled_up("0.5,,2", "1", "sine", "sd1") == [
+        "down-lr-weight: 3 of 12 numbers are given; the other blocks' weight is 1",
+        "down-lr-weight: an empty item counts as 0, so its block is left as it is",
+    ]
+    assert filled_up("", "", "", "sdxl") == []
+
+
+def test_a_rank_has_a_limit() -> None:
+    for text in (",".join(["1e300"] * 25), ",".join(["1025"] * 25)):
+        with pytest.raises(BadInput, match=r"block-dims: got .*, expected 25 numbers of 0 to 1024"):
             read_ranks("block-dims", text, "sd1")

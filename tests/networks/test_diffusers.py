@@ -88,9 +88,11 @@ def new_pipeline(family: str) -> StableDiffusionPipeline | StableDiffusionXLPipe
 
 
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
-def test_diffusers_finds_every_layer_of_another_family(family, tmp_path):
+def test_diffusers_draws_the_same_picture_of_another_family(family, tmp_path):
+    """With every layer that we train, of every part."""
     pipeline = new_pipeline(family)
-    layers = trained_layers(find_layers(parts_of(pipeline), family), conv=True)
+    parts = parts_of(pipeline)
+    layers = trained_layers(find_layers(parts, family), conv=True)
     path = tmp_path / "x.safetensors"
     metadata = network_metadata(family, dim=4, alpha=2.0, title="x")
     write_network(path, tensors_of(random_updates(layers)), metadata)
@@ -98,9 +100,12 @@ def test_diffusers_finds_every_layer_of_another_family(family, tmp_path):
     with attach(pipeline, path) as attached:
         assert attached.report.startswith(f"applied {len(layers)} of {len(layers)} modules")
         ours = draw(pipeline)
+        attached.set_multiplier({part: 1.0 for part in parts if part != "unet"})
+        by_text = draw(pipeline)
     pipeline.load_lora_weights(tmp_path, weight_name=path.name)
     np.testing.assert_allclose(draw(pipeline), ours, atol=1e-3)
-    assert np.abs(ours - plain).max() > 0.02
+    # Both the U-Net and the text encoders have a part in it that would be missed.
+    assert min(np.abs(ours - plain).max(), np.abs(ours - by_text).max(), np.abs(by_text - plain).max()) > 0.01
 
 
 @pytest.mark.parametrize("options", [{}, {"use_dora": True}], ids=["LoRA", "DoRA"])

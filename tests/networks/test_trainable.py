@@ -148,6 +148,18 @@ def test_a_weight_leaves_rows_out_too() -> None:
     assert 0 < int(torch.linalg.matrix_rank(update.delta(layer.weight))) < whole
 
 
+def test_a_weight_leaves_out_the_layers_that_an_answer_leaves_out() -> None:
+    layer, turn, x = layer_of("linear"), Turn(), x_of("linear")
+    update = taught(layer, turn, Dropout(layers=0.5))
+    whole, gone = update.delta(layer.weight), []
+    for step in range(20):
+        turn.place = (1, step, 0)
+        delta, answer = update.delta(layer.weight), update.forward(x, layer.module)
+        gone.append(not delta.any())
+        assert gone[-1] == (not answer.any()) and (gone[-1] or torch.equal(delta, whole))
+    assert 0 < sum(gone) < 20
+
+
 @pytest.mark.parametrize("kind", MODULES)
 def test_a_norm_above_the_limit_is_scaled_down_to_it(kind: Kind) -> None:
     layer = layer_of(kind)

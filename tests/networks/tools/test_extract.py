@@ -12,6 +12,7 @@ from lib_ti.networks.tools.combine import Term
 from lib_ti.networks.tools.extract import Extraction, extract
 from lib_ti.networks.tools.into_checkpoint import CheckpointMerge
 from lib_ti.networks.tools.stored import Checkpoint, open_checkpoint
+from tests.hosts.tiny import new_sdxl, sdxl_state
 from tests.networks.tools.made import delta, in_float, lora
 
 
@@ -46,6 +47,20 @@ def test_of_a_larger_rank_the_nearest_is_taken(base: Checkpoint, tmp_path: Path)
         assert update.rank == rank
         s = torch.linalg.svdvals(delta(network, name, base.shape(layer)).flatten(1).double())
         assert found.error[name] == pytest.approx(float(s[rank:].norm() / s.norm()), rel=1e-3)
+
+
+def test_a_change_of_sdxl_comes_back(tmp_path: Path) -> None:
+    """Of the U-Net and both text encoders, one of which has fused attention in its file."""
+    state = {key: tensor.contiguous() for key, tensor in sdxl_state(new_sdxl()).items()}
+    save_file(state, tmp_path / "xl.safetensors")
+    xl = open_checkpoint(tmp_path / "xl.safetensors")
+    network = lora(xl, 4, 2.0)
+    assert (xl.family, {layer.part for layer in xl.layers.values()}) == ("sdxl", {"unet", "te1", "te2"})
+    found = extract(xl, tuned(xl, network, tmp_path), Extraction(4, 4))
+    assert found.with_text and found.updates.keys() == network.updates.keys()
+    for name in found.updates:
+        shape = xl.shape(xl.layers[name])
+        assert (delta(found.updates, name, shape) - delta(network, name, shape)).abs().max() < 1e-5
 
 
 def test_without_a_conv_rank_it_is_a_lierla(base: Checkpoint, tmp_path: Path) -> None:
