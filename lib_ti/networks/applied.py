@@ -10,7 +10,7 @@ from lib_ti.networks.layers import Layer
 
 
 def applied(changed: Iterable[tuple[Layer, Update]], total: int) -> str:
-    """Such as "applied 264 of 264 modules (linear 192, conv 72), rank 16, alpha 8"."""
+    """Such as "applied 264 of 264 modules (linear 232, conv 32), rank 16, alpha 8"."""
     changed = list(changed)
     kinds = Counter(layer.kind.removesuffix("1x1") for layer, _ in changed)
     listed = ", ".join(f"{kind} {kinds[kind]}" for kind in ("linear", "conv", "norm") if kinds[kind])

@@ -187,7 +187,7 @@ class Attached:
 
     @property
     def report(self) -> str:
-        """Such as "applied 264 of 264 modules (linear 192, conv 72), rank 16, alpha 8"."""
+        """Such as "applied 264 of 264 modules (linear 232, conv 32), rank 16, alpha 8"."""
         changed = ((change.layer, change.update) for change in self._changes)
         return applied(changed, len(self.network.updates))
 
