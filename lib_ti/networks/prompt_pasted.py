@@ -15,8 +15,9 @@ HASHES = "Net hashes"  # of the networks that a picture was drawn with: "NAME: H
 # sd-webui-additional-networks': "LoRA"; "NAME(HASH)"; weights of the U-Net and of the text encoder.
 ADDNET_MODULE, ADDNET_MODEL = "AddNet Module {}", "AddNet Model {}"
 _ADDNET_WEIGHTS = ("AddNet Weight A {}", "AddNet Weight B {}")
-_ADDNET_NAME = re.compile(r"(.+?)\s*\(([0-9a-fA-F]{8,64})\)")
-_NAME_AND_HASH = re.compile(r"(.+?): ([0-9a-f]{8,64})(?:, |$)")
+_ADDNET_NAME = re.compile(r"(.+)\(([0-9a-fA-F]{8,64})\)")
+_HASH = re.compile(r": ([0-9a-f]{8,64})(?:, |$)")  # after each name
+_LOOKED_UP = 50  # networks at most: a stranger may have written the text
 _PROMPTS = ("Prompt", "Negative prompt", "Hires prompt", "Hires negative prompt")
 
 
@@ -29,15 +30,17 @@ def fill_slots_of_addnet(told: dict[str, Any]) -> None:
             continue
         unet, text = (told.get(key.format(slot)) for key in _ADDNET_WEIGHTS)
         unet = unet or "1"
-        told.setdefault(key_of(slot), f"{named[1]}:unet={unet}:te={text or unet}")
-        hashes.append(f"{named[1]}: {named[2].lower()}")
+        name = named[1].strip()
+        told.setdefault(key_of(slot), f"{name}:unet={unet}:te={text or unet}")
+        hashes.append(f"{name}: {named[2].lower()}")
     if hashes:
         told[HASHES] = ", ".join(hashes)
 
 
 def follow_renamed(told: dict[str, Any], folders: NetworkFolders, words: Sequence[str] = (WORD,)) -> None:
     """Tags and slots call a network that is gone by the name that a file with its hash has now."""
-    for name, digits in _NAME_AND_HASH.findall(str(told.get(HASHES, ""))):
+    names_and_hashes = _HASH.split(str(told.get(HASHES, "")), _LOOKED_UP)[:-1]
+    for name, digits in zip(names_and_hashes[::2], names_and_hashes[1::2], strict=True):
         try:
             folders.find(name)
         except BadInput:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ ADDNET = {
     "AddNet Weight A 1": "0.8",
     "AddNet Weight B 1": "0.5",
     "AddNet Module 3": "LoRA",
-    "AddNet Model 3": "dog (v2)(AABBCCDD)",
+    "AddNet Model 3": "dog (v2) (AABBCCDD)",
     "AddNet Weight A 3": "-1",
 }
 
@@ -60,12 +61,13 @@ def test_what_was_off_or_is_no_network_stays_out(change: dict[str, str]) -> None
 
 def test_a_renamed_network_is_called_by_its_new_name(folders: NetworkFolders) -> None:
     told = {
-        HASHES: "cat: 0123456789ab, tiger: 0123456789ab, fox: 111111111111",
+        HASHES: "cat: 0123456789ab, tiger: 0123456789ab, fox: 111111111111, a cat, old: 0123456789ab",
         "Prompt": "cat <net:cat:0.5>, <net: Cat > <net:cats> <net:fox> <lora:cat:1>",
         "Negative prompt": "<net:cat:start=0.2>",
         "Net 1": "cat:0.8:te=0.5",
         "Net 2": "cat",
         "Net 3": "cats:1",
+        "Net 4": "a cat, old:1",
     }
     follow_renamed(told, folders)
     assert told == {
@@ -75,6 +77,7 @@ def test_a_renamed_network_is_called_by_its_new_name(folders: NetworkFolders) ->
         "Net 1": "tiger:0.8:te=0.5",
         "Net 2": "tiger",
         "Net 3": "cats:1",
+        "Net 4": "tiger:1",
     }
     follow_renamed(told, folders, ("net", "lora"))
     assert told["Prompt"].endswith("<lora:tiger:1>")
@@ -87,3 +90,12 @@ def test_a_network_that_is_there_is_the_one_that_was_meant(folders: NetworkFolde
     assert told["Prompt"] == "<net:cat:1>"
     for hashes in ("", "cat", "cat: x", ": 0123456789ab"):
         follow_renamed({HASHES: hashes}, folders)
+
+
+def test_a_strangers_text_does_not_take_long(folders: NetworkFolders) -> None:
+    start = time.monotonic()
+    for text in ("a: " * 100_000, "a: 0123456789, " * 20_000, " (" * 100_000):
+        told = {HASHES: text, **ADDNET, "AddNet Model 1": f"a{text}b"}
+        fill_slots_of_addnet(told)
+        follow_renamed(told, folders)
+    assert time.monotonic() - start < 20
