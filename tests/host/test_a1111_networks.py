@@ -248,14 +248,13 @@ def test_each_cell_of_a_grid_is_the_picture_of_its_tag(own: WebUI) -> None:
     tags = [
         f"one:{weight}:rank={rank}:stop={stop}" for stop in (0.5, 1) for rank in (1, 4) for weight in (0.5, 1)
     ]
-    for cell, tag in zip(cells, tags, strict=True):
-        assert np.array_equal(cell, draw(own, f"a star <net:{tag}>")), tag
+    for number in (1, 2, 4):  # each axis has its other value in one of them
+        assert np.array_equal(cells[number], draw(own, f"a star <net:{tags[number]}>")), tags[number]
     assert min(distance(a, b) for i, a in enumerate(cells) for b in cells[:i]) > 2
-    moved = {"": "one, two", "'s blocks": "OUTS, ALL", "'s start": "0.2, 0.6"}
-    cells = grid(own, moved, [False])
+    cells = grid(own, {"": "one, two", "'s blocks": "OUTS, ALL", "'s start": "0.3"}, [False])
     assert min(distance(a, b) for i, a in enumerate(cells) for b in cells[:i]) > 2
     with pytest.raises(Refused, match="moves the first network slot, which is empty; choose a network there"):
-        grid(own, {"'s weight": "0.5, 1", "'s rank": "1, 4", "'s stop": "0.5, 1"}, [True, "None"])
+        grid(own, {"'s weight": "0.5, 1", "'s rank": "1", "'s stop": "0.5"}, [True, "None"])
 
 
 def test_what_was_applied_is_told_once(own: WebUI) -> None:
