@@ -55,6 +55,13 @@ def build_slots(tab: str) -> Slots:
     return build(lambda: [*network_folders().files()], tab)
 
 
+def text_pasted(_text: str, told: dict[str, Any]) -> None:
+    """When a picture's text is read into the page; ``told``: what it says, by key."""
+    from lib_ti.hosts.a1111_slots import pasted
+
+    pasted(told)
+
+
 def use_slots(generation: Any, values: Sequence[Any]) -> None:
     from lib_ti.hosts.a1111_slots import use_slots as use
 

@@ -45,7 +45,7 @@ class NetworkSlots(scripts.Script):
     def ui(self, is_img2img: bool) -> list[Any]:
         slots = lib_ti.webui.build_slots("img2img" if is_img2img else "txt2img")
         self.infotext_fields = slots.pasted
-        self.paste_field_names = [read for _, read in slots.pasted]
+        self.paste_field_names = [read for _, read in slots.pasted if callable(read)]
         return slots.controls
 
     def process(self, p: Any, *values: Any) -> None:
@@ -58,5 +58,6 @@ else:
     script_callbacks.on_before_ui(lib_ti.webui.before_page)
     script_callbacks.on_ui_settings(lib_ti.webui.add_options)
     script_callbacks.on_cfg_denoiser(lib_ti.webui.before_denoising)
+    script_callbacks.on_infotext_pasted(lib_ti.webui.text_pasted)
     script_callbacks.on_ui_train_tabs(train_tab)
     script_callbacks.on_app_started(lib_ti.webui.add_routes)

@@ -101,7 +101,7 @@ def hung(host: StandaloneHost, called: Sequence[Called]) -> Iterator[PromptNetwo
     try:
         if networks.refused:
             raise BadInput(networks.refused[0])
-        for sentence in networks.told:
+        for sentence in (*networks.reports.values(), *networks.told):
             print(sentence, file=sys.stderr)
         yield networks
     finally:

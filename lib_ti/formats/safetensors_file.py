@@ -31,6 +31,14 @@ def read_metadata(path: Path) -> dict[str, str]:
         return content.metadata() or {}
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of the tensors, without reading them. Raises BadInput."""
+    with opened(path) as content:
+        keys = content.keys()
+        check_names(path, keys)
+        return {key: tuple(content.get_slice(key).get_shape()) for key in keys}
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """The library's own handle, which checks every offset against the file. Raises BadInput."""

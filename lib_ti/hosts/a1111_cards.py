@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-import json
 import logging
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import Any
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import parse_json
+from lib_ti.formats.card_picture import FAMILIES
+from lib_ti.hosts.a1111_model import family_of
 from lib_ti.hosts.a1111_networks import network_folders
 from lib_ti.networks.prompt import WORD
-from lib_ti.networks.prompt_files import metadata_of
+from lib_ti.networks.prompt_files import family_of_network, metadata_of
 
 TITLE = "Networks"
 UNKNOWN = "unknown family"
@@ -22,6 +24,8 @@ UNREADABLE = "cannot be read"
 
 log = logging.getLogger(__name__)
 
+# As the WebUI's editor of a card has it -> as we say it.
+_CHOSEN = {family.upper(): said for family, said in FAMILIES.items()}
 _PLAIN = re.compile(r"[\w ./-]{1,60}")
 
 
@@ -51,45 +55,75 @@ def _make_page() -> Any:
 
         def list_items(self) -> Iterator[dict[str, Any]]:
             for index, (name, path) in enumerate(network_folders().files().items()):
-                yield self._item(name, path, index)
+                item = self._item(name, path, index)
+                if _is_of_use(item["family"]):
+                    yield item
 
         def _item(self, name: str, path: Path, index: int | None) -> dict[str, Any]:
             from modules import shared
 
             stem = str(path.with_suffix(""))
-            try:
-                metadata = metadata_of(path)
-                family = base_family(metadata)
-            except BadInput as error:
-                log.warning("%s", error)
-                metadata, family = {}, UNREADABLE
-            preview = self.find_preview(stem) or self.find_embedded_preview(stem, name, metadata)
+            metadata, family = _told_by(path)
             item = {
                 "name": name,
                 "filename": str(path),
                 "shorthash": metadata.get("sshs_model_hash", "")[:12] or None,
-                "preview": preview,
+                "preview": self.find_preview(stem) or self.find_embedded_preview(stem, name, metadata),
                 "description": self.find_description(stem),
-                "search_terms": [
-                    html.escape(term) for term in (self.search_terms_from_path(str(path)), family)
-                ],
                 "local_preview": f"{stem}.{shared.opts.samples_format}",
                 "metadata": {key: _shown(value) for key, value in metadata.items()},
                 "sort_keys": {"default": index, **self.get_sort_keys(str(path))},
             }
             self.read_user_metadata(item)
+            own = item["user_metadata"]
+            item["family"] = family = _CHOSEN.get(str(own.get("sd version")), family)
+            found_by = self.search_terms_from_path(str(path)), family
+            item["search_terms"] = [html.escape(term) for term in found_by]
             item["description"] = "\n".join(filter(None, [family, item["description"]]))
-            told = item["user_metadata"]
-            weight = told.get("preferred weight") or 0
-            number = json.dumps(float(weight)) if weight else "opts.extra_networks_default_multiplier"
-            words = f" {text}" if (text := told.get("activation text")) else ""
-            item["prompt"] = f"{quote_js(f'<{WORD}:{name}:')} + {number} + {quote_js('>' + words)}"
+            weight = _weight(own.get("preferred weight"))
+            words = f" {text}" if (text := own.get("activation text")) else ""
+            item["prompt"] = f"{quote_js(f'<{WORD}:{name}:')} + {weight} + {quote_js('>' + words)}"
+            if text := own.get("negative text"):
+                item["negative_prompt"] = quote_js(f"({text}:1)")  # which a second click takes out again
             return item
 
         def allowed_directories_for_previews(self) -> list[str]:
             return [str(folder) for folder in network_folders().folders]
 
     return Page()
+
+
+def _told_by(path: Path) -> tuple[dict[str, str], str]:
+    """Metadata and base family of a network file, of any kind."""
+    try:
+        metadata = metadata_of(path)
+        family = base_family(metadata)
+        if family == UNKNOWN:
+            family = FAMILIES.get(family_of_network(path) or "", UNKNOWN)
+    except BadInput as error:
+        log.warning("%s", error)
+        return {}, UNREADABLE
+    return metadata, family
+
+
+def _is_of_use(family: str) -> bool:
+    """With the model that is loaded, if one is; as the WebUI's own page does, and by its own setting."""
+    from modules import sd_models, shared
+
+    model = sd_models.model_data.sd_model  # of "shared", it would be waited for
+    if model is None or getattr(shared.opts, "lora_show_all", False):
+        return True
+    needed = FAMILIES.get(family_of(model) or "")
+    return needed is None or family == needed or family not in FAMILIES.values()
+
+
+def _weight(told: Any) -> str:
+    """In the page's script."""
+    try:
+        weight = float(told or 0)
+    except (TypeError, ValueError):
+        weight = 0.0
+    return repr(weight) if weight and math.isfinite(weight) else "opts.extra_networks_default_multiplier"
 
 
 def base_family(metadata: dict[str, str]) -> str:

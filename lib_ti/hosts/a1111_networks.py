@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from lib_ti.core.errors import BadInput
 from lib_ti.hosts.a1111_model import family_of, parts_of
 from lib_ti.networks.prompt import WORD, NetworkCall, parse_tag, take_tags
 from lib_ti.networks.prompt_files import NetworkFolders, metadata_of
+from lib_ti.networks.prompt_pasted import HASHES
 from lib_ti.networks.prompt_run import Called, PromptNetworks
 
 log = logging.getLogger(__name__)
 
-SLOTS = "ti_studio_slots"  # attribute of a generation: the calls that the page's slots make
+CALLS = "ti_studio_calls"  # attribute of a generation: the calls that the page's slots make
 _DRAWING = "ti_studio_drawing"  # attribute of a generation: what its prompts call
 _HOST_WORD = "lora"
 _HASH_DIGITS = 12  # as many as the WebUI writes of a LoRA's
@@ -44,13 +45,10 @@ class PromptNetwork:
 
     name = WORD
 
-    def __init__(self, words: Sequence[str] = (WORD,)) -> None:
-        self._words = words
-
     def activate(self, p: Any, params_list: Sequence[Any]) -> None:
         """At the start of every batch and pass of the generation ``p``, whatever it calls."""
         drawing = vars(p).setdefault(_DRAWING, _Drawing())
-        below = _take_negative(p, self._words)
+        below = _take_negative(p, words())
         drawing.begin(p, [":".join(map(str, params.items)) for params in params_list], below)
 
     def deactivate(self, p: Any) -> None:
@@ -61,10 +59,19 @@ def register(*, takes_over: bool) -> None:
     """``takes_over``: the built-in extension's tags are ours too where it is switched off."""
     from modules import extra_networks
 
-    network = PromptNetwork((WORD, _HOST_WORD) if takes_over else (WORD,))
+    network = PromptNetwork()
     extra_networks.register_extra_network(network)
     if takes_over:  # an alias counts only as long as nobody has the name
         extra_networks.register_extra_network_alias(network, _HOST_WORD)
+
+
+def words() -> tuple[str, ...]:
+    """Of our tags: also the built-in extension's, where that is off and its tags were to be ours."""
+    from modules import extra_networks
+
+    alias = extra_networks.extra_network_aliases.get(_HOST_WORD)
+    is_taken = _HOST_WORD in extra_networks.extra_network_registry
+    return (WORD, _HOST_WORD) if isinstance(alias, PromptNetwork) and not is_taken else (WORD,)
 
 
 def before_denoising(params: Any) -> None:
@@ -120,7 +127,7 @@ class _Drawing:
         self._batch = prompts, number
         self._below = {**self._below, **below} if same else below
         negative = self._below.get("hr_negative_prompts" if _is_hires(p) else "negative_prompts", [])
-        calls = [*_find(p, tags), *_find(p, negative, negative=True), *_find(p, getattr(p, SLOTS, ()))]
+        calls = [*_find(p, tags), *_find(p, negative, negative=True), *_find(p, getattr(p, CALLS, ()))]
         if calls != self._calls:
             self.take_down()
         self._calls = calls
@@ -139,7 +146,7 @@ class _Drawing:
         family = family_of(shared.sd_model)
         if family is None:
             end_drawing()
-            _tell(p, "Networks are not used: the checkpoint is none of SD 1.x, SD 2.x and SDXL (base).")
+            tell(p, "Networks are not used: the checkpoint is none of SD 1.x, SD 2.x and SDXL (base).")
             return None
         parts = parts_of(shared.sd_model, family)
         if self._networks is None or not self._networks.hangs_in(parts):
@@ -147,7 +154,9 @@ class _Drawing:
             self._networks = PromptNetworks(parts, family, self._calls, _refresh)
             _Drawing.hanging = self
             for sentence in (*self._networks.refused, *self._networks.told):
-                _tell(p, sentence)
+                tell(p, sentence)
+            for called, report in self._networks.reports.items():
+                _report(called.file, called.stamp, report)
         return self._networks
 
     def take_down(self) -> None:
@@ -186,13 +195,19 @@ def _find(p: Any, wanted: Sequence[str | NetworkCall], *, negative: bool = False
             call = parse_tag(item) if isinstance(item, str) else item
             found.append(Called.of(call, network_folders().find(call.name), negative=negative))
         except BadInput as error:
-            _tell(p, str(error))
+            tell(p, str(error))
     return found
 
 
-def _tell(p: Any, sentence: str) -> None:
+def tell(p: Any, sentence: str) -> None:
+    """Under the picture, and in the console."""
     log.warning(sentence)
     p.comment(sentence)
+
+
+@lru_cache(maxsize=64)  # so once for each file as it is, and not with every picture
+def _report(_file: Path, _stamp: tuple[int, int], report: str) -> None:
+    log.warning(report)  # what is less than a warning the WebUI's console does not show
 
 
 def _tell_hashes(p: Any, calls: Sequence[Called]) -> None:
@@ -203,7 +218,7 @@ def _tell_hashes(p: Any, calls: Sequence[Called]) -> None:
             told[called.file.stem] = metadata_of(called.file).get("sshs_model_hash", "")[:_HASH_DIGITS]
     hashes = ", ".join(f"{name}: {digits}" for name, digits in told.items() if digits)
     if hashes:
-        p.extra_generation_params["Net hashes"] = hashes
+        p.extra_generation_params[HASHES] = hashes
 
 
 @cache

@@ -8,7 +8,6 @@ network sees the original weights, so neither order nor number of networks matte
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Full, LowRank, Update, is_trained, moved
+from lib_ti.networks.applied import applied
 from lib_ti.networks.attach_arguments import (
     Multiplier,
     check_blocks,
@@ -193,16 +193,8 @@ class Attached:
     @property
     def report(self) -> str:
         """Such as "applied 264 of 264 modules (linear 232, conv 32), rank 16, alpha 8"."""
-        kinds = Counter(change.layer.kind.removesuffix("1x1") for change in self._changes)
-        listed = ", ".join(f"{kind} {kinds[kind]}" for kind in ("linear", "conv", "norm") if kinds[kind])
-        text = f"applied {len(self._changes)} of {len(self.network.updates)} modules ({listed})"
-        ranks = sorted({change.update.rank for change in self._changes if change.update.rank})
-        alphas = sorted({alpha for change in self._changes if (alpha := _alpha(change.update)) is not None})
-        for name, numbers in (("rank", ranks), ("alpha", alphas)):
-            if numbers:
-                span = (numbers[0], numbers[-1]) if len(numbers) > 1 else numbers
-                text += f", {name} {' to '.join(f'{number:g}' for number in span)}"
-        return text
+        changed = ((change.layer, change.update) for change in self._changes)
+        return applied(changed, len(self.network.updates))
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -282,10 +274,6 @@ class Attached:
         for change in self._changes:
             if change.layer.module in merged:  # a fused weight is one for several layers
                 _write(change.record, change.layer, merged.pop(change.layer.module))
-
-
-def _alpha(update: Update) -> float | None:
-    return update.scale * update.rank if isinstance(update, LowRank) else None
 
 
 @torch.no_grad()

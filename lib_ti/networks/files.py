@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,13 @@ from lib_ti.core.files import parse_json, read_text
 from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.embedding import Family
 from lib_ti.formats.pickles import read_torch_pickle
-from lib_ti.formats.safetensors_file import read_tensors, serialized, write_tensors
+from lib_ti.formats.safetensors_file import (
+    read_metadata,
+    read_shapes,
+    read_tensors,
+    serialized,
+    write_tensors,
+)
 from lib_ti.networks.algebra import Tensors, Update, truncated
 from lib_ti.networks.keys import Key, name_of, parse_key
 from lib_ti.networks.reading import read_update
@@ -77,7 +83,7 @@ def read_network(path: Path, model: Family = "sd1") -> Network:
     embeddings = sorted({match[1] for key in tensors if (match := _BUNDLED.fullmatch(key))})
     if not keys:
         raise _no_network(path, tensors)
-    family = _family(keys, tensors, metadata)
+    family = _family(keys, {key: tensor.shape for key, tensor in tensors.items()}, metadata)
     unread = {
         key: "no key of a network that we know"
         for key in tensors
@@ -144,8 +150,17 @@ def _own(parts: Tensors) -> Tensors:
     return {key: tensor.clone() for key, tensor in parts.items()}
 
 
+def family_of_file(path: Path) -> Family | None:
+    """By a safetensors file's header alone; None where that does not tell it. Raises BadInput."""
+    if content_of(path)[0] != "safetensors":
+        return None
+    shapes = read_shapes(path)
+    keys = {key: found for key in shapes if (found := parse_key(key)) is not None}
+    return _family(keys, shapes, read_metadata(path))
+
+
 def _family(
-    keys: Mapping[str, Key], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+    keys: Mapping[str, Key], shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]
 ) -> Family | None:
     """By what the trainer wrote, by the layers, by the width of the prompts that the U-Net reads."""
     version = metadata.get("ss_base_model_version", metadata.get("modelspec.architecture", ""))
@@ -162,18 +177,18 @@ def _family(
         return "sdxl"
     for key, path in paths.items():
         reads = path.endswith("attn2_to_k") and keys[key].suffix in ("lora_down.weight", "hada_w1_b", "diff")
-        if reads and (family := _BY_CONTEXT.get(_width(tensors[key]))):
+        if reads and (family := _BY_CONTEXT.get(_width(shapes[key]))):
             return family
     for key, found in keys.items():
         if found.suffix == "lora_down.weight" and paths[key].endswith("self_attn_q_proj"):
-            return _BY_TEXT.get(_width(tensors[key]))
+            return _BY_TEXT.get(_width(shapes[key]))
     depths = [int(match[1]) for path in paths.values() if (match := _DEPTH.search(path))]
     return "sdxl" if max(depths, default=0) > 0 else None
 
 
-def _width(tensor: torch.Tensor) -> int:
+def _width(shape: Sequence[int]) -> int:
     """Of a matrix's rows; 0 for what is none."""
-    return tensor.shape[1] if tensor.ndim > 1 else 0
+    return shape[1] if len(shape) > 1 else 0
 
 
 _BY_CONTEXT: Mapping[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}

@@ -86,9 +86,28 @@ def parse_tag(tag: str) -> NetworkCall:
 
 
 def format_tag(call: NetworkCall) -> str:
-    """The inside of a tag that calls the network with these two weights: ``NAME:0.8:te=0.5``."""
+    """The inside of a tag that makes this call: ``NAME:0.8:te=0.5:rank=4``."""
     text = "" if call.text == call.unet else f":te={_short(call.text)}"
-    return f"{call.name}:{_short(call.unet)}{text}"
+    return f"{call.name}:{_short(call.unet)}{text}{_rest(call)}"
+
+
+def format_without_weights(call: NetworkCall) -> str:
+    """The same without the two weights, where something else holds them: ``NAME:rank=4``."""
+    return call.name + _rest(call)
+
+
+def _rest(call: NetworkCall) -> str:
+    """Of a tag, what is neither name nor weight; nothing where it is as without it."""
+    usual = NetworkCall(call.name)
+    texts = {
+        "blocks": call.blocks.preset or ",".join(map(_short, call.blocks.numbers)),
+        "start": _short(call.start),
+        "stop": _short(call.stop),
+        "rank": str(call.rank),
+        "hr": call.hires,
+    }
+    changed = (key for key in texts if getattr(call, _NAMED[key][0]) != getattr(usual, _NAMED[key][0]))
+    return "".join(f":{key}={texts[key]}" for key in changed)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.embedding import Family
 from lib_ti.formats.safetensors_file import read_metadata
-from lib_ti.networks.files import SUFFIXES
+from lib_ti.networks.files import SUFFIXES, family_of_file
 from lib_ti.networks.prompt import nearest
 
 _SAFETENSORS = ".safetensors"
-_UNCALLABLE = re.compile(r"[<>\"\x00-\x1f]")  # and pages would take them for their own
+_UNSHOWN = re.compile(r"[<>\"\x00-\x1f]")  # in a name: pages would take them for their own
 
 
 class NetworkFolders:
@@ -34,10 +36,10 @@ class NetworkFolders:
             seen: set[str] = set()  # a link to a folder above it would have no end
             for place, inside, names in os.walk(folder, followlinks=True):
                 real = os.path.realpath(place)
-                inside[:] = [] if real in seen else sorted(filter(_is_callable, inside))
+                inside[:] = [] if real in seen else sorted(filter(_is_shown, inside))
                 seen.add(real)
-                for path in sorted(Path(place, name) for name in filter(_is_callable, names))[::-1]:
-                    if path.suffix.lower() in SUFFIXES:
+                for path in sorted(Path(place, name) for name in filter(_is_shown, names))[::-1]:
+                    if path.suffix.lower() in SUFFIXES and _is_callable(path.stem):
                         found.setdefault(path.stem, path)
         return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
 
@@ -56,9 +58,26 @@ class NetworkFolders:
             raise BadInput(f"there is no network {name!r} in {where}{told}.")
         return path
 
+    def with_hash(self, digits: str) -> str | None:
+        """The name of the file whose trainer wrote a hash that begins so, or the older hash that is so."""
+        for name, path in self.files().items():
+            with suppress(BadInput):  # a damaged file is not the one that was meant
+                told = metadata_of(path)
+                if (
+                    told.get("sshs_model_hash", "").startswith(digits)
+                    or told.get("sshs_legacy_hash") == digits
+                ):
+                    return name
+        return None
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and _UNSHOWN.search(name) is None
+
 
 def _is_callable(name: str) -> bool:
-    return not name.startswith(".") and _UNCALLABLE.search(name) is None
+    """A tag's parts end at colons, and spaces around them do not count."""
+    return ":" not in name and name == name.strip()
 
 
 def _by_alias(files: dict[str, Path], wanted: str) -> Path | None:
@@ -79,6 +98,14 @@ def metadata_of(path: Path) -> dict[str, str]:
         raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
 
 
+def family_of_network(path: Path) -> Family | None:
+    """By metadata and shapes of the tensors; kept as they are. Raises BadInput."""
+    try:
+        return _family(path, *stamp(path))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
+
+
 def stamp(path: Path) -> tuple[int, int]:
     """Another one when the file has changed: its time in nanoseconds, its size in bytes."""
     told = path.stat()
@@ -88,3 +115,8 @@ def stamp(path: Path) -> tuple[int, int]:
 @lru_cache(maxsize=4096)
 def _metadata(path: Path, _time: int, _size: int) -> dict[str, str]:
     return read_metadata(path)
+
+
+@lru_cache(maxsize=4096)
+def _family(path: Path, _time: int, _size: int) -> Family | None:
+    return family_of_file(path)

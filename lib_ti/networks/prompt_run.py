@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,14 +15,13 @@ from torch import nn
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Update
+from lib_ti.networks.applied import applied
 from lib_ti.networks.files import Network, read_network
 from lib_ti.networks.layers import Layer, Parts, find_layers
 from lib_ti.networks.names import Part
 from lib_ti.networks.prompt import NetworkCall
 from lib_ti.networks.prompt_files import stamp
 from lib_ti.networks.prompt_layers import Change, HungLayers, Rows
-
-log = logging.getLogger(__name__)
 
 _UNET: Part = "unet"
 _KEPT = 4  # networks that stay in memory when they are not used
@@ -56,9 +53,10 @@ class PromptNetworks:
     ) -> None:
         """``refresh(module)``: called before a module's weights are read, where somebody else writes to them
         at the moment of their use. ``refused`` and ``told`` then say in sentences which networks cannot be
-        used and what is missing of others; the rest is used."""
+        used and what is missing of others; the rest is used, as ``reports`` says of each."""
         self.refused: list[str] = []
         self.told: list[str] = []
+        self.reports: dict[Called, str] = {}
         self._parts = dict(parts)
         self._calls = list(calls)
         self._rows: list[Rows] = [False] * len(calls)  # of each call, now
@@ -99,9 +97,14 @@ class PromptNetworks:
                 f"{call.name}: {len(missing)} of {len(network.updates)} layers are not in the checkpoint, "
                 f"or of another size: {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}."
             )
-        kinds = Counter(layers[name].kind for name in fitting)
-        listed = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
-        log.info("%s: applied %d of %d layers (%s)", call.name, len(fitting), len(network.updates), listed)
+        if network.unread:
+            (key, why), *_ = network.unread.items()
+            self.told.append(
+                f"{call.name}: {len(network.unread)} of its layers or keys are left out, such as {key}: "
+                f"{why.removesuffix('.')}."
+            )
+        changed = ((layers[name], update) for name, update in fitting.items())
+        self.reports[called] = f"{call.name}: {applied(changed, len(network.updates))}"
         for name, update in fitting.items():
             layer = layers[name]
             weight = call.unet if layer.part == _UNET else call.text

@@ -35,7 +35,7 @@ def write_network(name: str, seed: int, size: float = 0.1, rank: int = 4, of: st
         tensors[f"{key}.alpha"] = torch.tensor(float(rank))
     path = Path(shared.cmd_opts.lora_dir, f"{name}.safetensors")
     told = network_metadata(family, dim=rank, alpha=rank, title=name)
-    save_file(tensors, path, {**told, "sshs_model_hash": f"{seed:064x}"})
+    save_file(tensors, path, {**told, "sshs_model_hash": f"{seed:0<64x}"})
     networks.list_available_networks()
     return str(path)
 
@@ -74,12 +74,12 @@ def failing_unet(after: int) -> None:
 
 
 @check
-def take_over(on: bool) -> None:
-    """As after a start with the setting on and the built-in extension off; or as before."""
-    if on:
+def take_over(on: bool, beside: bool = False) -> None:
+    """As after a start with the setting on and the built-in extension off, or on ("beside"); or as before."""
+    if on and not beside:
         extra_networks.extra_network_registry.pop("lora")
         networks.load_networks([])
-    else:
+    if not on:
         extra_networks.register_extra_network(networks.extra_network_lora)
         extra_networks.extra_network_aliases.pop("lora")
     a1111_networks.register(takes_over=on)
@@ -95,6 +95,8 @@ def cards() -> dict[str, Any]:
 
 
 @check
-def axes() -> list[str]:
-    (grid,) = [d.module for d in scripts.scripts_data if d.script_class.__module__ == "xyz_grid.py"]
-    return [option.label for option in grid.axis_options if option.label.startswith("[TI Studio]")]
+def axes() -> dict[str, int]:
+    """Ours, by the numbers that the grid gives them."""
+    options = scripts.scripts_txt2img.script("X/Y/Z plot").current_axis_options
+    labels = [option.label for option in options]
+    return {label: labels.index(label) for label in labels if label.startswith("[TI Studio]")}

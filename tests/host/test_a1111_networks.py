@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -109,6 +110,11 @@ def test_other_families_with_fused_attention_in_their_text_encoders(own: WebUI, 
                 ours = draw(own, f"a star <net:for-{family}:{weights}>", steps=2)
             assert distance(ours, theirs) <= 2
             assert distance(ours, draw(own, "a star", steps=2)) > 2
+        path = Path(probe(own, "write_network", name=f"plain-{family}", seed=3))
+        save_file(load_file(path), path)  # without metadata
+        cards = {name: card["description"] for name, card in probe(own, "cards").items()}
+        assert "one" not in cards and cards[f"for-{family}"] == {"sd2": "SD 2.x", "sdxl": "SDXL"}[family]
+        assert cards[f"plain-{family}"] == {"sd2": "unknown family", "sdxl": "SDXL"}[family]
         with nothing_left(own):
             another_family = draw(own, "a star <net:one>")
             assert f"made for sd1, and the checkpoint is {family}" in own.log_tail()
@@ -200,7 +206,64 @@ def test_slots_draw_what_tags_draw_and_are_told_in_the_picture(own: WebUI) -> No
         assert np.array_equal(np.asarray(picture, dtype=int), tagged)
         text = picture.info["parameters"]
     assert 'Net 1: "one:0.8:te=0.5", Net 2: "two:0.4"' in text
-    assert 'Net hashes: "one: 000000000000, two: 000000000000"' in text
+    assert 'Net hashes: "one: 100000000000, two: 200000000000"' in text
+
+
+def test_slots_over_http_may_leave_out_what_is_as_usual(own: WebUI) -> None:
+    plain = draw(own, "a star")
+
+    def drawn(*args: Any) -> np.ndarray:
+        return draw(own, "a star", alwayson_scripts={SLOTS: {"args": args}})
+
+    assert np.array_equal(drawn(True), plain)
+    assert np.array_equal(drawn(True, "one", None, 1), draw(own, "a star <net:one>"))
+    assert np.array_equal(drawn(True, "one:stop=0.5", 0.5), draw(own, "a star <net:one:stop=0.5:unet=0.5>"))
+    assert np.array_equal(drawn(True, "one", "much"), plain)
+    assert "Network slot 1: <net:one:unet=much:te=1.0>: unet is 'much', no number" in own.log_tail()
+
+
+def grid(webui: WebUI, axes: dict[str, str], slots: list[Any]) -> list[np.ndarray]:
+    """The pictures of an X/Y/Z grid, x first, then y."""
+    numbers = probe(webui, "axes")
+    told: list[Any] = [
+        value
+        for axis, values in axes.items()
+        for value in (numbers[f"[TI Studio] network{axis}"], values, [])
+    ]
+    # No legend, each picture and no grid of some, seeds as they are, no margin, values as text.
+    more = [False, True, False, False, False, False, False, 0, True]
+    images = webui.txt2img_all(
+        "a star",
+        negative_prompt="dull",
+        script_name="X/Y/Z plot",
+        script_args=[*told, *more],
+        alwayson_scripts={SLOTS: {"args": slots}},
+    )
+    count = [len(values.split(",")) for values in axes.values()]
+    return [pixels(image) for image in images[-count[0] * count[1] * count[2] :]]
+
+
+def test_each_cell_of_a_grid_is_the_picture_of_its_tag(own: WebUI) -> None:
+    cells = grid(own, {"'s weight": "0.5, 1", "'s rank": "1, 4", "'s stop": "0.5, 1"}, [True, "one"])
+    tags = [
+        f"one:{weight}:rank={rank}:stop={stop}" for stop in (0.5, 1) for rank in (1, 4) for weight in (0.5, 1)
+    ]
+    for number in (1, 2, 4):  # each axis has its other value in one of them
+        assert np.array_equal(cells[number], draw(own, f"a star <net:{tags[number]}>")), tags[number]
+    assert min(distance(a, b) for i, a in enumerate(cells) for b in cells[:i]) > 2
+    cells = grid(own, {"": "one, two", "'s blocks": "OUTS, ALL", "'s start": "0.3"}, [False])
+    assert min(distance(a, b) for i, a in enumerate(cells) for b in cells[:i]) > 2
+    with pytest.raises(Refused, match="moves the first network slot, which is empty; choose a network there"):
+        grid(own, {"'s weight": "0.5, 1", "'s rank": "1", "'s stop": "0.5"}, [True, "None"])
+
+
+def test_what_was_applied_is_told_once(own: WebUI) -> None:
+    probe(own, "write_network", name="fresh", seed=6)
+    for _ in range(2):
+        draw(own, "a star <net:fresh>")
+    told = [line for line in own.log.read_text(errors="replace").splitlines() if "fresh: applied" in line]
+    (line,) = told
+    assert re.search(r"fresh: applied (\d+) of \1 modules \(linear \d+, conv \d+\), rank 4, alpha 4", line)
 
 
 def test_what_is_wrong_is_told_and_the_picture_drawn(own: WebUI) -> None:
@@ -223,6 +286,16 @@ def test_the_webuis_tag_can_be_taken_over(own: WebUI) -> None:
     finally:
         probe(own, "take_over", on=False)
     assert distance(draw(own, "a star<lora:one:0.3:0.9>"), ours) <= 2
+
+
+def test_the_webuis_tag_is_its_own_wherever_its_extension_is_on(own: WebUI) -> None:
+    prompts = {"prompt": "a star<lora:one:0.5>", "negative_prompt": "dull<lora:two:1>"}
+    theirs = draw(own, **prompts)
+    probe(own, "take_over", on=True, beside=True)
+    try:
+        assert np.array_equal(draw(own, **prompts), theirs)
+    finally:
+        probe(own, "take_over", on=False)
 
 
 @pytest.fixture
@@ -251,4 +324,4 @@ def test_cards_and_axes(own: WebUI) -> None:
         "description": "SD 1.x",
     }
     assert cards["strong"]["description"] == "unknown family"
-    assert len(probe(own, "axes")) == 4
+    assert len(probe(own, "axes")) == 8

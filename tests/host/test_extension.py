@@ -220,8 +220,10 @@ def test_everything_is_there_after_reload_ui_and_again(reloadable: WebUI, settin
     job = reloadable.call(f"{API}/jobs", settings)["job"]
     ended(reloadable, job)
     probe(reloadable, "write_network", name="zqx-net", seed=1)
-    before = [draw(reloadable, told) for told in (prompt, f"{prompt} <net:zqx-net>")]
-    assert before[0] != before[1]
+    prompts = [prompt, f"{prompt} <net:zqx-net>", f"{prompt} <lora:strong:0.5><net:zqx-net:0.5>"]
+    before = [draw(reloadable, told) for told in prompts]
+    state = probe(reloadable, "model_state")
+    assert len({*before}) == len(before)
     for _ in range(2):
         started = probe(reloadable, "started")
         probe(reloadable, "reload_ui")
@@ -234,8 +236,9 @@ def test_everything_is_there_after_reload_ui_and_again(reloadable: WebUI, settin
                 pass
             time.sleep(0.5)
         assert settings["name"] in embeddings(reloadable)
-        assert [draw(reloadable, told) for told in (prompt, f"{prompt} <net:zqx-net>")] == before
-        assert draw(reloadable, prompt) == before[0]
+        # The plain one last, which must show nothing of a network.
+        assert [draw(reloadable, told) for told in reversed(prompts)] == before[::-1]
+        assert probe(reloadable, "model_state") == state
         assert reloadable.call(f"{API}/jobs/{job}")["status"] == "done"
     again = reloadable.call(f"{API}/jobs", {**settings, "name": settings["name"] + "-again"})["job"]
     assert ended(reloadable, again)["status"] == "done"

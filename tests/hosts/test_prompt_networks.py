@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from lib_ti.hosts.base import SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.networks import prompt_layers
+from lib_ti.networks.attach import attach
 from lib_ti.networks.files import read_network
 from lib_ti.networks.layers import find_layers, trained_layers
 from lib_ti.networks.prompt import parse_tag
@@ -220,6 +221,14 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was(
     assert torch.equal(latents(host, None), plain)
 
 
+def test_what_is_used_is_reported_in_the_words_of_attach(host: StandaloneHost, file: Path) -> None:
+    attached = attach(host, file)
+    attached.remove()
+    assert attached.report.startswith("applied ") and attached.report.endswith(", rank 4, alpha 2")
+    with hung(host, file, ["big:0.5"]) as networks:
+        assert [*networks.reports.values()] == [f"big: {attached.report}"]
+
+
 def test_what_cannot_be_used_is_told(host: StandaloneHost, file: Path, tmp_path: Path) -> None:
     tensors = load_file(file)
     first = next(key for key in tensors if key.endswith("attn1_to_q.lora_down.weight"))
@@ -227,13 +236,19 @@ def test_what_cannot_be_used_is_told(host: StandaloneHost, file: Path, tmp_path:
     save_file(odd, tmp_path / "odd.safetensors")
     save_file(tensors, tmp_path / "xl.safetensors", {"ss_base_model_version": "sdxl_base_v1-0"})
     save_file({"model.diffusion_model.x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    strange = {first: torch.full((RANK, 128), torch.nan), "glora.a1.weight": torch.zeros(1)}
+    save_file({**tensors, **strange}, tmp_path / "strange.safetensors")
     told = {}
-    for name in ("odd", "xl", "model"):
+    for name in ("odd", "xl", "model", "strange"):
         with hung(host, tmp_path / f"{name}.safetensors", [name]) as networks:
             (told[name],) = [*networks.refused, *networks.told]
     layer = first.partition(".")[0]
     assert told["odd"].startswith("odd: 1 of ") and told["odd"].endswith(f"or of another size: {layer}.")
     assert told["xl"] == "xl is not used: it was made for sdxl, and the checkpoint is sd1."
     assert "model.safetensors is a checkpoint" in told["model"]
+    assert told["strange"] == (
+        "strange: 2 of its layers or keys are left out, such as glora.a1.weight: no key of a network that we "
+        "know."
+    )
     calls = [Called.of(parse_tag("big:blocks=" + ",".join("1" * 12)), file)]
     assert "12 block weights were given" in PromptNetworks(host.parts(), "sd1", calls).refused[0]

@@ -10,7 +10,14 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.networks.algebra import LowRank
-from lib_ti.networks.files import hashes, network_metadata, read_network, tensors_of, write_network
+from lib_ti.networks.files import (
+    family_of_file,
+    hashes,
+    network_metadata,
+    read_network,
+    tensors_of,
+    write_network,
+)
 from lib_ti.networks.keys import Key, parse_key
 from tests.networks.test_algebra import CASES, IDS, new_layer, norm
 
@@ -138,7 +145,13 @@ def test_sdxl_has_names_of_the_original_layout(theirs, ours, tmp_path):
 def test_the_family_is_told_by_metadata_or_widths(width, metadata, family, tmp_path):
     key = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     tensors = {f"{key}.lora_A.weight": torch.ones(2, width), f"{key}.lora_B.weight": torch.ones(4, 2)}
-    assert read_network(save(tmp_path / "x.safetensors", tensors, metadata or None)).family == family
+    path = save(tmp_path / "x.safetensors", tensors, metadata or None)
+    assert read_network(path).family == family_of_file(path) == family
+
+
+def test_of_a_pickle_no_family_is_told_without_reading_it(tmp_path):
+    torch.save({}, tmp_path / "x.pt")
+    assert family_of_file(tmp_path / "x.pt") is None
 
 
 def test_alpha_of_an_adapter_is_in_its_description(tmp_path):

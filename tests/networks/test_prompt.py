@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lib_ti.core.errors import BadInput
-from lib_ti.networks.prompt import NetworkCall, format_tag, parse_tag, take_calls, take_tags
+from lib_ti.networks.prompt import (
+    NetworkCall,
+    format_tag,
+    format_without_weights,
+    parse_tag,
+    take_calls,
+    take_tags,
+)
 from lib_ti.networks.prompt_blocks import Blocks
 
 
@@ -64,10 +73,19 @@ def test_tags_are_taken_out_of_the_prompt_and_others_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    "call", [NetworkCall("cat"), NetworkCall("a cat", 0.1 + 0.2, -1e-9), NetworkCall("cat", 2, 2)]
+    "call",
+    [
+        NetworkCall("cat"),
+        NetworkCall("a cat", 0.1 + 0.2, -1e-9),
+        NetworkCall("cat", 2, 2),
+        NetworkCall("cat", 0.5, 1, Blocks("OUTS"), start=0.2, stop=0.8, rank=4, hires="only"),
+        NetworkCall("cat", blocks=Blocks("", (0.5, *[1.0] * 16))),
+    ],
 )
 def test_a_tag_that_was_written_is_read_back(call: NetworkCall) -> None:
     assert parse_tag(format_tag(call)) == call
+    assert parse_tag(format_without_weights(call)) == replace(call, unet=1.0, text=1.0)
+    assert format_without_weights(NetworkCall("cat", 0.5, 1)) == "cat"
 
 
 def test_when_a_network_acts() -> None:

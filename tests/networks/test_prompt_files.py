@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from lib_ti.core.errors import BadInput
-from lib_ti.networks.prompt_files import NetworkFolders, metadata_of
+from lib_ti.networks.prompt import parse_tag
+from lib_ti.networks.prompt_files import NetworkFolders, family_of_network, metadata_of
 
 
 def put(path: Path, alias: str = "") -> Path:
@@ -46,6 +47,35 @@ def test_an_unknown_name_is_told_with_the_nearest(folders: NetworkFolders, tmp_p
         folders.find("watercolour")
     with pytest.raises(BadInput, match=r"no network '\.\./one/watercolor'"):
         folders.find("../one/watercolor")
+
+
+def test_what_no_tag_can_call_is_not_offered(folders: NetworkFolders, tmp_path: Path) -> None:
+    for name in ("style:v2", " style", "style ", "sty<le", "style=v2, a"):
+        put(tmp_path / "one" / f"{name}.safetensors")
+    put(tmp_path / "one" / "made: today" / "in.safetensors")
+    assert [*folders.files()] == ["in", "style=v2, a"]
+    for name in folders.files():
+        assert folders.find(parse_tag(f"{name}:0.5").name).stem == name
+
+
+def test_a_file_is_found_by_its_hashes(folders: NetworkFolders, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "broken.safetensors").write_bytes(b"no")
+    told = {"sshs_model_hash": "0123456789abcdef" * 4, "sshs_legacy_hash": "aabbccdd"}
+    save_file({"x": torch.zeros(1)}, tmp_path / "one" / "cat.safetensors", told)
+    put(tmp_path / "one" / "plain.safetensors")
+    assert folders.with_hash("0123456789ab") == folders.with_hash("aabbccdd") == "cat"
+    assert folders.with_hash("123456789abc") is folders.with_hash("aabbcc") is None
+
+
+def test_the_family_is_kept_until_the_file_changes(tmp_path: Path) -> None:
+    path, key = tmp_path / "x.safetensors", "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"
+    save_file({key: torch.zeros(1, 1)}, path)
+    assert family_of_network(path) == "sdxl"
+    save_file({key.replace("te1", "te"): torch.zeros(9, 9)}, path)
+    assert family_of_network(path) is None
+    with pytest.raises(BadInput, match="cannot be read"):
+        family_of_network(tmp_path / "none.safetensors")
 
 
 def test_metadata_are_read_anew_when_the_file_changes(tmp_path: Path) -> None:
