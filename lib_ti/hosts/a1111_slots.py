@@ -53,7 +53,7 @@ def pasted(told: dict[str, Any]) -> None:
     from modules import scripts
 
     fields = [name for _, name in scripts.scripts_txt2img.infotext_fields]
-    if ADDNET_MODEL.format(1) not in fields:  # or that extension is here, and has slots of its own
+    if f"{ADDNET_MODEL} 1" not in fields:  # or that extension is here, and has slots of its own
         fill_slots_of_addnet(told)
     follow_renamed(told, network_folders(), words())
 

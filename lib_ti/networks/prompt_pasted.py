@@ -12,9 +12,10 @@ from lib_ti.networks.prompt_files import NetworkFolders
 from lib_ti.networks.prompt_slots import SLOTS, key_of
 
 HASHES = "Net hashes"  # of the networks that a picture was drawn with: "NAME: HASH, NAME: HASH"
-# sd-webui-additional-networks': "LoRA"; "NAME(HASH)"; weights of the U-Net and of the text encoder.
-ADDNET_MODULE, ADDNET_MODEL = "AddNet Module {}", "AddNet Model {}"
-_ADDNET_WEIGHTS = ("AddNet Weight A {}", "AddNet Weight B {}")
+# sd-webui-additional-networks' keys, before a slot's number: "LoRA"; "NAME(HASH)"; weights of the U-Net and
+# of the text encoder.
+ADDNET_MODULE, ADDNET_MODEL = "AddNet Module", "AddNet Model"
+_ADDNET_WEIGHTS = ("AddNet Weight A", "AddNet Weight B")
 _ADDNET_NAME = re.compile(r"(.+)\(([0-9a-fA-F]{8,64})\)")
 _HASH = re.compile(r": ([0-9a-f]{8,64})(?:, |$)")  # after each name
 _LOOKED_UP = 50  # networks at most: a stranger may have written the text
@@ -25,10 +26,10 @@ def fill_slots_of_addnet(told: dict[str, Any]) -> None:
     """Into our slots what sd-webui-additional-networks had in its own, where these are empty."""
     hashes = [told[HASHES]] if HASHES in told else []
     for slot in SLOTS if told.get("AddNet Enabled", "True") == "True" else ():
-        named = _ADDNET_NAME.fullmatch(str(told.get(ADDNET_MODEL.format(slot), "")).strip())
-        if named is None or told.get(ADDNET_MODULE.format(slot)) != "LoRA":
+        named = _ADDNET_NAME.fullmatch(str(told.get(f"{ADDNET_MODEL} {slot}", "")).strip())
+        if named is None or told.get(f"{ADDNET_MODULE} {slot}") != "LoRA":
             continue
-        unet, text = (told.get(key.format(slot)) for key in _ADDNET_WEIGHTS)
+        unet, text = (told.get(f"{key} {slot}") for key in _ADDNET_WEIGHTS)
         unet = unet or "1"
         name = named[1].strip()
         told.setdefault(key_of(slot), f"{name}:unet={unet}:te={text or unet}")

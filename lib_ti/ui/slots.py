@@ -61,7 +61,7 @@ def build_slots(names: Callable[[], list[str]], tab: str) -> Slots:
     )
     # Nobody sees it: by a field of this name the WebUI's own Lora knows that it need not read the others.
     addnet = gr.Textbox(visible=False, elem_id=element("addnet"))
-    return Slots(controls, [*zip(controls, READERS, strict=True), (addnet, ADDNET_MODULE.format(1))])
+    return Slots(controls, [*zip(controls, READERS, strict=True), (addnet, f"{ADDNET_MODULE} 1")])
 
 
 def _weight(label: str, element: str) -> Any:
