@@ -119,10 +119,18 @@ class Exam:
     """One concept: its training pictures and its test prompts, all from one seed."""
 
     def __init__(
-        self, concept: Concept, pictures: int, images: int, seed: int, cfg_scale: float = CFG_SCALE
+        self,
+        concept: Concept,
+        pictures: int,
+        images: int,
+        seed: int,
+        cfg_scale: float = CFG_SCALE,
+        trigger: str = TRIGGER,
     ) -> None:
-        """``cfg_scale``: at which pictures with the new word are drawn; the ceiling has its own."""
+        """``cfg_scale``: at which pictures with the new word are drawn; the ceiling has its own. ``trigger``:
+        what prompts call the concept by."""
         self.concept = concept
+        self.trigger = trigger
         self.cfg_scale = cfg_scale
         self.seed = BENCH_SEED + seed * 10_000
         # By the name, not by hash(): the same on every run.
@@ -152,7 +160,7 @@ class Exam:
             named = draw_asked(rng, always | {"shape"} | self.concept.attributes.keys())
             form = int(rng.integers(2**31))
             trial.prompts.append(
-                caption(scene, np.random.default_rng(form), named, self.concept.words(TRIGGER))
+                caption(scene, np.random.default_rng(form), named, self.concept.words(self.trigger))
             )
             trial.own.append(caption(scene, np.random.default_rng(form), named, {}))
             trial.asked.append({name: getattr(scene, name) for name in named})
@@ -306,7 +314,8 @@ def bench_quality(
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for concept in concepts:
-            exam = Exam(concept, pictures, images, exam_seed, cfg_scale)
+            trigger = settings.get("trigger_word") or TRIGGER
+            exam = Exam(concept, pictures, images, exam_seed, cfg_scale, trigger)
             results.append(train_and_judge(host, judge, exam, Path(folder), report, stopped, **settings))
             on_result(results[-1])
             if stopped():

@@ -14,7 +14,7 @@ import torch
 from lib_ti.core.train_settings import LearningSettings
 
 Prediction = Literal["eps", "v"]
-Weighting = Literal["x0", "none", "min-snr", "debiased"]
+Weighting = Literal["x0", "v", "none", "min-snr", "debiased"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 
 
@@ -108,6 +108,8 @@ def loss_weight(
     "x0": the squared error then is that of the clean latents the U-Net has in mind (arXiv 2202.00512,
     section 4): 1 / SNR for eps, 1 / (SNR + 1) for v. A plain eps loss hardly hears the noisiest
     timesteps, where colour and layout are decided.
+    "v": the squared error then is that of v, (SNR + 1) / SNR for eps: as loud as "x0" where there is most
+    noise, and as a plain eps loss where there is least.
     "min-snr": that error, weighted by min(SNR, gamma) (arXiv 2303.09556, section 3.4).
     "debiased": 1 / sqrt(SNR) for eps (arXiv 2310.08442, eq. 11); for v, of which the paper does not
     speak, 1 / (SNR + 1) as other trainers have it.
@@ -115,6 +117,8 @@ def loss_weight(
     if weighting == "none":
         return torch.ones(len(timesteps), device=timesteps.device)
     abar = alphas_cumprod.to(timesteps.device)[timesteps].float()
+    if weighting == "v":
+        return 1 / abar if prediction == "eps" else torch.ones_like(abar)
     of_clean = (1 - abar) / abar if prediction == "eps" else 1 - abar
     if weighting == "min-snr":
         # Noise alone has SNR 0 and an eps weight of 0 / 0, whose limit is 1.

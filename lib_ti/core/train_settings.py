@@ -168,10 +168,10 @@ class LearningSettings:
     )
     weighting: str = option(
         "x0",
-        "x0 measures the error of the clean picture the model has in mind, none that of the noise; min-snr "
-        "and debiased lie between the two.",
+        "x0 measures the error of the clean picture the model has in mind, none that of the noise, v both; "
+        "min-snr and debiased lie between the two.",
         group="learning",
-        choices=("x0", "none", "min-snr", "debiased"),
+        choices=("x0", "v", "none", "min-snr", "debiased"),
         label="Loss weighting",
     )
     min_snr_gamma: float = option(

@@ -65,18 +65,21 @@ def test_loss_is_per_sample() -> None:
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
-def test_x0_weighting_gives_the_error_of_the_clean_latents(prediction: Literal["eps", "v"]) -> None:
-    """For any answer of the U-Net, against x0 solved for from it, in float64."""
+def test_weightings_give_the_errors_of_the_clean_latents_and_of_v(prediction: Literal["eps", "v"]) -> None:
+    """For any answer of the U-Net, against x0 and v solved for from it, in float64."""
     x0, noise, t = (tensor.double() if tensor.is_floating_point() else tensor for tensor in _draw())
     abar = torch.linspace(0.999, 0.005, 1000, dtype=torch.float64)
     noisy = q_sample(x0, noise, t, abar)
     answer = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     signal, sigma = abar[t].sqrt().view(-1, 1, 1, 1), (1 - abar[t]).sqrt().view(-1, 1, 1, 1)
     imagined = (noisy - sigma * answer) / signal if prediction == "eps" else signal * noisy - sigma * answer
-    weighted = loss_weight("x0", prediction, t, abar) * squared_error(
-        answer, target_of(prediction, x0, noise, t, abar)
-    )
-    torch.testing.assert_close(weighted, squared_error(imagined, x0), rtol=1e-4, atol=0)
+    v = signal * answer - sigma * imagined if prediction == "eps" else answer
+    error = squared_error(answer, target_of(prediction, x0, noise, t, abar))
+    of_v = squared_error(v, target_of("v", x0, noise, t, abar))
+    pairs: list[tuple[Weighting, torch.Tensor]] = [("x0", squared_error(imagined, x0)), ("v", of_v)]
+    for weighting, wanted in pairs:
+        weighted = loss_weight(weighting, prediction, t, abar) * error
+        torch.testing.assert_close(weighted, wanted, rtol=1e-4, atol=0)
 
 
 def test_no_weighting_is_one() -> None:
