@@ -188,7 +188,7 @@ def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     def show(result: ConceptResult) -> None:
         print(json.dumps(result.as_json()), file=sys.stderr, flush=True)
         pictures = [result.training[0], *result.after[: _SHEET_PICTURES - 1]]
-        rows.append(Row(result.concept.name, f"taught from the first; ratio {result.ratio:.2f}", pictures))
+        rows.append(Row(result.concept.name, f"taught from the first; {_told(result.as_json())}", pictures))
 
     measured = bench_quality(
         StandaloneHost.load(args.model, args.device),
@@ -204,9 +204,16 @@ def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         **given,
     )
     if args.sheet:
-        title = f"{given.get('method', DEFAULT)}, {args.pictures} pictures: ratio {measured['ratio']}"
+        title = f"{given.get('method', DEFAULT)}, {args.pictures} pictures: {_told(measured)}"
         save_png(contact_sheet(title, rows, cell=96), args.sheet)
     return _shown(measured, args)
+
+
+def _told(measured: dict[str, Any]) -> str:
+    """Beside the ceiling, where the model's own words have one; else as it is."""
+    if measured["ratio"] is not None:
+        return f"ratio {measured['ratio']:.2f}"
+    return f"{measured['success']:.2f} right, in other surroundings {measured['editability']:.2f}"
 
 
 def cards(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
