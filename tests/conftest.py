@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 # Read by huggingface_hub at its import, so before anything that imports it.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Read by Intel's mathematics at its first use, here and in a WebUI that is started: on its latest processors
+# it gives the same bits for the same numbers only where it is told to, and tests compare bits.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 import numpy as np
 import pytest

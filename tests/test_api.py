@@ -107,7 +107,7 @@ def test_bad_input_is_answered_with_its_sentence(
 
 def test_strangers_get_nothing(client: TestClient) -> None:
     routes = [(path, method) for path, methods in openapi(client)["paths"].items() for method in methods]
-    assert len(routes) == 12 + len(TOOLS)
+    assert len(routes) == 14 + len(TOOLS)
     for path, method in routes:
         filled = path.replace("{job}", "x").replace("{name}", "y")
         answer = client.request(method.upper(), filled, headers={"who": "stranger"}, json={})
@@ -130,7 +130,7 @@ def test_openapi_tells_every_setting_with_its_range(client: TestClient) -> None:
         75,
         2,
     )
-    assert told["properties"]["weighting"]["enum"] == ["x0", "none", "min-snr", "debiased"]
+    assert told["properties"]["weighting"]["enum"] == ["x0", "v", "none", "min-snr", "debiased"]
 
 
 def openapi(client: TestClient) -> dict[str, Any]:
