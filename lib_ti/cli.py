@@ -65,8 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    # Read by Intel's mathematics at its first use: without it the latest processors do not give the same bits for
-    # the same numbers, and a job that is done again would not be the same to the byte.
+    # Read by Intel's mathematics at its first use: without it the latest processors do not give the same bits
+    # for the same numbers, and a job that is done again would not be the same to the byte.
     os.environ.setdefault("MKL_CBWR", "AUTO")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("lib_ti").setLevel(logging.INFO)
