@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -68,12 +70,15 @@ def test_merge_into_a_checkpoint_extract_and_look(networks: Page, webui: WebUI) 
     said = use(page, "inspect")
     expect(said).to_contain_text("zqx-extracted: LoRA of rank 4 in 2 layers; for sd1", timeout=PATIENCE)
     assert webui.txt2img("a star <lora:zqx-extracted:1>") != webui.txt2img("a star"), "the WebUI finds it"
+    for left in (models / "Lora").glob("zqx-extracted*"):  # and what the WebUI keeps beside it
+        left.unlink()
 
 
 def test_metadata_are_read_and_changed(networks: Page, webui: WebUI) -> None:
-    page, file = networks, webui.data / "models" / "Lora" / "strong.safetensors"
+    page, folder = networks, webui.data / "models" / "Lora"
+    file = Path(shutil.copy(folder / "strong.safetensors", folder / "zqx-told.safetensors"))
     open_tool(page, "Edit metadata")
-    choose(page, "metadata_file", "strong.safetensors")
+    choose(page, "metadata_file", file.name)
     page.keyboard.press("Enter")
     text = page.locator("#ti_studio_metadata_text textarea")
     expect(text).to_have_value(re.compile(r"^\{"), timeout=PATIENCE)
@@ -86,3 +91,4 @@ def test_metadata_are_read_and_changed(networks: Page, webui: WebUI) -> None:
     page.click("#ti_studio_metadata_save")
     expect(said).to_contain_text("Saved into", timeout=PATIENCE)
     assert metadata_of(file)["ss_training_comment"] == "<b>mine</b>"
+    file.unlink()
