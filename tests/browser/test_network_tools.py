@@ -74,9 +74,10 @@ def test_merge_into_a_checkpoint_extract_and_look(networks: Page, webui: WebUI) 
         left.unlink()
 
 
-def test_metadata_are_read_and_changed(networks: Page, webui: WebUI) -> None:
-    page, folder = networks, webui.data / "models" / "Lora"
+def test_metadata_are_read_and_changed(page: Page, webui: WebUI) -> None:
+    folder = webui.data / "models" / "Lora"
     file = Path(shutil.copy(folder / "strong.safetensors", folder / "zqx-told.safetensors"))
+    page.click('#ti_studio > .tab-nav > button:text-is("LoRAs")')
     open_tool(page, "Edit metadata")
     choose(page, "metadata_file", file.name)
     page.keyboard.press("Enter")
