@@ -128,6 +128,18 @@ def below(folder: Path, text: str) -> Path:
     return path if path.is_absolute() else folder / path
 
 
+def named_file(path: Path, suffixes: Collection[str]) -> Path:
+    """``path`` itself, or with ``.safetensors`` where its name has no suffix.
+
+    Raises BadInput for a suffix that is none of ``suffixes``.
+    """
+    if "." not in path.name:
+        return path.with_name(f"{path.name}.safetensors")
+    if path.suffix.lower() not in suffixes:
+        raise BadInput(f"cannot write {path.name}: expected a name ending in {', '.join(sorted(suffixes))}.")
+    return path
+
+
 def files_inside(folder: Path, suffixes: Collection[str], *, linked: bool = False) -> dict[str, Path]:
     """Path relative to ``folder``, with "/" -> file, of all files in and below it with one of ``suffixes``.
     Hidden files and folders do not count, nor does what is no file, nor a link that leads out, unless
@@ -142,7 +154,7 @@ def files_inside(folder: Path, suffixes: Collection[str], *, linked: bool = Fals
         for path in (Path(place, name) for name in names if not name.startswith(".")):
             if path.suffix.lower() not in suffixes or not path.is_file():
                 continue
-            if leads_inside(path, folder) if path.is_symlink() and not linked else within:
+            if leads_inside(path, folder) if not linked and path.is_symlink() else within:
                 found[path.relative_to(folder).as_posix()] = path
     return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
 

@@ -15,7 +15,6 @@ import torch
 from lib_ti.core.errors import BadInput
 from lib_ti.core.precision import DTYPES
 from lib_ti.formats.embedding import (
-    SUFFIXES,
     Embedding,
     metadata_for,
     pt_content,
@@ -67,15 +66,6 @@ LAYOUTS: Mapping[str, Layout] = {
     "onetrainer": Layout(_alone("emp_params", _SDXL), (".safetensors",)),
 }
 _USUAL = {".safetensors": "studio", ".pt": "a1111", ".bin": "diffusers"}  # of each suffix
-
-
-def file_for(path: Path) -> Path:
-    """``path`` itself, or with ``.safetensors`` where its name has no suffix. Raises BadInput for others."""
-    if "." not in path.name:
-        return path.with_name(f"{path.name}.safetensors")
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadInput(f"cannot write {path.name}: expected a name ending in {', '.join(sorted(SUFFIXES))}.")
-    return path
 
 
 def targets_of(embedding: Embedding, path: Path, layout: str = "") -> list[Path]:

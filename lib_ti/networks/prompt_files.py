@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.names import files_inside
 from lib_ti.formats.embedding import Family
 from lib_ti.formats.safetensors_file import read_metadata
 from lib_ti.networks.files import SUFFIXES, family_of_file
@@ -33,14 +33,12 @@ class NetworkFolders:
         """
         found: dict[str, Path] = {}
         for folder in self.folders:
-            seen: set[str] = set()  # a link to a folder above it would have no end
-            for place, inside, names in os.walk(folder, followlinks=True):
-                real = os.path.realpath(place)
-                inside[:] = [] if real in seen else sorted(filter(_is_shown, inside))
-                seen.add(real)
-                for path in sorted(Path(place, name) for name in filter(_is_shown, names))[::-1]:
-                    if path.suffix.lower() in SUFFIXES and _is_callable(path.stem):
-                        found.setdefault(path.stem, path)
+            inside = files_inside(folder, SUFFIXES, linked=True)
+            shown = [path for told, path in inside.items() if _UNSHOWN.search(told) is None]
+            # A folder's own files before those of the folders in it.
+            for path in sorted(shown, key=lambda path: (path.parent.parts, path.suffix != _SAFETENSORS)):
+                if _is_callable(path.stem):
+                    found.setdefault(path.stem, path)
         return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
 
     def find(self, name: str) -> Path:
@@ -69,10 +67,6 @@ class NetworkFolders:
                 ):
                     return name
         return None
-
-
-def _is_shown(name: str) -> bool:
-    return not name.startswith(".") and _UNSHOWN.search(name) is None
 
 
 def _is_callable(name: str) -> bool:

@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.names import folded, new_path, safe_name
+from lib_ti.core.names import folded, named_file, new_path, safe_name
 from lib_ti.core.precision import DTYPES
 from lib_ti.core.settings import option
-from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, read_embedding, read_embeddings, second_file
+from lib_ti.formats.embedding import (
+    IS_NEGATIVE,
+    SUFFIXES,
+    Embedding,
+    read_embedding,
+    read_embeddings,
+    second_file,
+)
 from lib_ti.formats.embedding_layouts import (
     LAYOUTS,
-    file_for,
     lost_in,
     renamed,
     targets_of,
@@ -41,7 +47,7 @@ def overwriting() -> Any:
 
 def save(embedding: Embedding, to: str, *, overwrite: bool) -> Path:
     """Write ``embedding`` as ``to``, whose name it takes, in the usual layout. Raises BadInput."""
-    path = file_for(Path(to))
+    path = named_file(Path(to), SUFFIXES)
     path = new_path(path.parent, path.name)
     refuse_existing(targets_of(embedding, path), overwrite)
     write_embedding(renamed(embedding, path.stem), path)
@@ -65,7 +71,7 @@ class ConvertSettings:
 
 def convert(settings: ConvertSettings, context: Context) -> Answer:
     """Several embeddings in one file become a file each, by their own names."""
-    to, layout = file_for(Path(settings.to)), settings.layout if settings.layout != _AUTO else ""
+    to, layout = named_file(Path(settings.to), SUFFIXES), settings.layout if settings.layout != _AUTO else ""
     found = read_embeddings(Path(settings.file))
     targets = [to]
     if len(found) > 1:
@@ -189,7 +195,7 @@ class JoinSettings:
 
 def join(settings: JoinSettings, context: Context) -> Answer:
     """In the layout of a LoRA's bundled embeddings, without a LoRA: the WebUI's (1.7 and later) reads it."""
-    first, to = Path(settings.file), file_for(Path(settings.to))
+    first, to = Path(settings.file), named_file(Path(settings.to), SUFFIXES)
     second = Path(settings.negative) if settings.negative else partner_of(first)
     if second is None:
         raise BadInput(

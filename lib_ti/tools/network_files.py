@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lib_ti.core.errors import BadInput, Interrupted
-from lib_ti.core.names import new_path
+from lib_ti.core.names import named_file, new_path
 from lib_ti.core.precision import DTYPES
 from lib_ti.formats.streaming import SUFFIXES
 from lib_ti.networks.tools.combine import Watch
@@ -16,11 +16,7 @@ from lib_ti.tools.tool import Context, refuse_existing
 
 def free_file(name: str, overwrite: bool) -> Path:
     """Where the new file will be. Raises BadInput where its ending says no format, or something is there."""
-    path = Path(name)
-    if "." not in path.name:
-        path = path.with_name(f"{path.name}.safetensors")
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadInput(f"cannot write {path.name}: expected a name ending in {', '.join(SUFFIXES)}.")
+    path = named_file(Path(name), SUFFIXES)
     path = new_path(path.parent, path.name)
     refuse_existing([path], overwrite)
     return path

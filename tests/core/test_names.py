@@ -13,6 +13,7 @@ from lib_ti.core.names import (
     find_named,
     folders_inside,
     local_path,
+    named_file,
     new_path,
     safe_name,
     suggest_name,
@@ -115,6 +116,14 @@ def test_s14_listings_hold_files_of_the_folder_alone(tmp_path: Path) -> None:
     os.mkfifo(inside / "pipe.pt")  # whoever opens it waits for ever
     assert files_inside(inside, {".pt"}) == {"sub/a.pt": inside / "sub" / "a.pt"}
     assert folders_inside(inside) == {"sub": inside / "sub"}
+
+
+def test_names_of_new_files() -> None:
+    suffixes = {".safetensors", ".pt", ".bin"}
+    assert named_file(Path("a/cat"), suffixes) == Path("a/cat.safetensors")
+    assert named_file(Path("a/cat.BIN"), suffixes) == Path("a/cat.BIN")
+    with pytest.raises(BadInput, match=r"cat\.png: expected a name ending in \.bin, \.pt, \.safetensors"):
+        named_file(Path("cat.png"), suffixes)
 
 
 @pytest.mark.parametrize("name", ["../b", "/b", "sub/../a", "..\\b", "b", ""])

@@ -13,7 +13,6 @@ from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, read_embedding, read_embeddings
 from lib_ti.formats.embedding_layouts import (
     LAYOUTS,
-    file_for,
     lost_in,
     renamed,
     write_bundle,
@@ -104,13 +103,6 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, name: str, layout
     with pytest.raises(BadInput, match="too large for fp16"):
         write_embedding(huge, tmp_path / "x.pt", precision="fp16")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_names_of_new_files() -> None:
-    assert file_for(Path("a/cat")) == Path("a/cat.safetensors")
-    assert file_for(Path("a/cat.bin")) == Path("a/cat.bin")
-    with pytest.raises(BadInput, match=r"cat\.png: expected a name ending in \.bin, \.pt, \.safetensors"):
-        file_for(Path("cat.png"))
 
 
 def test_a_bundle_keeps_what_each_says_of_itself(tmp_path: Path) -> None:
