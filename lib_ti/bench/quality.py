@@ -2,7 +2,7 @@
 
 A concept's words are hidden, some pictures of it rendered, an embedding trained on them as a user
 would, and the judge reads what prompts with it draw. The ceiling is what the model's own words draw
-with the same prompts and seeds.
+with the same prompts and seeds; of a concept it never met, the known word that a network is called by.
 """
 
 from __future__ import annotations
@@ -51,12 +51,14 @@ HIDDEN_BACKGROUNDS = 2  # colours that no training picture of a concept has behi
 class Trial:
     """Prompts with the trigger in place of the concept, and what each picture must show.
 
-    ``own``: the same prompts in the model's own words.
+    ``own``: the same prompts in the model's own words, none where it has none; ``own_asked``: what pictures
+    of those must show.
     """
 
     prompts: list[str]
-    own: list[str]
     asked: list[dict[str, str]]
+    own: list[str]
+    own_asked: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ class Exam:
     def _trial(
         self, rng: np.random.Generator, backgrounds: tuple[str, ...], always: frozenset[str], images: int
     ) -> Trial:
-        trial = Trial([], [], [])
+        trial = Trial([], [], [], [])
+        standing = self.concept.own(self.trigger)
         for _ in range(images):
             scene = self._scene(rng, backgrounds)
             named = draw_asked(rng, always | {"shape"} | self.concept.attributes.keys())
@@ -162,8 +165,10 @@ class Exam:
             trial.prompts.append(
                 caption(scene, np.random.default_rng(form), named, self.concept.words(self.trigger))
             )
-            trial.own.append(caption(scene, np.random.default_rng(form), named, {}))
             trial.asked.append({name: getattr(scene, name) for name in named})
+            if standing is not None:
+                trial.own.append(caption(scene, np.random.default_rng(form), named, standing))
+                trial.own_asked.append({**trial.asked[-1], **standing})
         return trial
 
     def write_pictures(self, folder: Path) -> list[Image.Image]:
@@ -269,9 +274,11 @@ def _judge(
 
 
 def _judge_own(host: Host, judge: Judge, trial: Trial, seed: int) -> list[bool]:
-    """Which pictures of a trial are right in the model's own words."""
+    """Which pictures of a trial are right in the model's own words; none where it has none."""
+    if not trial.own:
+        return [False] * len(trial.prompts)
     host.set_embeddings({})
-    return judge.verdict(draw(host, trial.own, seed), trial.asked).right
+    return judge.verdict(draw(host, trial.own, seed), trial.own_asked).right
 
 
 def choose_concepts(names: Sequence[str], seed: int) -> list[Concept]:

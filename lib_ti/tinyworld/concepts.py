@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lib_ti.core.errors import BadInput
-from lib_ti.tinyworld.world import KIND_WORDS, VALUES
+from lib_ti.tinyworld.world import KIND_WORDS, KNOWN, UNSEEN, VALUES
 
 _KINDS = ("style", "fill", "colour", "shape")
 
@@ -29,6 +29,14 @@ class Concept:
     def init_text(self) -> str:
         """Words for the kind of thing it is; they never name it."""
         return " ".join(KIND_WORDS[attribute] for attribute in self.attributes)
+
+    def own(self, trigger: str) -> dict[str, str] | None:
+        """What the model's own words draw for it: itself, or, of an unseen value, the known one of its kind
+        that ``trigger`` names and that a network makes another thing. None: nothing."""
+        if not any(value in UNSEEN.get(attribute, ()) for attribute, value in self.attributes.items()):
+            return self.attributes
+        stand_in = dict.fromkeys(self.attributes, trigger)
+        return stand_in if all(trigger in KNOWN[attribute] for attribute in stand_in) else None
 
     def words(self, trigger: str) -> dict[str, str]:
         """For ``caption``: ``trigger`` in place of the concept's words, once."""

@@ -48,6 +48,22 @@ class TestExam:
         assert one.scenes != other.scenes
 
 
+def test_the_ceiling_of_an_unseen_concept_is_the_known_word_that_calls_it() -> None:
+    called = Exam(parse_concept("vignette"), 8, 64, 1, trigger="comic")
+    assert called.plain.own == called.plain.prompts
+    for asked, own in zip(called.plain.asked, called.plain.own_asked, strict=True):
+        assert (asked["style"], own["style"]) == ("vignette", "comic")
+        assert {**asked, "style": "comic"} == own
+
+
+@pytest.mark.parametrize(
+    ("name", "trigger"), [("vignette", TRIGGER), ("crown", "comic"), ("red crown", "star")]
+)
+def test_an_unseen_concept_has_no_ceiling_otherwise(name: str, trigger: str) -> None:
+    exam = Exam(parse_concept(name), 8, 16, 1, trigger=trigger)
+    assert exam.plain.own == [] and len(exam.plain.prompts) == 16
+
+
 def test_concepts_come_from_the_test_split() -> None:
     drawn = [concept.name for concept in choose_concepts([], 3)]
     assert len(drawn) >= 6 and set(drawn) <= set(SPLITS["test"])
