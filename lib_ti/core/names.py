@@ -21,6 +21,7 @@ _MAX_BYTES = 200  # in UTF-8: a file system takes 255, and endings and temporary
 _MAX_PATH = 4096  # characters
 _MAX_PART = 255  # bytes between two slashes
 _LISTED = 20  # names in a message
+_USUAL = ".safetensors"
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]|conin\$|conout\$) *(\..*)?", re.IGNORECASE)
 _ELSEWHERE = re.compile(r"[\\/]{2}")  # how Windows begins another computer's folders, and devices
 
@@ -134,9 +135,10 @@ def named_file(path: Path, suffixes: Collection[str]) -> Path:
     Raises BadInput for a suffix that is none of ``suffixes``.
     """
     if "." not in path.name:
-        return path.with_name(f"{path.name}.safetensors")
+        return path.with_name(path.name + _USUAL)
     if path.suffix.lower() not in suffixes:
-        raise BadInput(f"cannot write {path.name}: expected a name ending in {', '.join(sorted(suffixes))}.")
+        known = ", ".join(sorted(suffixes, key=lambda suffix: (suffix != _USUAL, suffix)))
+        raise BadInput(f"cannot write {path.name}: expected a name ending in {known}.")
     return path
 
 

@@ -122,7 +122,7 @@ def test_names_of_new_files() -> None:
     suffixes = {".safetensors", ".pt", ".bin"}
     assert named_file(Path("a/cat"), suffixes) == Path("a/cat.safetensors")
     assert named_file(Path("a/cat.BIN"), suffixes) == Path("a/cat.BIN")
-    with pytest.raises(BadInput, match=r"cat\.png: expected a name ending in \.bin, \.pt, \.safetensors"):
+    with pytest.raises(BadInput, match=r"cat\.png: expected a name ending in \.safetensors, \.bin, \.pt"):
         named_file(Path("cat.png"), suffixes)
 
 

@@ -170,7 +170,7 @@ def test_convert_says_what_is_lost(workshop: Workshop, folder: Path, place: Stan
     assert [name for name, *_ in place.told] == ["copy.safetensors", "zqx-tom.bin"]
     with pytest.raises(BadInput, match="exists"):
         use(workshop, "convert", file="zqx-cat", to="copy")
-    with pytest.raises(BadInput, match=r"expected a name ending in \.bin"):
+    with pytest.raises(BadInput, match=r"expected a name ending in \.safetensors"):
         use(workshop, "convert", file="zqx-cat", to="copy.png")
 
 
