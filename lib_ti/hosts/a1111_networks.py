@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,7 @@ class _Drawing:
 
     def __init__(self) -> None:
         self._batch: tuple[object, int] = (None, 0)
+        self._tags: Sequence[str] = ()
         self._below: dict[str, list[str]] = {}
         self._calls: list[Called] = []
         self._networks: PromptNetworks | None = None
@@ -125,17 +126,35 @@ class _Drawing:
         prompts, number = getattr(p, "all_negative_prompts", None), getattr(p, "iteration", 0)
         same = self._batch[0] is prompts and self._batch[1] == number
         self._batch = prompts, number
-        self._below = {**self._below, **below} if same else below
-        negative = self._below.get("hr_negative_prompts" if _is_hires(p) else "negative_prompts", [])
-        calls = [*_find(p, tags), *_find(p, negative, negative=True), *_find(p, getattr(p, CALLS, ()))]
+        self._tags, self._below = tags, {**self._below, **below} if same else below
+        self._choose(p, hires=_is_hires(p))
+        if _Drawing.hanging is not self:
+            end_drawing()
+        if self._calls or self._below:
+            p.__class__ = _reading_with_networks(p.__class__)
+            _tell_hashes(p, self._calls)
+
+    def _choose(self, p: Any, *, hires: bool) -> None:
+        negative = self._below.get("hr_negative_prompts" if hires else "negative_prompts", [])
+        calls = [*_find(p, self._tags), *_find(p, negative, negative=True), *_find(p, getattr(p, CALLS, ()))]
         if calls != self._calls:
             self.take_down()
         self._calls = calls
-        if _Drawing.hanging is not self:
-            end_drawing()
-        if calls:
-            p.__class__ = _reading_with_networks(p.__class__)
-            _tell_hashes(p, calls)
+
+    @contextmanager
+    def of_text(self, p: Any, *, hires: bool) -> Iterator[PromptNetworks | None]:
+        """While texts are read. Those of the hires pass come before the first pass draws with --medvram,
+        where its own networks count, and where the user wants the first pass's."""
+        from modules import shared
+
+        early = hires and not _is_hires(p) and not shared.opts.hires_fix_use_firstpass_conds
+        if early:
+            self._choose(p, hires=True)
+        try:
+            yield self.networks(p)
+        finally:
+            if early:
+                self._choose(p, hires=False)
 
     def networks(self, p: Any) -> PromptNetworks | None:
         """In the model that is loaded now: a refiner, or the next batch, may bring another one."""
@@ -239,12 +258,12 @@ def _reading_with_networks(kind: type[Any]) -> type[Any]:
         extra_network_data: Any,
         hires_steps: int | None = None,
     ) -> Any:
-        networks = getattr(self, _DRAWING).networks(self)
-        negative = getattr(prompts, "is_negative_prompt", False)
+        negative, hires = getattr(prompts, "is_negative_prompt", False), hires_steps is not None
         with ExitStack() as stack:
+            networks = stack.enter_context(getattr(self, _DRAWING).of_text(self, hires=hires))
             self.ti_studio_key = ()
             if networks is not None:
-                reading = networks.reading(negative=negative, hires=hires_steps is not None)
+                reading = networks.reading(negative=negative, hires=hires)
                 self.ti_studio_key = stack.enter_context(reading)
             return kind.get_conds_with_caching(
                 self, function, prompts, steps, caches, extra_network_data, hires_steps

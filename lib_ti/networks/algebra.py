@@ -89,7 +89,10 @@ class Update:
         return None
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether a weight of that shape can be changed so; nothing is computed."""
+        """Whether a weight of that shape can be changed so, and its bias; nothing is computed."""
+        return (self.bias is None or tuple(self.bias.shape) == (shape[0],)) and self._fits(shape)
+
+    def _fits(self, shape: Sequence[int]) -> bool:
         raise NotImplementedError
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
@@ -141,11 +144,13 @@ class LowRank(Update):
         # As a file would hold it: products of strided matrices may be rounded otherwise.
         return replace(self, down=self.down[:rank], up=self.up[:, :rank].contiguous(), alpha=alpha)
 
-    def fits(self, shape: Sequence[int]) -> bool:
-        inner = self.down.shape[0] if self.mid is None else self.mid.shape[0]
+    def _fits(self, shape: Sequence[int]) -> bool:
+        rows = self.down.shape[0]
+        outer, inner = (rows, rows) if self.mid is None else self.mid.shape[:2]
         kernel = 1 if self.mid is None else self.mid[0, 0].numel()
         size = self.up.shape[0] * self.down[0].numel() * kernel
-        return inner == self.rank and self.up.shape[0] == shape[0] and size == math.prod(shape)
+        joined = (outer, inner) == (self.rank, rows)
+        return joined and self.up.shape[0] == shape[0] and size == math.prod(shape)
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
         up, down = self.up.float().flatten(1), self.down.float().flatten(1)
@@ -239,7 +244,7 @@ class LoHa(Update):
     def scale(self) -> float:
         return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
 
-    def fits(self, shape: Sequence[int]) -> bool:
+    def _fits(self, shape: Sequence[int]) -> bool:
         return all(
             part.is_whole and part.rows == shape[0] and part.size == math.prod(shape)
             for part in (self.first, self.second)
@@ -269,7 +274,7 @@ class LoKr(Update):
     def scale(self) -> float:
         return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
 
-    def fits(self, shape: Sequence[int]) -> bool:
+    def _fits(self, shape: Sequence[int]) -> bool:
         parts = self.first, self.second
         columns = self.second.size // self.second.rows, math.prod(shape[2:])
         return (
@@ -299,7 +304,7 @@ class IA3(Update):
     factor: torch.Tensor  # n or m numbers
     on_input: bool
 
-    def fits(self, shape: Sequence[int]) -> bool:
+    def _fits(self, shape: Sequence[int]) -> bool:
         return len(shape) > 1 and self.factor.numel() == shape[1 if self.on_input else 0]
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
@@ -317,7 +322,7 @@ class Full(Update):
 
     diff: torch.Tensor
 
-    def fits(self, shape: Sequence[int]) -> bool:
+    def _fits(self, shape: Sequence[int]) -> bool:
         return self.diff.shape[0] == shape[0] and self.diff.numel() == math.prod(shape)
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
@@ -345,7 +350,7 @@ class DoRA(Update):
     def _axis(self, shape: Sequence[int]) -> int:
         return 0 if self.magnitude.shape[0] == shape[0] == self.magnitude.numel() else 1
 
-    def fits(self, shape: Sequence[int]) -> bool:
+    def _fits(self, shape: Sequence[int]) -> bool:
         whole = len(shape) > 1 and self.magnitude.numel() == shape[self._axis(shape)]
         return whole and self.direction.fits(shape)
 

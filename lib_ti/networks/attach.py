@@ -209,13 +209,20 @@ class Attached:
         Raises BadInput.
         """
         parts = checked_multiplier(multiplier, [*self._records])
+        before = self.strength.parts, self.strength.blocks
         self.strength.parts, self.strength.blocks = parts, blocks
         if self.merged:
+            try:
+                self._check_single()
+            except ValueError:
+                self.strength.parts, self.strength.blocks = before
+                raise
             self._rewrite()
 
     def merge(self) -> None:
         """From now on in the weights; a change of the multiplier writes them anew."""
         if not self.merged:
+            self._check_single()
             self._unhook()
             self.merged = True
             self._rewrite()
@@ -238,7 +245,10 @@ class Attached:
             self._rewrite()
 
     def _begin(self, *, merged: bool) -> None:
-        """Take the place of the same network if it is attached already."""
+        """Take the place of the same network if it is attached already. Raises ValueError, and attaches
+        nothing, where it is to be merged and the multiplier is one for each sample."""
+        if merged:
+            self._check_single()
         for record in self._records.values():
             for other in [other for other in record.attached if other.source == self.source]:
                 other.remove()
@@ -246,6 +256,11 @@ class Attached:
         self._hook()
         if merged:
             self.merge()
+
+    def _check_single(self) -> None:
+        """Raises ValueError for a multiplier for each sample, which no weight can have."""
+        for change in self._changes:
+            change.single()
 
     def _hook(self) -> None:
         for change in self._changes:

@@ -13,12 +13,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import parse_json, read_text
 from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.embedding import Family
 from lib_ti.formats.pickles import read_torch_pickle
@@ -29,6 +27,7 @@ from lib_ti.formats.safetensors_file import (
     serialized,
     write_tensors,
 )
+from lib_ti.networks.adapter_config import adapter_config, add_alphas
 from lib_ti.networks.algebra import Tensors, Update, truncated
 from lib_ti.networks.keys import Key, name_of, parse_key
 from lib_ti.networks.reading import read_update
@@ -48,6 +47,7 @@ _OTHER_KINDS = (
 )
 # sd-scripts' own names that only SDXL has.
 _OF_SDXL = re.compile(r"(?:lora|lycoris)_(te1|unet_(input_blocks|middle_block|output_blocks))_")
+_OF_SD = re.compile(r"(?:lora|lycoris)_te_")
 _LEGACY_HASH = slice(0x100000, 0x110000)  # bytes of the file
 
 
@@ -91,8 +91,12 @@ def read_network(path: Path, model: Family = "sd1") -> Network:
     }
     layers: dict[str, Tensors] = defaultdict(dict)
     for key, found in keys.items():
-        layers[name_of(found, family or model)][found.suffix] = tensors[key]
-    _add_alphas(layers, keys, family or model, _adapter_config(path, metadata))
+        parts = layers[name_of(found, family or model)]
+        if found.suffix in parts:
+            unread[key] = "another key says the same of the same layer"
+        parts.setdefault(found.suffix, tensors[key])
+    named = [(name_of(key, family or model), key) for key in keys.values()]
+    add_alphas(layers, named, adapter_config(path, metadata))
     updates = {}
     for name, parts in layers.items():
         try:
@@ -179,11 +183,14 @@ def _family(
         reads = path.endswith("attn2_to_k") and keys[key].suffix in ("lora_down.weight", "hada_w1_b", "diff")
         if reads and (family := _BY_CONTEXT.get(_width(shapes[key]))):
             return family
+    if any(int(match[1]) > 0 for path in paths.values() if (match := _DEPTH.search(path))):
+        return "sdxl"
     for key, found in keys.items():
         if found.suffix == "lora_down.weight" and paths[key].endswith("self_attn_q_proj"):
-            return _BY_TEXT.get(_width(shapes[key]))
-    depths = [int(match[1]) for path in paths.values() if (match := _DEPTH.search(path))]
-    return "sdxl" if max(depths, default=0) > 0 else None
+            # SDXL's first text encoder is as wide as SD1's, and only sd-scripts names it otherwise.
+            family = _BY_TEXT.get(_width(shapes[key]))
+            return None if family == "sd1" and not _OF_SD.match(key) else family
+    return None
 
 
 def _width(shape: Sequence[int]) -> int:
@@ -194,58 +201,6 @@ def _width(shape: Sequence[int]) -> int:
 _BY_CONTEXT: Mapping[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 _BY_TEXT: Mapping[int, Family] = {768: "sd1", 1024: "sd2"}
 _DEPTH = re.compile(r"transformer_blocks_(\d+)_")
-
-
-def _adapter_config(path: Path, metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """What PEFT says of its adapter, whose files carry no alpha: in diffusers' metadata, or beside."""
-    try:
-        if told := metadata.get("lora_adapter_metadata"):
-            config = parse_json(told)
-        else:
-            beside = path.with_name("adapter_config.json")
-            config = parse_json(read_text(beside)) if beside.is_file() else {}
-    except ValueError as error:
-        raise BadInput(f"the description of the adapter {path.name} cannot be read: {error}.") from error
-    return config if isinstance(config, dict) else {}
-
-
-_CONFIG_PREFIXES = {
-    "unet": "unet.",
-    "first text encoder": "text_encoder.",
-    "second text encoder": "text_encoder_2.",
-}
-
-
-_MAX_ALPHA = 1e9
-
-
-def _add_alphas(
-    layers: Mapping[str, Tensors], keys: Mapping[str, Key], family: Family, config: Mapping[str, Any]
-) -> None:
-    """Where a layer has none and the adapter's description knows it."""
-    owns = {
-        model: {key.removeprefix(prefix): value for key, value in config.items()}
-        for model, prefix in _CONFIG_PREFIXES.items()
-    }
-    for found in keys.values() if config else ():
-        parts, own = layers[name_of(found, family)], owns[found.model]
-        if "alpha" in parts or found.suffix != "lora_down.weight" or not parts["lora_down.weight"].ndim:
-            continue
-        alpha = _alpha_of(found.path, own)
-        if isinstance(alpha, int | float) and abs(alpha) < _MAX_ALPHA:
-            rank = parts["lora_down.weight"].shape[0]
-            parts["alpha"] = torch.tensor(alpha * (rank**0.5 if own.get("use_rslora") else 1.0))
-
-
-def _alpha_of(path: str, config: Mapping[str, Any]) -> Any:
-    """By the longest end of the layer's path that the description names, or that of all layers."""
-    patterns, words = config.get("alpha_pattern"), path.split(".")
-    if not isinstance(patterns, dict):
-        patterns = {}
-    for start in range(len(words)):
-        if (end := ".".join(words[start:])) in patterns:
-            return patterns[end]
-    return config.get("lora_alpha")
 
 
 def tensors_of(updates: Mapping[str, Update]) -> Tensors:

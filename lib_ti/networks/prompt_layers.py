@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -18,11 +19,30 @@ from torch.nn import functional as F
 from lib_ti.networks.algebra import LowRank, Update, moved
 from lib_ti.networks.layers import Layer
 
-# Where a network acts in a batch: nowhere, everywhere, or on these rows.
-Rows: TypeAlias = "bool | torch.Tensor"
 # Of a layer's own products; where the added ones are more, a second weight is kept. 0.1 is rank 16 at 320
 # channels.
 _DEAR = 0.08
+
+
+@dataclass(frozen=True)
+class SomeRows:
+    """``chosen`` ones of a batch of ``total`` pictures."""
+
+    chosen: tuple[int, ...]
+    total: int
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """Their places in ``x``, where a picture may be several tiles, one behind the other (Hypertile)."""
+        return _places(self.chosen, max(1, len(x) // self.total), x.device)
+
+
+@lru_cache(maxsize=32)
+def _places(chosen: tuple[int, ...], tiles: int, device: torch.device) -> torch.Tensor:
+    return torch.tensor([row * tiles + tile for row in chosen for tile in range(tiles)], device=device)
+
+
+# Where a network acts in a batch: nowhere, everywhere, or on these rows.
+Rows: TypeAlias = "bool | SomeRows"
 
 
 @dataclass(frozen=True)
@@ -181,11 +201,12 @@ class _Target:
             if rows is False or change.network in products:
                 continue
             update = moved(change.update, x.device)
-            if rows is True:
+            if not isinstance(rows, SomeRows):
                 output += (update.forward(x, module) * change.weight).to(output.dtype)
             else:
-                added = update.forward(x[rows], module) * change.weight
-                output[rows] = output[rows] + added.to(output.dtype)
+                places = rows.of(x)
+                added = update.forward(x[places], module) * change.weight
+                output[places] = output[places] + added.to(output.dtype)
         return output
 
     def _product(

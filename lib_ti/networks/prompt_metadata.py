@@ -41,7 +41,7 @@ def save_metadata_text(path: Path, text: str) -> dict[str, str]:
     if not isinstance(given, dict):
         raise BadInput('expected one JSON object such as {"ss_training_comment": "..."}; nothing was saved.')
     after = {
-        key: before[key] if key in before and _opened(before[key]) == value else _closed(value)
+        key: before[key] if key in before and _is_same(_opened(before[key]), value) else _closed(value)
         for key, value in given.items()
     }
     if after != before:
@@ -74,6 +74,11 @@ def _opened(value: str) -> Any:
         return parse_json(value) if value[:1] in ("{", "[") else value
     except ValueError:
         return value
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """As JSON has it: Python takes 1 for true."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _closed(value: Any) -> str:

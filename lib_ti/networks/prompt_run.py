@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from lib_ti.core.errors import BadInput
@@ -21,7 +20,7 @@ from lib_ti.networks.layers import Layer, Parts, find_layers
 from lib_ti.networks.names import Part
 from lib_ti.networks.prompt import NetworkCall
 from lib_ti.networks.prompt_files import stamp
-from lib_ti.networks.prompt_layers import Change, HungLayers, Rows
+from lib_ti.networks.prompt_layers import Change, HungLayers, Rows, SomeRows
 
 _UNET: Part = "unet"
 _KEPT = 4  # networks that stay in memory when they are not used
@@ -78,7 +77,7 @@ class PromptNetworks:
         self, called: Called, layers: Mapping[str, Layer], family: Family
     ) -> Iterator[tuple[str, Update, float]]:
         """Layer, what changes there, and how much of it. Raises BadInput for a network of no use here."""
-        call, network = called.call, _read(called.file, called.stamp)
+        call, network = called.call, _read(called.file, called.stamp, family)
         if network.family not in (family, None):
             raise BadInput(f"it was made for {network.family}, and the checkpoint is {family}.")
         if call.rank:
@@ -155,15 +154,15 @@ class PromptNetworks:
         rows = [self._negative[(self._taken + i) % len(self._negative)] for i in range(len(x))]
         self._taken += len(x)
         for number, (called, acts) in enumerate(zip(self._calls, self._acting, strict=True)):
-            self._rows[number] = acts and (not called.negative or _where(rows, x.device))
+            self._rows[number] = acts and (not called.negative or _where(rows))
 
 
-def _where(rows: Sequence[bool], device: torch.device) -> Rows:
+def _where(rows: Sequence[bool]) -> Rows:
     if all(rows) or not any(rows):
         return all(rows)
-    return torch.tensor([i for i, chosen in enumerate(rows) if chosen], device=device)
+    return SomeRows(tuple(i for i, chosen in enumerate(rows) if chosen), len(rows))
 
 
 @lru_cache(maxsize=_KEPT)
-def _read(file: Path, _stamp: tuple[int, int]) -> Network:
-    return read_network(file)
+def _read(file: Path, _stamp: tuple[int, int], model: Family) -> Network:
+    return read_network(file, model)

@@ -25,6 +25,8 @@ def read_update(tensors: Mapping[str, torch.Tensor]) -> Update:
     for key, tensor in left.items():
         if key != "on_input" and not tensor.is_floating_point():
             raise BadInput(f"{key} is of type {tensor.dtype}; expected floating point numbers.")
+        if not tensor.ndim and key in ("diff", "w_norm", "dora_scale"):
+            raise BadInput(f"{key} is one number; expected one for each of the layer's.")
     alpha, magnitude = _number(left, "alpha"), _optional(left, "dora_scale")
     scale, scalar = _number(left, "scale"), _number(left, "scalar")
     bias = next((left.pop(key) for key in ("diff_b", "b_norm") if key in left), None)
@@ -61,18 +63,26 @@ def _number(left: Tensors, key: str) -> float | None:
 def _scaled(update: Update, alpha: float | None, scale: float | None, scalar: float | None) -> Update:
     """``alpha`` 0 means the rank, as in sd-scripts; ``scale`` stands for alpha / rank; ``scalar`` is
     LyCORIS' learned factor."""
-    if not isinstance(update, LowRank | LoHa | LoKr) or update.rank is None:
+    if isinstance(update, LowRank | LoHa | LoKr) and update.rank is not None:
+        alpha = alpha or float(update.rank)
+        if scale is not None:
+            alpha = scale * update.rank
+        return replace(update, alpha=alpha * (1.0 if scalar is None else scalar))
+    factor = (1.0 if scale is None else scale) * (1.0 if scalar is None else scalar)
+    if factor == 1.0:
         return update
-    alpha = alpha or float(update.rank)
-    if scale is not None:
-        alpha = scale * update.rank
-    return replace(update, alpha=alpha * (1.0 if scalar is None else scalar))
+    if isinstance(update, LoKr):
+        return replace(update, first=Product(a=update.first.a.float() * factor))
+    if isinstance(update, IA3):
+        return replace(update, factor=update.factor.float() * factor)
+    assert isinstance(update, Full)
+    return replace(update, diff=update.diff.float() * factor)
 
 
 def _read_low_rank(left: Tensors) -> Update:
     down, up = left.pop("lora_down.weight"), left.pop("lora_up.weight")
     _check_ndim(down, up)
-    return LowRank(down=down, up=up, mid=_optional(left, "lora_mid.weight"))
+    return LowRank(down=down, up=up, mid=_kernel(left, "lora_mid.weight"))
 
 
 def _read_loha(left: Tensors) -> Update:
@@ -93,7 +103,15 @@ def _product(left: Tensors, name: str, core: str) -> Product:
     if a is None or b is None:
         raise BadInput(f"{name}_a and {name}_b belong together; one of them is missing.")
     _check_ndim(a, b)
-    return Product(a=a, b=b, core=_optional(left, core))
+    return Product(a=a, b=b, core=_kernel(left, core))
+
+
+def _kernel(left: Tensors, name: str) -> torch.Tensor | None:
+    """Between two factors, in a Tucker form."""
+    kernel = _optional(left, name)
+    if kernel is not None and (kernel.ndim < 3 or not kernel.numel()):
+        raise BadInput(f"{name} has the shape {tuple(kernel.shape)}; expected a kernel.")
+    return kernel
 
 
 def _check_ndim(*tensors: torch.Tensor) -> None:

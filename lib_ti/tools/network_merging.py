@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import write_atomically
 from lib_ti.core.settings import option
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Update
@@ -21,7 +22,7 @@ from lib_ti.networks.tools.stored import open_checkpoint
 from lib_ti.tools import network_options as options
 from lib_ti.tools.embedding_files import overwriting
 from lib_ti.tools.network_files import device_of, dtype_of, free_file, watched
-from lib_ti.tools.tool import Answer, Context, Tool, each, numbers_for
+from lib_ti.tools.tool import Answer, Context, Tool, each, numbers_for, refuse_existing
 
 _RATIOS = "How strong each is, such as 0.8, -0.5; empty: 1. Negative ones take away."
 
@@ -54,9 +55,11 @@ def merge(settings: MergeSettings, context: Context) -> Answer:
     _check(settings)
     to = free_file(settings.to, settings.overwrite)
     terms = _terms(settings.files, settings.ratios)
-    families = {term.network.family for term in terms} - {None}
+    families = {term.network.family for term in terms if term.network.family is not None}
     if len(families) > 1:
-        raise BadInput(f"the networks are of different families: {', '.join(sorted(map(str, families)))}.")
+        raise BadInput(f"the networks are of different families: {', '.join(sorted(families))}.")
+    if families:  # one that does not say its own has the layers' names of the others'
+        terms = _terms(settings.files, settings.ratios, *families)
     updates = _sum(settings, terms, context)
     names = [term.network.name for term in terms]
     family = next(iter(families), None)
@@ -116,12 +119,17 @@ def merge_into(settings: MergeIntoSettings, context: Context) -> Answer:
     source = open_checkpoint(Path(settings.checkpoint))
     if to.exists() and to.samefile(source.file.path):
         raise BadInput(f"{to} is read while the new one is written; give the new one another name.")
+    # The WebUI reads a checkpoint by the file beside it, so an old one must not stay.
+    described, beside = source.file.path.with_suffix(".yaml"), to.with_suffix(".yaml")
+    if beside != described:
+        refuse_existing([beside], settings.overwrite)
     terms = _terms(settings.files, settings.ratios, source.family)
     new = CheckpointMerge(source, terms, dtype_of(settings.save_precision), device_of(settings.device))
     new.write(to, watched(context))
-    described, beside = source.file.path.with_suffix(".yaml"), to.with_suffix(".yaml")
-    if described.is_file() and not beside.exists():
-        shutil.copyfile(described, beside)
+    if described.is_file():
+        write_atomically(beside, lambda temporary: shutil.copyfile(described, temporary))
+    else:
+        beside.unlink(missing_ok=True)
     told = [f"{applied}." for applied in new.applied]
     if averages := sum(1 for _ in unmerged(source.file)):
         told.append(f"{averages} averaged weights (model_ema) stay as they were.")

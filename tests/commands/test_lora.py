@@ -79,6 +79,19 @@ def test_merge_into_a_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str
     }
 
 
+def test_an_old_description_does_not_stay_beside_a_new_checkpoint(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Path("base.safetensors")
+    source.write_bytes(BUILTIN.read_bytes())
+    Path("new.yaml").write_text("of another one")
+    words = ["lora", "merge-into-checkpoint", str(source), "one.safetensors", "new"]
+    assert main(words) == 2
+    assert "new.yaml exists" in capsys.readouterr().err and not Path("new.safetensors").exists()
+    assert main([*words, "--overwrite"]) == 0
+    assert Path("new.safetensors").exists() and not Path("new.yaml").exists()
+
+
 def test_extract_resize_and_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = in_float(folder)
     run(capsys, "lora", "merge-into-checkpoint", str(base), "one.safetensors", "tuned.safetensors")
@@ -150,6 +163,20 @@ def test_other_families_are_not_merged(folder: Path, capsys: pytest.CaptureFixtu
     write_network(Path("xl.safetensors"), tensors, {"ss_base_model_version": "sdxl_base_v1-0"})
     assert main(["lora", "merge", "one.safetensors", "xl.safetensors", "x"]) == 2
     assert "different families: sd1, sdxl" in capsys.readouterr().err
+
+
+def test_one_that_does_not_say_its_family_is_of_the_others(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    down, up = torch.ones(1, 3, 3, 3), torch.ones(3, 1, 1, 1)
+    name = "lora_unet_input_blocks_1_0_in_layers_2"
+    tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+    write_network(Path("xl.safetensors"), tensors, {"ss_base_model_version": "sdxl_base_v1-0"})
+    key = "unet.down_blocks.0.resnets.0.conv1"
+    write_network(Path("a.safetensors"), {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}, {})
+    run(capsys, "lora", "merge", "a.safetensors", "xl.safetensors", "c")
+    (update,) = read_network(Path("c.safetensors"), "sdxl").updates.values()
+    torch.testing.assert_close(update.delta(torch.zeros(3, 3, 3, 3)), torch.full((3, 3, 3, 3), 2.0))
 
 
 # The command lines of sd-scripts' document on LoRA, with names of files that are here.

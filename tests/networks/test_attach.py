@@ -95,6 +95,18 @@ def test_each_sample_can_have_its_own(host, network, unchanged):
     torch.testing.assert_close(mixed[1], full[1], atol=1e-5, rtol=1e-5)
 
 
+def test_one_for_each_sample_cannot_be_merged_and_leaves_nothing(host, network, unchanged):
+    each = {"unet": torch.tensor([0.0, 1.0])}
+    with pytest.raises(ValueError, match="one for all samples"):
+        attach(host, network, each, merged=True)
+    with attach(host, network, merged=True) as attached:  # nothing of the first is in the way
+        full = answer(host)
+        with pytest.raises(ValueError, match="one for all samples"):
+            attached.set_multiplier(each)
+        assert torch.equal(answer(host), full)
+    assert torch.equal(answer(host), unchanged)
+
+
 def test_a_network_given_twice_does_not_double(host, network, unchanged, tmp_path):
     path = tmp_path / "x.safetensors"
     write_network(path, tensors_of(network.updates), {})

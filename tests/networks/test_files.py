@@ -22,6 +22,7 @@ from lib_ti.networks.keys import Key, parse_key
 from tests.networks.test_algebra import CASES, IDS, new_layer, norm
 
 Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+TEXT = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
 NAME = f"lora_unet_{Q.replace('.', '_')}"
 
 
@@ -149,6 +150,24 @@ def test_the_family_is_told_by_metadata_or_widths(width, metadata, family, tmp_p
     assert read_network(path).family == family_of_file(path) == family
 
 
+@pytest.mark.parametrize(
+    ("keys", "family"),
+    [
+        # The first text encoder of SDXL is as wide as that of SD1.
+        ({"unet.mid_block.attentions.0.transformer_blocks.9.attn1.to_q": 8, TEXT: 768}, "sdxl"),
+        ({TEXT: 768}, None),
+        ({TEXT: 1024}, "sd2"),
+        ({"lora_te_text_model_encoder_layers_0_self_attn_q_proj": 768}, "sd1"),
+    ],
+)
+def test_the_family_is_told_by_depth_and_text_encoders(keys, family, tmp_path):
+    tensors = {}
+    for key, width in keys.items():
+        tensors |= {f"{key}.lora_A.weight": torch.ones(2, width), f"{key}.lora_B.weight": torch.ones(4, 2)}
+    path = save(tmp_path / "x.safetensors", tensors)
+    assert read_network(path).family == family_of_file(path) == family
+
+
 def test_of_a_pickle_no_family_is_told_without_reading_it(tmp_path):
     torch.save({}, tmp_path / "x.pt")
     assert family_of_file(tmp_path / "x.pt") is None
@@ -168,6 +187,16 @@ def test_alpha_of_an_adapter_is_in_its_description(tmp_path):
         assert network.updates[NAME].scale == pytest.approx(scale)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 6}))
     assert read_network(save(tmp_path / "y.safetensors", tensors)).updates[NAME].scale == 3
+
+
+def test_a_pattern_that_cannot_be_searched_with_is_said(tmp_path):
+    a, b = factors()
+    tensors = {f"unet.{Q}.lora_A.weight": a, f"unet.{Q}.lora_B.weight": b}
+    path = save(tmp_path / "x.safetensors", tensors)
+    for patterns in ({"(": 3}, {f"{number}+": 3 for number in range(30)}):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"alpha_pattern": patterns}))
+        with pytest.raises(BadInput, match="pattern"):
+            read_network(path)
 
 
 def test_lengths_of_peft_are_of_rows(tmp_path):
@@ -202,6 +231,53 @@ def test_every_key_is_used_or_named(tmp_path):
     assert network.updates.keys() == {NAME} and network.embeddings == ("word",)
     assert network.unread.keys() == {"lora_unet_conv_in", "something.else"}
     assert "oft_blocks" in network.unread["lora_unet_conv_in"]
+
+
+def test_of_two_keys_for_the_same_one_is_named(tmp_path):
+    a, b = factors()
+    ours = {f"{NAME}.lora_down.weight": a, f"{NAME}.lora_up.weight": b}
+    theirs = {f"unet.{Q}.lora_A.weight": a + 1, f"unet.{Q}.lora_B.weight": b + 1}
+    network = read_network(save(tmp_path / "x.safetensors", ours | theirs))
+    assert len(network.updates) == 1 and len(network.unread) == 2
+    assert all("another key says the same" in why for why in network.unread.values())
+
+
+@pytest.mark.parametrize("factor", ["scale", "scalar"])
+@pytest.mark.parametrize(("kind", "algorithm"), CASES, ids=IDS)
+def test_a_factor_counts_for_every_algorithm(kind, algorithm, factor, tmp_path):
+    layer = new_layer(kind)
+    plain = {f"{NAME}.{key}": tensor for key, tensor in algorithm(layer).items()}
+    if f"{NAME}.dora_scale" in plain or f"{NAME}.scale" in plain:
+        pytest.skip("what a factor does to a direction is not linear")
+    plain.pop(f"{NAME}.alpha", None)
+    one = read_network(save(tmp_path / "one.safetensors", plain)).updates[NAME].delta(layer.weight)
+    scaled = plain | {f"{NAME}.{factor}": torch.tensor(0.25)}
+    other = read_network(save(tmp_path / "two.safetensors", scaled)).updates[NAME].delta(layer.weight)
+    torch.testing.assert_close(other, one * 0.25)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"diff": torch.tensor(1.0)}, "diff is one number"),
+        ({"dora_scale": torch.tensor(1.0)}, "dora_scale is one number"),
+        ({"lora_mid.weight": torch.ones(2)}, "expected a kernel"),
+    ],
+)
+def test_tensors_without_a_shape_are_named(parts, said, tmp_path):
+    a, b = factors()
+    whole = {} if "diff" in parts else {"lora_down.weight": a, "lora_up.weight": b}
+    tensors = {f"{NAME}.{key}": tensor for key, tensor in (whole | parts).items()}
+    with pytest.raises(BadInput, match=said):
+        read_network(save(tmp_path / "x.safetensors", tensors))
+
+
+def test_what_does_not_fit_a_layer_is_known_before_it_is_computed():
+    a, b = factors()
+    assert LowRank(down=a, up=b).fits((8, 8))
+    assert not LowRank(down=a, up=b, bias=torch.ones(7)).fits((8, 8))
+    mid = torch.ones(2, 3, 3, 3)
+    assert not LowRank(down=a[:, :, None, None], up=b[:, :, None, None], mid=mid).fits((8, 8, 3, 3))
 
 
 def test_numbers_that_are_not_finite_are_named(tmp_path):

@@ -12,7 +12,7 @@ from torch import nn
 from lib_ti.networks import prompt_layers
 from lib_ti.networks.algebra import IA3, DoRA, Full, LoHa, LowRank, Product, Update
 from lib_ti.networks.layers import Layer
-from lib_ti.networks.prompt_layers import Change, HungLayers, Rows
+from lib_ti.networks.prompt_layers import Change, HungLayers, Rows, SomeRows
 
 RANK = 3
 
@@ -94,7 +94,7 @@ def test_a_change_acts_as_if_it_were_in_the_weight(case: str, way: str) -> None:
 def test_networks_on_one_layer_add_up_each_on_its_rows(case: str, way: str) -> None:
     module, shape, update = CASES[case]
     x, other = randn(*shape), copy.deepcopy(update)
-    rows: list[Rows] = [True, torch.tensor([1, 2])]
+    rows: list[Rows] = [True, SomeRows((1, 2), 4)]
     changes = [Change(0, update, 0.5), Change(1, other, 2.0)]
     hung = HungLayers({layer_of(module): changes}, rows, lambda module: None)
     both, one = baked(module, [(update, 0.5), (other, 2.0)]), baked(module, [(update, 0.5)])
@@ -106,6 +106,17 @@ def test_networks_on_one_layer_add_up_each_on_its_rows(case: str, way: str) -> N
         rows[0] = False
         torch.testing.assert_close(module(x), baked(module, [(other, 2.0)])(x))
     hung.remove()
+
+
+def test_of_a_picture_in_tiles_every_tile_is_meant() -> None:
+    module, update = LINEAR, low_rank(12, 8)
+    hung = HungLayers({layer_of(module): [Change(0, update, 1.0)]}, [SomeRows((1,), 2)], lambda module: None)
+    x = randn(6, 5, 8)  # two pictures of three tiles
+    with torch.no_grad():
+        changed = module(x)
+    hung.remove()
+    torch.testing.assert_close(changed[:3], module(x)[:3])
+    torch.testing.assert_close(changed[3:], baked(module, [(update, 1.0)])(x)[3:])
 
 
 def test_a_weight_that_somebody_else_changes_is_seen(way: str) -> None:

@@ -47,6 +47,14 @@ def test_metadata_are_changed_and_nothing_else(file: Path) -> None:
     assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
 
 
+def test_true_is_not_one(file: Path) -> None:
+    save_metadata_text(
+        file, json.dumps(metadata_shown(file) | {"ss_datasets": [{"flip": True, "repeats": 1}]})
+    )
+    changed = metadata_shown(file) | {"ss_datasets": [{"flip": 1, "repeats": 1}]}
+    assert save_metadata_text(file, json.dumps(changed))["ss_datasets"] == '[{"flip": 1, "repeats": 1}]'
+
+
 def test_nothing_is_written_where_nothing_changed_or_all_is_wrong(file: Path) -> None:
     before = file.read_bytes(), file.stat().st_mtime_ns
     save_metadata_text(file, json.dumps(metadata_shown(file)))
