@@ -271,6 +271,22 @@ def test_arguments_of_networks_are_settings_of_the_right_method() -> None:
         given_settings(build_parser().parse_args(["train", "--network-args", "conv_dim=two"]))
 
 
+def test_lycoris_has_convolutions_of_the_same_rank() -> None:
+    line = [word if word != "networks.lora" else "lycoris.kohya" for word in LINE]
+    line = [word.replace("=networks.lora", "=lycoris.kohya") for word in line]
+    settings = settings_of(line)
+    assert type(settings) is type(read_settings({"method": "c3lier"}))
+    assert (settings.conv_rank, settings.conv_alpha) == (settings.rank, settings.alpha)
+    assert settings_of([*line, "--network_args", "conv_dim=2"]).conv_rank == 2
+
+
+def test_an_option_of_another_method_is_said_to_be_so() -> None:
+    with pytest.raises(BadInput, match="unit belongs to the method dylora, and this is lora"):
+        read_settings({"method": "lora", "unit": 4})
+    with pytest.raises(BadInput, match="unknown setting"):
+        read_settings({"method": "lora", "units": 4})
+
+
 def test_every_entry_names_options_that_train_has() -> None:
     commands = next(action for action in build_parser()._actions if action.dest == "command")
     known = commands.choices["train"]._option_string_actions  # type: ignore[index]

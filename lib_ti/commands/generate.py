@@ -15,10 +15,12 @@ from lib_ti.formats.embedding import read_embedding, read_embeddings
 from lib_ti.hosts.base import Host, SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under
-from lib_ti.networks.prompt import take_calls
+from lib_ti.networks.prompt import WORD, take_calls
 from lib_ti.networks.prompt_files import NetworkFolders
 from lib_ti.networks.prompt_run import Called, PromptNetworks
 from lib_ti.report import save_png
+
+_WORDS = (WORD, "lora")  # here is no other loader that the WebUI's own tag could belong to
 
 
 def add_to(commands: Any) -> None:
@@ -26,7 +28,8 @@ def add_to(commands: Any) -> None:
     shared_options(parser, run)
     parser.add_argument(
         "prompt",
-        help="(a) and (a:1.2) stress, [a] softens; an embedding's name calls it, <net:NAME:0.8> a network",
+        help="(a) and (a:1.2) stress, [a] softens; an embedding's name calls it, <net:NAME:0.8> or "
+        "<lora:NAME:0.8> a network",
     )
     parser.add_argument(
         "--negative", default="", help="negative prompt; a network called in it acts on that half alone"
@@ -86,7 +89,7 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
 
 def _take_called(text: str, folders: NetworkFolders, *, negative: bool) -> tuple[str, list[Called]]:
     """A prompt without its tags, and the networks that these call. Raises BadInput."""
-    prompt, calls = take_calls(text)
+    prompt, calls = take_calls(text, _WORDS)
     return prompt, [Called.of(call, folders.find(call.name), negative=negative) for call in calls]
 
 

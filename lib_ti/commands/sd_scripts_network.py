@@ -6,7 +6,7 @@ Source of the options: kohya-ss/sd-scripts, train_network.py and sdxl_train_netw
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lib_ti.commands.sd_scripts_options import (
@@ -90,11 +90,21 @@ def network_ours(given: Mapping[str, str], ours: Ours) -> Ours:
         raise BadInput(f"--network_module is missing; expected one of {', '.join(_MODULES)}.")
     if {"network_train_unet_only", "network_train_text_encoder_only"} <= given.keys():
         raise BadInput("--network_train_unet_only beside --network_train_text_encoder_only leaves nothing.")
-    method = _MODULES[given["network_module"].lower()]
-    words = given.get("network_args", "").split()
+    module = given["network_module"].lower()
+    method, words = _MODULES[module], given.get("network_args", "").split()
+    if module == "lycoris.kohya":
+        words = [*_usual_of_lycoris(given, words), *words]
     found = read_network_args(words, method, option="--network_args")
     flags = {f"--{name.replace('_', '-')}": value for name, value in found.items()}
     return {"--name": given.get("output_name", "last"), **flags, **_base(given), **_rates(given, ours)}
+
+
+def _usual_of_lycoris(given: Mapping[str, str], words: Sequence[str]) -> list[str]:
+    """Its LoRA has 3x3 convolutions too, with rank and alpha of the rest unless they are given others."""
+    told = {word.partition("=")[0] for word in words}
+    rank, alpha = NETWORK_DEFAULTS["--rank"], NETWORK_DEFAULTS["--alpha"]
+    usual = {"conv_dim": given.get("network_dim", rank), "conv_alpha": given.get("network_alpha", alpha)}
+    return [f"{name}={value}" for name, value in usual.items() if name not in told]
 
 
 def _base(given: Mapping[str, str]) -> Ours:

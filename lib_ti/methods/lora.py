@@ -80,8 +80,11 @@ def known_weights(host: Host, settings: NetworkSettings) -> dict[str, LowRank]:
     if not settings.network_weights:
         return {}
     file = Path(settings.network_weights).expanduser()
-    known = {}
-    for name, update in read_network(file, host.info.family).updates.items():
+    family = host.info.family
+    known, network = {}, read_network(file, family)
+    if network.family not in (None, family):
+        raise BadInput(f"network-weights: {file.name} was made for {network.family}, this model is {family}.")
+    for name, update in network.updates.items():
         if not isinstance(update, LowRank) or update.mid is not None or update.bias is not None:
             raise BadInput(f"network-weights: {name} in {file.name} is no LoRA, and only LoRA is trained on.")
         known[name] = update
@@ -267,18 +270,36 @@ def notices(layers: Sequence[Layer], settings: NetworkSettings, family: Family) 
     return said
 
 
+def _left_out(known: Mapping[str, LowRank], sizes: Mapping[str, Size]) -> list[str]:
+    """Of the file that training goes on from. Raises BadInput where that is all."""
+    left = sorted(known.keys() - sizes.keys())
+    if left and len(left) == len(known):
+        raise BadInput(
+            f"network-weights: none of its {len(known)} layers is trained here, such as {left[0]}."
+        )
+    if not left:
+        return []
+    return [f"{len(left)} of the {len(known)} layers in network-weights are not trained here, and left out"]
+
+
 def preflight(
     host: Host, settings: NetworkSettings, lines: Sequence[str], captions: Sequence[str]
 ) -> list[str]:
     """What should be said before the start. Raises BadInput where nothing could be learned."""
     layers = find_layers(host.parts(), host.info.family)
-    sizes = sizes_of(layers, settings, host, known_weights(host, settings))
+    known = known_weights(host, settings)
+    sizes = sizes_of(layers, settings, host, known)
+    for base, multiplier in base_networks(settings):
+        attach(host.parts(), base, multiplier, family=host.info.family).remove()
     check_rates([layers[name] for name in sizes], settings, host.info.family)
     in_unet = sum(layers[name].part == "unet" for name in sizes)
     ranks = sorted({size.rank for size in sizes.values()})
     rank = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 1 else f"{ranks[0]}"
     said = [f"network of {in_unet} layers of the U-Net and {len(sizes) - in_unet} of text, rank {rank}"]
     said += notices([layers[name] for name in sizes], settings, host.info.family)
+    said += _left_out(known, sizes)
+    if not settings.trigger_word and any("[name]" in text for text in (*lines, *captions)):
+        said.append("[name] stands for nothing in the captions or the template: no trigger-word is given")
     if settings.word_vectors:
         prompts = all_prompts(lines, settings.trigger, captions)
         said.append(found_in(host, settings.trigger, prompts))

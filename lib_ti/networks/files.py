@@ -136,6 +136,13 @@ def _no_network(path: Path, content: Iterable[str]) -> BadInput:
     return BadInput(f"{path.name} is no network of the LoRA family that we know; it holds {found}.")
 
 
+def check_network(path: Path) -> None:
+    """By a safetensors file's header alone. Raises BadInput where there is nothing of a network in it."""
+    shapes = read_shapes(path)
+    if not any(map(parse_key, shapes)):
+        raise _no_network(path, shapes)
+
+
 def _with_lengths(parts: Tensors) -> Tensors:
     """PEFT's lengths are of rows, in a shape of its own."""
     lengths = parts.get("lora_magnitude_vector")

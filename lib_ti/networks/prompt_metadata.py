@@ -12,6 +12,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.files import parse_json, write_atomically
 from lib_ti.formats.content import MAX_HEADER, content_of
 from lib_ti.formats.safetensors_file import opened
+from lib_ti.networks.files import check_network
 from lib_ti.networks.prompt_files import metadata_of
 
 _KEY = "__metadata__"  # in a safetensors file's header
@@ -27,12 +28,13 @@ def metadata_shown(path: Path) -> dict[str, Any]:
 def save_metadata_text(path: Path, text: str) -> dict[str, str]:
     """The metadata that ``path`` has now; what was not changed keeps its very text, and the tensors theirs.
 
-    Raises BadInput where ``text`` is no JSON object; nothing is written then.
+    Raises BadInput, with nothing written, where the file is no network or ``text`` no JSON object.
     """
     if content_of(path)[0] != "safetensors":
         raise BadInput(f"{path.name} is no safetensors file, so it has no metadata; nothing was saved.")
     if len(text) > MAX_HEADER:
         raise BadInput(f"{len(text)} characters are too many for metadata; nothing was saved.")
+    check_network(path)
     before = metadata_of(path)
     try:
         given = parse_json(text)

@@ -44,6 +44,7 @@ def test_networks_are_called_in_both_prompts(capsys: pytest.CaptureFixture[str])
     assert told["networks"] == []
     called, told = drawn(capsys, "a star<net:one:0.8>", "--negative", "dull")
     assert told["networks"] == [str(one)]
+    assert drawn(capsys, "a star<lora:one:0.8>", "--negative", "dull")[0] == called
     below, told = drawn(capsys, "a star", "--negative", "dull<net:TWO>", "--networks", "more")
     assert told["networks"] == [str(two)]
     assert len({plain, called, below}) == 3

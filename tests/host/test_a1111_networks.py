@@ -303,7 +303,8 @@ def alone(own: WebUI, tmp_path: Path) -> Iterator[WebUI]:
     """A WebUI whose own Lora extension is off from the start, and which moves its model's parts about."""
     write_data(tmp_path)
     shutil.rmtree(tmp_path / "extensions" / "ti-studio-probe")  # it asks that extension
-    shutil.copy(own.data / "models" / "Lora" / "one.safetensors", tmp_path / "models" / "Lora")
+    for name in ("one", "two"):
+        shutil.copy(own.data / "models" / "Lora" / f"{name}.safetensors", tmp_path / "models" / "Lora")
     told = {"disabled_extensions": ["Lora"], "ti_studio_take_over_lora": True}
     (tmp_path / "config.json").write_text(json.dumps(told))
     with running_webui(tmp_path, flags=("--medvram",)) as program:
@@ -315,6 +316,15 @@ def test_the_webuis_tag_is_ours_where_its_extension_is_off_and_parts_move(own: W
     assert np.array_equal(draw(alone, "a star<net:one:0.8>"), drawn)
     assert distance(drawn, draw(own, "a star<net:one:0.8>")) <= 2 < distance(drawn, plain)
     assert np.array_equal(draw(alone, "a star"), plain)
+    # The text of the hires pass is read before the first one draws, and yet with its own networks.
+    texts = {
+        "negative_prompt": "dull <net:one:unet=0:te=1>",
+        "hr_negative_prompt": "dull <net:two:unet=0:te=1>",
+    }
+    drawn = draw(alone, "a star", **HIRES, **texts)
+    assert distance(drawn, draw(own, "a star", **HIRES, **texts)) <= 2
+    same = {**texts, "hr_negative_prompt": "dull <net:one:unet=0:te=1>"}
+    assert distance(drawn, draw(alone, "a star", **HIRES, **same)) > 5
 
 
 def test_cards_and_axes(own: WebUI) -> None:

@@ -26,7 +26,7 @@ from lib_ti.methods.network_rates import layer_share, up_ratio
 from lib_ti.methods.network_settings import base_networks, plan_sizes
 from lib_ti.methods.registry import read_settings
 from lib_ti.networks.attach import attach
-from lib_ti.networks.files import read_network
+from lib_ti.networks.files import read_network, write_network
 from lib_ti.networks.layers import Layer, find_layers
 
 UNET_LINEAR, UNET_ALL, TEXT = 192, 278, 24  # layers of the built-in model
@@ -170,6 +170,7 @@ class TestPlan:
             ({"block_dims": "1,2"}, "block-dims: got"),
             ({"train_parts": "unet", "block_dims": ",".join(["0"] * 25)}, "no layer to train"),
             ({"network_weights": "/nowhere.safetensors"}, "cannot be read"),
+            ({"base_weights": "/nowhere.safetensors:0.5"}, "cannot be read"),
         ):
             with pytest.raises(BadInput, match=why):
                 preflight(lent, settings_of(**told), ["[filewords]"], CAPTIONS)
@@ -349,6 +350,28 @@ class TestGoingOn:
                 torch.testing.assert_close(answer_of(lent), expected, rtol=1e-4, atol=1e-5)
         with pytest.raises(BadInput, match=r"rank 4 in .*, the settings say 8.*dim-from-weights"):
             make(lent, settings_of(network_weights=str(file), rank=8))
+
+    def test_what_of_the_file_has_no_place_is_said(self, lent: StandaloneHost, tmp_path: Path) -> None:
+        def told(file: Path) -> str:
+            settings = settings_of(train_parts="unet", network_weights=str(file))
+            return " ".join(preflight(lent, settings, ["a [name]"], []))
+
+        both = told(self.saved(lent, tmp_path / "both.safetensors"))
+        assert f"{TEXT} of the {UNET_LINEAR + TEXT} layers in network-weights are not trained" in both
+        assert "[name] stands for nothing" in both
+        with pytest.raises(BadInput, match=f"none of its {TEXT} layers is trained here"):
+            told(self.saved(lent, tmp_path / "text.safetensors", train_parts="text"))
+
+    def test_another_familys_file_is_refused(self, lent: StandaloneHost, tmp_path: Path) -> None:
+        file = tmp_path / "xl.safetensors"
+        tensors = {
+            "lora_te2_x.lora_down.weight": torch.ones(1, 3),
+            "lora_te2_x.lora_up.weight": torch.ones(3, 1),
+        }
+        write_network(file, tensors, {})
+        for told in ({"network_weights": str(file)}, {"base_weights": str(file)}):
+            with pytest.raises(BadInput, match="made for sdxl, this model is sd1"):
+                preflight(lent, settings_of(**told), ["[filewords]"], CAPTIONS)
 
     def test_layers_come_from_the_file_if_asked(self, lent: StandaloneHost, tmp_path: Path) -> None:
         file = self.saved(lent, tmp_path / "net.safetensors", train_parts="text")

@@ -17,7 +17,7 @@ TAGS = '{"folder":  {"a tag": 3}}'  # with a space that a rewriter would not kee
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "net.safetensors"
-    tensors = {"b": torch.randn(3, 5).half(), "a": torch.randn(7)}
+    tensors = {"lora_unet_x.lora_up.weight": torch.randn(3, 5).half(), "lora_unet_x.alpha": torch.randn(1)}
     save_file(tensors, path, {"ss_tag_frequency": TAGS, "ss_comment": "old", "sshs_legacy_hash": "12345678"})
     return path
 
@@ -62,6 +62,15 @@ def test_nothing_is_written_where_nothing_changed_or_all_is_wrong(file: Path) ->
         with pytest.raises(BadInput, match="nothing was saved"):
             save_metadata_text(file, wrong)
     assert (file.read_bytes(), file.stat().st_mtime_ns) == before
+
+
+def test_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"model.diffusion_model.out.2.bias": torch.ones(4)}, path, {"clip_heads": "4"})
+    before = path.read_bytes()
+    with pytest.raises(BadInput, match=r"model\.safetensors is a checkpoint"):
+        save_metadata_text(path, "{}")
+    assert path.read_bytes() == before
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
