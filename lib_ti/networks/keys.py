@@ -21,6 +21,8 @@ Model = Literal["unet", "first text encoder", "second text encoder"]
 
 # LyCORIS' wrapper and old OFT files have prefixes of their own.
 _JOINED = re.compile(r"(?:lora|lycoris|oft)_(unet|te1|te2|te)_([^.]+)\.(.+)")
+# LyCORIS' wrapper around a U-Net alone, as SimpleTuner writes it.
+_WRAPPED = re.compile(r"lycoris_((?:down_blocks|mid_block|up_blocks|conv_|time_|add_)[^.]+)\.(.+)")
 _JOINED_MODELS: Mapping[str, Model] = {
     "unet": "unet",
     "te": "first text encoder",
@@ -32,7 +34,7 @@ _ENDS = (
     r"[._]lora_(?:A|down)(?:\.\w+)?\.weight",
     r"[._]lora_(?:B|up)(?:\.\w+)?\.(?:weight|bias)",
     r"\.lora_mid\.weight",
-    r"\.lora_magnitude_vector(?:\.\w+)?",
+    r"\.lora_magnitude_vector(?:\.\w+){0,2}",
     r"(?:\.lora|\.lora_linear_layer|_lora)\.(?:down|up)\.weight",
     r"\.(?:alpha|scale|scalar|dora_scale|diff|diff_b|w_norm|b_norm|on_input|hada_\w+|lokr_\w+)",
 )
@@ -58,7 +60,7 @@ _SUFFIXES = (
     ),
     (re.compile(r".*lora_(?:B|up)(?:\.\w+)?\.weight|.*lora(?:_linear_layer)?\.up\.weight"), "lora_up.weight"),
     (re.compile(r".*lora_(?:B|up)(?:\.\w+)?\.bias"), "lora_up.bias"),
-    (re.compile(r".*lora_magnitude_vector(?:\.\w+)?"), "lora_magnitude_vector"),
+    (re.compile(r".*lora_magnitude_vector(?:\.\w+){0,2}"), "lora_magnitude_vector"),
 )
 
 
@@ -75,6 +77,8 @@ def parse_key(key: str) -> Key | None:
     """None where it is no key of a network."""
     if match := _JOINED.fullmatch(key):
         return Key(_JOINED_MODELS[match[1]], match[2], _suffix(match[3]))
+    if match := _WRAPPED.fullmatch(key):
+        return Key("unet", match[1], _suffix(match[2]))
     match = _DOTTED.fullmatch(key)
     if match is None:
         return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lib_ti.core.files import parse_json
 from lib_ti.core.settings import option
-from lib_ti.networks.files import read_network
+from lib_ti.networks.files import Network, read_network
 from lib_ti.networks.svd import METHODS, check_method
 from lib_ti.networks.tools.describe import counted
 from lib_ti.networks.tools.extract import Extraction
@@ -77,7 +79,7 @@ def extract(settings: ExtractSettings, context: Context) -> Answer:
 class SplitSettings:
     file: str = options.network("The DyLoRA.")
     to: str = options.new_network()
-    unit: int = options.rank(1, "The unit that it was trained with.", low=1)
+    unit: int = options.rank(0, "The unit that it was trained with; 0: as the file says, or 1.")
     save_precision: str = options.save_precision()
     overwrite: bool = overwriting()
 
@@ -85,7 +87,7 @@ class SplitSettings:
 def split(settings: SplitSettings, context: Context) -> Answer:
     network = read_network(Path(settings.file))
     top = max((update.rank or 0) for update in network.updates.values())
-    cuts = dict(cut_dylora(network, settings.unit))
+    cuts = dict(cut_dylora(network, settings.unit or _unit_of(network)))
     to = free_file(settings.to, overwrite=True)  # nothing is written there itself
     paths = {
         rank: free_file(str(to.with_name(f"{to.stem}-{rank:04d}{to.suffix}")), settings.overwrite)
@@ -97,6 +99,16 @@ def split(settings: SplitSettings, context: Context) -> Answer:
         save_network(paths[rank], cut.updates, dtype_of(settings.save_precision), metadata)
     names = ", ".join(path.name for path in paths.values())
     return Answer(f"Split {network.name} of rank {top}. Wrote {names}.", {}, tuple(paths.values()))
+
+
+def _unit_of(network: Network) -> int:
+    """As its trainer wrote it; 1 where that is not to be found."""
+    try:
+        told = parse_json(network.metadata.get("ss_network_args", ""))
+    except ValueError:
+        return 1
+    unit = str(told.get("unit")) if isinstance(told, dict) else ""
+    return int(unit) if re.fullmatch("[1-9][0-9]{0,3}", unit) else 1
 
 
 @dataclass(frozen=True)

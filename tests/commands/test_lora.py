@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from lib_ti.cli import main
 from lib_ti.commands.sd_scripts_tools import find_tool, translate_tool
-from lib_ti.networks.files import read_network, write_network
+from lib_ti.networks.files import read_network, tensors_of, write_network
 from lib_ti.networks.tools.saving import save_network
 from tests.networks.tools.made import BUILTIN, builtin, delta, in_float, lora
 
@@ -124,6 +124,14 @@ def test_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("cut-0003.safetensors").unlink()
     assert main(["lora", "split", "one.safetensors", "cut.safetensors", "--unit", "3"]) == 2
     assert not Path("cut-0003.safetensors").exists()  # not even a part where one file exists
+
+
+def test_a_dylora_is_split_by_the_unit_that_it_tells(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_network(Path("dy.safetensors"), tensors_of(ONE.updates), {"ss_network_args": '{"unit": "2"}'})
+    told = run(capsys, "lora", "split", "dy.safetensors", "cut")
+    assert told["written"] == ["cut-0002.safetensors", "cut-0004.safetensors"]
 
 
 @pytest.mark.parametrize(
