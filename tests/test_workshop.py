@@ -343,7 +343,7 @@ class TestPair:
             ({"guidance": "fast"}, "guidance 'fast': cannot be read"),
             ({"guidance": "1-3:__import__('os')"}, "is no part of an expression"),
             ({"method": "magic"}, "method: got 'magic'"),
-            ({"method": "ti"}, "unknown setting negative_vectors"),
+            ({"method": "ti"}, "negative-vectors belongs to the method dreamartist"),
             ({"name": "zqx-there"}, "zqx-there-neg.safetensors exists"),
             ({"name": "x" * 98}, "cannot be a name"),
             ({"preset": "magic"}, "preset"),
