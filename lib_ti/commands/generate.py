@@ -15,12 +15,12 @@ from lib_ti.formats.embedding import read_embedding, read_embeddings
 from lib_ti.hosts.base import Host, SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under
-from lib_ti.networks.prompt import WORD, take_calls
+from lib_ti.networks.prompt import HOST_WORD, WORD, take_calls
 from lib_ti.networks.prompt_files import NetworkFolders
 from lib_ti.networks.prompt_run import Called, PromptNetworks
 from lib_ti.report import save_png
 
-_WORDS = (WORD, "lora")  # here is no other loader that the WebUI's own tag could belong to
+_WORDS = (WORD, HOST_WORD)  # here is no other loader that the WebUI's own tag could belong to
 
 
 def add_to(commands: Any) -> None:

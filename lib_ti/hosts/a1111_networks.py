@@ -19,7 +19,7 @@ from torch import nn
 
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts.a1111_model import family_of, parts_of
-from lib_ti.networks.prompt import WORD, NetworkCall, parse_tag, take_tags
+from lib_ti.networks.prompt import HOST_WORD, WORD, NetworkCall, parse_tag, take_tags
 from lib_ti.networks.prompt_files import NetworkFolders, metadata_of
 from lib_ti.networks.prompt_pasted import HASHES
 from lib_ti.networks.prompt_run import Called, PromptNetworks
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 CALLS = "ti_studio_calls"  # attribute of a generation: the calls that the page's slots make
 _DRAWING = "ti_studio_drawing"  # attribute of a generation: what its prompts call
-_HOST_WORD = "lora"
 _HASH_DIGITS = 12  # as many as the WebUI writes of a LoRA's
 
 
@@ -62,16 +61,16 @@ def register(*, takes_over: bool) -> None:
     network = PromptNetwork()
     extra_networks.register_extra_network(network)
     if takes_over:  # an alias counts only as long as nobody has the name
-        extra_networks.register_extra_network_alias(network, _HOST_WORD)
+        extra_networks.register_extra_network_alias(network, HOST_WORD)
 
 
 def words() -> tuple[str, ...]:
     """Of our tags: also the built-in extension's, where that is off and its tags were to be ours."""
     from modules import extra_networks
 
-    alias = extra_networks.extra_network_aliases.get(_HOST_WORD)
-    is_taken = _HOST_WORD in extra_networks.extra_network_registry
-    return (WORD, _HOST_WORD) if isinstance(alias, PromptNetwork) and not is_taken else (WORD,)
+    alias = extra_networks.extra_network_aliases.get(HOST_WORD)
+    is_taken = HOST_WORD in extra_networks.extra_network_registry
+    return (WORD, HOST_WORD) if isinstance(alias, PromptNetwork) and not is_taken else (WORD,)
 
 
 def before_denoising(params: Any) -> None:
@@ -143,8 +142,8 @@ class _Drawing:
 
     @contextmanager
     def of_text(self, p: Any, *, hires: bool) -> Iterator[PromptNetworks | None]:
-        """While texts are read. Those of the hires pass come before the first pass draws with --medvram,
-        where its own networks count, and where the user wants the first pass's."""
+        """While texts are read. Those of the hires pass may come before the first pass draws: with --medvram,
+        and then its own networks count, or because the user wants the first pass's for them too."""
         from modules import shared
 
         early = hires and not _is_hires(p) and not shared.opts.hires_fix_use_firstpass_conds

@@ -45,8 +45,9 @@ def read_settings(values: Mapping[str, Any]) -> JobSettings:
     """Settings from loose values, of the kind that the value "method" names. Raises BadInput."""
     given = dict(values)
     kind = kind_named(given.pop("method", DEFAULT))
-    known = all_options() if given.keys() - options_of(kind.settings).keys() else {}
-    for name in sorted(given.keys() - options_of(kind.settings).keys() & known.keys()):
+    strange = given.keys() - options_of(kind.settings).keys()
+    known = all_options() if strange else {}
+    for name in sorted(strange & known.keys()):
         owners = ", ".join(known[name][2])
         raise BadInput(f"{name.replace('_', '-')} belongs to the method {owners}, and this is {kind.name}.")
     preset = kind.presets.get(str(given.get("preset")), {})

@@ -73,7 +73,7 @@ def _by_pattern(patterns: Any, paths: Sequence[str]) -> dict[str, Any]:
     such an end, as PEFT searches."""
     if not isinstance(patterns, dict):
         return {}
-    found = {path: patterns[end] for path in paths for end in [*_ends(path)][::-1] if end in patterns}
+    found = {path: patterns[end] for path in paths for end in _ends(path) if end in patterns}
     searched = [pattern for pattern in patterns if not _PLAIN.fullmatch(pattern)]
     if len(searched) > _MOST_PATTERNS:
         raise BadInput(f"the adapter is described by {len(searched)} patterns; expected {_MOST_PATTERNS}.")
@@ -85,6 +85,6 @@ def _by_pattern(patterns: Any, paths: Sequence[str]) -> dict[str, Any]:
 
 
 def _ends(path: str) -> Iterable[str]:
-    """Of a path with dots, the longest first."""
+    """Of a path with dots, the shortest first."""
     words = path.split(".")
-    return (".".join(words[start:]) for start in range(len(words)))
+    return (".".join(words[start:]) for start in reversed(range(len(words))))

@@ -90,12 +90,11 @@ def read_network(path: Path, model: Family = "sd1") -> Network:
         if key not in keys and not _BUNDLED.fullmatch(key)
     }
     layers: dict[str, Tensors] = defaultdict(dict)
-    for key, found in keys.items():
-        parts = layers[name_of(found, family or model)]
-        if found.suffix in parts:
+    named = [(name_of(found, family or model), found) for found in keys.values()]
+    for key, (name, found) in zip(keys, named, strict=True):
+        if found.suffix in layers[name]:
             unread[key] = "another key says the same of the same layer"
-        parts.setdefault(found.suffix, tensors[key])
-    named = [(name_of(key, family or model), key) for key in keys.values()]
+        layers[name].setdefault(found.suffix, tensors[key])
     add_alphas(layers, named, adapter_config(path, metadata))
     updates = {}
     for name, parts in layers.items():

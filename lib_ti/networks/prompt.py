@@ -17,6 +17,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.networks.prompt_blocks import Blocks, parse_blocks
 
 WORD = "net"
+HOST_WORD = "lora"  # of the WebUI's own tags
 HIRES = ("both", "only", "no")
 _NAMED_AT_MOST = 12
 

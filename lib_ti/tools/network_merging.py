@@ -58,7 +58,8 @@ def merge(settings: MergeSettings, context: Context) -> Answer:
     families = {term.network.family for term in terms if term.network.family is not None}
     if len(families) > 1:
         raise BadInput(f"the networks are of different families: {', '.join(sorted(families))}.")
-    if families:  # one that does not say its own has the layers' names of the others'
+    if families and any(term.network.family is None for term in terms):
+        # One that does not say its own has the layers' names of the others'.
         terms = _terms(settings.files, settings.ratios, *families)
     updates = _sum(settings, terms, context)
     names = [term.network.name for term in terms]
