@@ -78,6 +78,7 @@ class Outcome:
     seconds: float
     kept_step: int  # the one that the files are of
     vectors: Sequence[VectorReport]
+    messages: Sequence[str] = ()  # all that was said of the job, what was left out or taken otherwise too
 
     @property
     def embedding(self) -> Path:
@@ -94,6 +95,7 @@ class Outcome:
             "seconds": round(self.seconds, 1),
             "kept_step": self.kept_step,
             "vectors": [asdict(report) for report in self.vectors],
+            "messages": list(self.messages),
         }
 
 

@@ -141,6 +141,22 @@ def told_to_suggest(settings: JobSettings) -> VectorSettings:
     return settings
 
 
+class _Kept:
+    """Passes on what a job reports, and keeps its sentences for the result."""
+
+    def __init__(self, report: Callable[[Event], None]) -> None:
+        self._report = report
+        self._messages: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Message):
+            self._messages.append(event.text)
+        self._report(event)
+
+    def into(self, outcome: Outcome) -> Outcome:
+        return replace(outcome, messages=tuple(self._messages))
+
+
 def start(
     host: Host,
     settings: JobSettings,
@@ -155,6 +171,7 @@ def start(
 
     Raises BadInput before anything was written, JobFailed with the good part saved.
     """
+    report = kept = _Kept(report)
     with host.lend(), memory_told():
         kind = kind_of(settings)
         check_names(host, settings)
@@ -197,7 +214,8 @@ def start(
         with job.alone():
             for sentence in said:
                 report(Message(sentence))
-            return _begin(host, settings, samples, job, targets, report, vectors, stopped, folders)
+            began = _begin(host, settings, samples, job, targets, report, vectors, stopped, folders)
+            return kept.into(began)
 
 
 def _begin(
@@ -264,6 +282,7 @@ def resume(
     if record["fingerprint"] != source.fingerprint:
         raise _say_what_changed(job, record, source)
     targets = check_targets(settings, folders, job)
+    report = told = _Kept(report)
     with job.alone(), host.lend(), memory_told():
         cleared = job.clear_up()
         for target in targets.values():
@@ -275,10 +294,11 @@ def resume(
         kept = started_from(job, settings)
         if kept is None:
             vectors = _start_vectors(host, settings, targets)
-            return _begin(host, settings, samples, job, targets, report, vectors, stopped, folders)
+            began = _begin(host, settings, samples, job, targets, report, vectors, stopped, folders)
+            return told.into(began)
         still_free = partial(check_targets, settings, folders, job)
         outcome = Run(host, settings, samples, job, targets, report, kept, still_free).execute(stopped)
-        return with_cards(outcome, settings, folders, report)
+        return told.into(with_cards(outcome, settings, folders, report))
 
 
 def _say_what_changed(job: Job, record: Mapping[str, Any], source: Source) -> BadInput:

@@ -111,6 +111,7 @@ def status_of(job: Job) -> Status:
         steps=settings.get("steps", 0),
         loss=_mean_loss(losses),
         error=result.get("error"),
+        messages=result.get("messages", []),
         **files,
         **_kept_in(job),
     )

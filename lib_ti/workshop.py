@@ -175,6 +175,7 @@ class Workshop:
                         "step": run.status().step,
                         **told_files(run.files),
                         "error": run.error,
+                        "messages": run.status().messages,
                     }
                 )
             else:

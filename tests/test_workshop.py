@@ -251,6 +251,7 @@ def test_a_word_for_the_negative_prompt_says_so_everywhere(
         ("a photo of a", "zqx-cat, blurry")
     }
     assert any("'zqx-cat' found in 16 of 16 prompts" in message for message in status.messages)
+    assert workshop._find(status.job).result()["messages"] == status.messages
     assert any("at preview-cfg 1 the negative prompt" in message for message in status.messages)
     assert place.told[0][2].startswith("2 vectors, for the negative prompt, 20 steps on")
     assert workshop.find_words("zqx-cat") == Words(negative="zqx-cat")

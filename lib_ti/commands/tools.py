@@ -64,7 +64,8 @@ def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any
         )
     if tool.shows and args.sheet and answer.pictures:
         save_png(picture_sheet(answer.pictures), args.sheet)
-    print(answer.sentence, file=sys.stderr)
+    for sentence in (answer.sentence, *answer.notes):
+        print(sentence, file=sys.stderr)
     if answer.told and not args.json:
         print(json.dumps(answer.told, indent=2, ensure_ascii=False))
     return answer.as_json()

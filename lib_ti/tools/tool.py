@@ -48,12 +48,19 @@ class Answer:
     pictures: tuple[tuple[Image.Image, str], ...] = ()  # to look at, each with its caption
     stopped: bool = False  # before all was done
     preview: Image.Image | None = None  # what hosts show for an embedding or a network that was written
+    notes: tuple[str, ...] = ()  # a sentence each for what was left out, cut, ignored or taken otherwise
+
+    @property
+    def whole_sentence(self) -> str:
+        """The sentence and the notes, for a door that shows one text."""
+        return " ".join([self.sentence, *self.notes])
 
     def as_json(self) -> dict[str, Any]:
         """Without the pictures."""
         status = "stopped" if self.stopped else "done"
         written = [str(path) for path in self.written]
-        return {"status": status, "sentence": self.sentence, **self.told, "written": written}
+        told = {"status": status, "sentence": self.sentence, "notes": list(self.notes), **self.told}
+        return {**told, "written": written}
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Cards:
             return error_html(str(error)), gr.update(visible=False), gr.update()
         told = {name.replace("_", " "): value for name, value in answer.told.items()}
         suggested = told.pop("suggested name")
-        return said_html(answer.sentence) + told_html(told), gr.update(visible=True), suggested
+        return said_html(answer.whole_sentence) + told_html(told), gr.update(visible=True), suggested
 
     def _add(self, card: str, name: str) -> tuple[str, Any]:
         try:
@@ -64,7 +64,7 @@ class Cards:
         except StudioError as error:
             return error_html(str(error)), gr.update()
         words = words_html(self.workshop.find_words(answer.told["words"][0]))
-        return said_html(answer.sentence) + words, gr.update(visible=False)
+        return said_html(answer.whole_sentence) + words, gr.update(visible=False)
 
     def _cards(self) -> list[tuple[str, str]]:
         """The files themselves, so that what is dragged out is the card to the byte."""

@@ -49,7 +49,7 @@ class MetadataEditor:
             answer = self._use(name, text or "{}")
         except StudioError as error:
             return gr.update(), error_html(str(error))  # what was typed stays
-        return _text(answer), said_html(answer.sentence)
+        return _text(answer), said_html(answer.whole_sentence)
 
     def _use(self, name: str | None, metadata: str = "") -> Answer:
         return self.workshop.use("lora", "edit-metadata", {"file": name or "", "metadata": metadata})

@@ -90,7 +90,7 @@ class CaptionEditor:
         """Of the picture that is shown, whatever number has been typed meanwhile."""
         try:
             values = {"images": dataset or "", "picture": file, "caption": caption}
-            said = said_html(self.workshop.use("images", "write-caption", values).sentence)
+            said = said_html(self.workshop.use("images", "write-caption", values).whole_sentence)
         except StudioError as error:
             return [gr.update() for _ in range(6)] + [error_html(str(error))]
         return self._show(dataset, number, said)

@@ -116,7 +116,7 @@ class ToolsTab:
         except StudioError as error:
             return error_html(str(error)), gr.update(visible=False), ""
         shown = gr.update(value=list(answer.pictures), visible=bool(answer.pictures))
-        return said_html(answer.sentence), shown, told_html(answer.told)
+        return said_html(answer.whole_sentence), shown, told_html(answer.told)
 
 
 def _title(tool: Tool) -> str:
