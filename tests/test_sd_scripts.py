@@ -12,7 +12,8 @@ import torch
 
 from lib_ti.cli import build_parser, main
 from lib_ti.commands.sd_scripts import translate
-from lib_ti.commands.sd_scripts_options import OPTIONS, Entry
+from lib_ti.commands.sd_scripts_entry import Entry
+from lib_ti.commands.sd_scripts_options import OPTIONS
 from lib_ti.commands.shared import given_settings
 from lib_ti.core.errors import BadInput
 from lib_ti.core.optimizers import parse_arguments

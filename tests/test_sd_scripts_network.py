@@ -11,8 +11,8 @@ import pytest
 
 from lib_ti.cli import build_parser, main
 from lib_ti.commands.sd_scripts import translate, words_of
+from lib_ti.commands.sd_scripts_entry import Entry
 from lib_ti.commands.sd_scripts_network import NETWORK_OPTIONS
-from lib_ti.commands.sd_scripts_options import Entry
 from lib_ti.commands.shared import given_settings
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.safetensors_file import read_tensors

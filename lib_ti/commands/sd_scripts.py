@@ -1,7 +1,7 @@
 """``ti-studio sd-scripts``: the command lines of sd-scripts' training, run as they stand.
 
-The tables of sd_scripts_options and sd_scripts_network translate them into options of ``ti-studio train``.
-Those of its tools for networks are in sd_scripts_tools.
+The tables (sd_scripts_model, _pictures, _learning, _machine, _saving and _network) translate them into
+options of ``ti-studio train``. Those of its tools for networks are in sd_scripts_tools.
 """
 
 from __future__ import annotations
@@ -18,17 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from lib_ti.commands import train
+from lib_ti.commands.sd_scripts_entry import Entry, Ours
 from lib_ti.commands.sd_scripts_file import read_options
 from lib_ti.commands.sd_scripts_network import NETWORK_DEFAULTS, NETWORK_OPTIONS, network_ours
-from lib_ti.commands.sd_scripts_options import (
-    DEFAULTS,
-    NOT_TOGETHER,
-    OPTIONS,
-    Entry,
-    Ours,
-    kept_copies,
-    preview_of,
-)
+from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS
+from lib_ti.commands.sd_scripts_saving import kept_copies, preview_of
 from lib_ti.commands.sd_scripts_tools import TOOLS, find_tool, run_tool
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.errors import BadInput

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_ti.commands.sd_scripts_options import Entry
+from lib_ti.commands.sd_scripts_entry import Entry
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import parse_toml, read_text
 

@@ -9,18 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lib_ti.commands.sd_scripts_options import (
-    DEFAULTS,
-    EMBEDDING,
-    OPTIONS,
-    Entry,
-    Ours,
-    becomes,
-    needless,
-    only,
-    sets,
-    switched,
-)
+from lib_ti.commands.sd_scripts_entry import Entry, Ours, becomes, needless, only, sets, switched
+from lib_ti.commands.sd_scripts_model import EMBEDDING
+from lib_ti.commands.sd_scripts_options import DEFAULTS, OPTIONS
 from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import from_text
 from lib_ti.methods.network_args import read_network_args

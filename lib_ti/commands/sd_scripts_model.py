@@ -1,0 +1,30 @@
+"""sd-scripts' options of the model and of the embedding in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lib_ti.commands.sd_scripts_entry import (
+    Entry,
+    becomes,
+    missing,
+    needless,
+)
+
+MODEL: Mapping[str, Entry] = {
+    "pretrained_model_name_or_path": becomes("--model"),
+    "v2": needless("the checkpoint, or the .yaml beside it, says what it is", switch=True),
+    "v_parameterization": needless(
+        "the checkpoint, or the .yaml beside it, says what it predicts", switch=True
+    ),
+    "clip_skip": becomes("--clip-skip"),
+    "max_token_length": needless("prompts of any length are read"),
+    "tokenizer_cache_dir": needless("the tokenizer is built in"),
+    "vae": missing("bake it into the checkpoint"),
+}
+EMBEDDING: Mapping[str, Entry] = {
+    "token_string": becomes("--name"),
+    "init_word": Entry(lambda word: {"--init": "text", "--init-text": word}),
+    "num_vectors_per_token": becomes("--vectors"),
+    "weights": becomes("--weights"),
+}

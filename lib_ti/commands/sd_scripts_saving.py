@@ -1,0 +1,94 @@
+"""sd-scripts' options of what is written: files, copies, previews, what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lib_ti.commands.sd_scripts_entry import (
+    Entry,
+    Ours,
+    becomes,
+    missing,
+    needless,
+    number,
+    only,
+)
+from lib_ti.core.errors import BadInput
+from lib_ti.data.sd_scripts_prompts import read_prompts
+
+_LOSSES = "losses are in the job's folder, loss.csv and loss.png"
+
+SAVING: Mapping[str, Entry] = {
+    "output_dir": becomes("--data"),
+    "output_name": Entry(),
+    "save_model_as": only("safetensors", "pt", instead="use safetensors or pt"),
+    "save_precision": needless("the vectors are saved in float32, they are small"),
+    "save_every_n_steps": becomes("--copy-every"),
+    "save_every_n_epochs": becomes("--copy-every-epochs"),
+    "save_n_epoch_ratio": missing("use --save_every_n_epochs"),
+    "save_last_n_epochs": becomes("--keep-last"),
+    "save_last_n_steps": Entry(),  # see kept_copies
+    **dict.fromkeys(
+        ("save_last_n_steps_state", "save_last_n_epochs_state"),
+        needless("what a job resumes from is one file, the latest"),
+    ),
+    **dict.fromkeys(
+        ("save_state", "save_state_on_train_end"),
+        needless("what a job resumes from is always saved", switch=True),
+    ),
+    "resume": missing("go on with ti-studio train --resume JOB"),
+    "sample_every_n_steps": becomes("--preview-every"),
+    "sample_every_n_epochs": becomes("--preview-every-epochs"),
+    "sample_at_first": missing("leave it out", switch=True),
+    "sample_prompts": needless("previews are drawn of its first prompt"),  # see preview_of
+    "sample_sampler": needless("previews are drawn by one sampler; see ti-studio train --preview-sampler"),
+    **dict.fromkeys(("logging_dir", "log_with", "log_prefix", "log_tracker_name"), needless(_LOSSES)),
+    **dict.fromkeys(("log_tracker_config", "wandb_run_name", "wandb_api_key"), needless(_LOSSES)),
+    "log_config": needless("the settings are in the job's folder, settings.json", switch=True),
+    **dict.fromkeys(
+        ("console_log_level", "console_log_file"), needless("what there is to say goes to standard error")
+    ),
+    "console_log_simple": needless("what there is to say goes to standard error", switch=True),
+    "training_comment": needless("the file does not hold it"),
+    **dict.fromkeys(
+        [f"metadata_{name}" for name in ("title", "author", "description", "license", "tags")],
+        needless("the file does not hold it"),
+    ),
+    "huggingface_repo_id": missing("upload the file yourself"),
+    "debug_dataset": missing("the prompts with the new word are counted before every start", switch=True),
+    "config_file": Entry(),  # see sd_scripts_file
+    "output_config": missing("the settings are in the job's folder, settings.json", switch=True),
+}
+
+
+def kept_copies(given: Mapping[str, str]) -> Ours:
+    """How many copies ``save_last_n_steps`` keeps: those of so many steps before the last one, and that.
+
+    Raises BadInput where there is no telling how many those are.
+    """
+    if "save_last_n_steps" not in given:
+        return {}
+    if "save_every_n_steps" not in given:
+        raise BadInput("--save_last_n_steps is missing --save_every_n_steps: add it, or leave both out.")
+    span, every = (number(name, given[name]) for name in ("save_last_n_steps", "save_every_n_steps"))
+    return {"--keep-last": str(int(span // every) + 1)} if every >= 1 else {}
+
+
+# What a preview takes from a prompt's flags.
+_PREVIEW = {
+    "negative_prompt": "--preview-negative",
+    "width": "--preview-width",
+    "height": "--preview-height",
+    "seed": "--preview-seed",
+    "sample_steps": "--preview-steps",
+    "scale": "--preview-cfg",
+}
+
+
+def preview_of(given: Mapping[str, str]) -> Ours:
+    """What the first prompt of ``sample_prompts`` asks for: a preview is drawn of one. Raises BadInput."""
+    if "sample_prompts" not in given:
+        return {}
+    prompt = read_prompts(Path(given["sample_prompts"]).expanduser())[0]
+    return {"--preview-prompt": prompt.text, **{_PREVIEW[name]: value for name, value in prompt.said.items()}}
