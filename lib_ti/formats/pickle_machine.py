@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pickletools import genops
-from typing import IO, Any, Literal
+from pickletools import opcodes
+from typing import IO, Any, Literal, cast
 
 import torch
 
-MAX_PROGRAM = 4 << 20  # bytes of opcodes and their names
-MAX_INSTRUCTIONS = 200_000  # half a second; a whole SDXL checkpoint has half of them
-
-_MAX_AXES = 16  # of a tensor
+from lib_ti.core import limits
 
 STORAGE_DTYPES = {
     "torch.DoubleStorage": torch.float64,
@@ -66,31 +63,26 @@ class ParameterDict:
 class Machine:
     """Runs the opcodes of protocols 2 to 4 that torch's files consist of."""
 
-    def __init__(self, find_storage: FindStorage, unknown: Unknown) -> None:
+    def __init__(self, find_storage: FindStorage, unknown: Unknown, most: int = 0) -> None:
+        """``most``: bytes of all tensors together, whose views of one storage count each."""
         self._find_storage = find_storage
         self._unknown = unknown
+        self._left = most
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []  # the stacks below each open mark
         self._memo: dict[int, Any] = {}
 
     def run(self, stream: IO[bytes] | mmap.mmap) -> object:
         """The value of one pickle; leaves ``stream`` behind its last byte."""
-        start = stream.tell()
-        for count, (opcode, argument, position) in enumerate(genops(stream)):  # type: ignore[arg-type]
-            if count == MAX_INSTRUCTIONS:
-                raise Refused(f"its pickle has more than {MAX_INSTRUCTIONS} instructions")
-            if (position or 0) - start > MAX_PROGRAM:
-                raise Refused(f"its pickle is longer than {MAX_PROGRAM} bytes")
-            if opcode.name in _LITERALS:
+        for name, argument in _instructions(_Limited(stream)):
+            if name in _LITERALS:
                 self._stack.append(argument)
-            elif opcode.name in _CONSTANTS:
-                self._stack.append(_CONSTANTS[opcode.name]())
-            elif opcode.name in _ACTIONS:
-                _ACTIONS[opcode.name](self)
-            elif opcode.name in _ACTIONS_ON_ARGUMENT:
-                _ACTIONS_ON_ARGUMENT[opcode.name](self, argument)
-            elif opcode.name not in _IDLE:
-                raise Refused(f"its pickle uses the instruction {opcode.name}")
+            elif name in _CONSTANTS:
+                self._stack.append(_CONSTANTS[name]())
+            elif name in _ACTIONS:
+                _ACTIONS[name](self)
+            elif name in _ACTIONS_ON_ARGUMENT:
+                _ACTIONS_ON_ARGUMENT[name](self, argument)
         return self._stack.pop()
 
     def _mark(self) -> None:
@@ -149,7 +141,12 @@ class Machine:
         if not isinstance(function, Placeholder):
             raise Refused("it calls something that is not a function")
         builder = _BUILDERS.get(function.name)
-        self._stack.append(builder(*arguments) if builder else function)
+        built = builder(*arguments) if builder else function
+        if builder is _rebuild_tensor and isinstance(built, torch.Tensor):
+            self._left -= built.numel() * built.element_size()
+            if self._left < 0:
+                raise Refused("its tensors lie over one another, more bytes than the file has")
+        self._stack.append(built)
 
     def _set_state(self) -> None:
         """A module's parameters; other attributes, such as a state dict's ``_metadata``, are left."""
@@ -172,6 +169,57 @@ class Machine:
                 self._stack.append(module)
             case _:
                 raise Refused("it refers to something that is not a storage")
+
+
+class _Limited:
+    """A stream from which no more is read than the longest program has, and nothing at all beyond."""
+
+    def __init__(self, stream: IO[bytes] | mmap.mmap) -> None:
+        self._stream = stream
+        self._left = limits.PROGRAM
+
+    def read(self, count: int) -> bytes:
+        self._take(count)
+        return self._stream.read(count)
+
+    def readline(self) -> bytes:
+        """Of the name of a global, which no line is longer than."""
+        start = self._stream.tell()
+        line = self._stream.read(_LINE).partition(b"\n")
+        self._stream.seek(start + sum(map(len, line[:2])))
+        self._take(len(line[0]) + 1)
+        return line[0] + line[1]
+
+    def _take(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise Refused(f"its pickle is longer than {limits.PROGRAM} bytes")
+
+
+def _instructions(stream: _Limited) -> Iterator[tuple[str, Any]]:
+    """Name and argument of each, to the last. One that is not known is refused before its argument is read,
+    which may be a number of a million digits."""
+    for _ in range(limits.INSTRUCTIONS):
+        code = stream.read(1)
+        opcode = _OPCODES.get(code.decode("latin-1"))
+        if opcode is None:
+            raise Refused("its pickle breaks off" if not code else f"its pickle has no instruction {code!r}")
+        if opcode.name not in _INSTRUCTIONS:
+            raise Refused(f"its pickle uses the instruction {opcode.name}")
+        argument = opcode.arg.reader(cast(IO[bytes], stream)) if opcode.arg else None
+        if isinstance(argument, str) and not argument.isascii():
+            _check_text(argument)
+        yield opcode.name, argument
+        if opcode.name == "STOP":
+            return
+    raise Refused(f"its pickle has more than {limits.INSTRUCTIONS} instructions")
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Refused("a text in it holds half a character, which is no text anywhere else") from error
 
 
 def _extend(target: object, items: list[Any]) -> None:
@@ -210,8 +258,8 @@ def _rebuild_tensor(
     # What is no number is not shown: lists that hold one another many times have no end as a text.
     if not isinstance(shape, tuple) or not isinstance(stride, tuple) or len(shape) != len(stride):
         raise Refused("the shape and the stride of a tensor do not go together")
-    integers = (offset, *shape[:_MAX_AXES], *stride[:_MAX_AXES])
-    if len(shape) > _MAX_AXES or not all(isinstance(i, int) and 0 <= i < 1 << 63 for i in integers):
+    integers = (offset, *shape[: limits.AXES], *stride[: limits.AXES])
+    if len(shape) > limits.AXES or not all(isinstance(i, int) and 0 <= i < 1 << 63 for i in integers):
         raise Refused("the shape or the stride of a tensor is not made of numbers")
     count = storage.elements.numel()
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
@@ -255,6 +303,7 @@ _CONSTANTS: Mapping[str, Callable[[], object]] = {
     "EMPTY_TUPLE": tuple,
 }
 _IDLE = {"PROTO", "FRAME", "STOP"}
+_LINE = 1000  # bytes of module and name
 _ACTIONS: Mapping[str, Callable[[Machine], None]] = {
     "MARK": Machine._mark,
     "TUPLE1": lambda machine: machine._pack(1),
@@ -279,3 +328,5 @@ _ACTIONS_ON_ARGUMENT: Mapping[str, Callable[[Machine, Any], None]] = {
     "GLOBAL": Machine._global,
     "STACK_GLOBAL": Machine._global,  # no argument: module and name are on the stack
 }
+_INSTRUCTIONS = _LITERALS | _CONSTANTS.keys() | _IDLE | _ACTIONS.keys() | _ACTIONS_ON_ARGUMENT.keys()
+_OPCODES = {opcode.code: opcode for opcode in opcodes}

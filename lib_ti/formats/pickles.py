@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import mmap
 import struct
-import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,11 +17,11 @@ from typing import IO, Any
 
 import torch
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import checked_size, write_atomically
 from lib_ti.formats.content import ZIP_MAGIC
 from lib_ti.formats.pickle_machine import (
-    MAX_PROGRAM,
     STORAGE_DTYPES,
     FindStorage,
     Machine,
@@ -30,6 +29,7 @@ from lib_ti.formats.pickle_machine import (
     Storage,
     Unknown,
 )
+from lib_ti.formats.zip_directory import members_of
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first object of the older layout
 _PROTOCOL_VERSION = 1001  # second object
@@ -42,7 +42,6 @@ _DAMAGE = (
     ArithmeticError,
     RuntimeError,
     struct.error,
-    zipfile.BadZipFile,
 )
 _STORAGE_TYPES = {dtype: name.removeprefix("torch.") for name, dtype in STORAGE_DTYPES.items()}
 
@@ -59,7 +58,7 @@ def read_torch_pickle(path: Path, *, unknown: Unknown = "refuse") -> object:
             # Copy on write: torch wants writable memory, and the file must stay as it is.
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             if mapping[:4] == ZIP_MAGIC:
-                return _read_zip(mapping, _zip_members(file, mapping), unknown)
+                return _read_zip(mapping, members_of(mapping), unknown)
             return _read_stream(mapping, unknown)
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
@@ -132,32 +131,10 @@ def _read_zip(mapping: mmap.mmap, members: Mapping[str, tuple[int, int]], unknow
         raise Refused("its numbers are not little-endian")
     storages = {name.removeprefix("data/"): own[name] for name in own if name.startswith("data/")}
     start, size = own["data.pkl"]
-    if size > MAX_PROGRAM:
-        raise Refused(f"its data.pkl has {size} bytes, at most {MAX_PROGRAM} are read")
-    return Machine(_storage_finder(mapping, storages), unknown).run(io.BytesIO(mapping[start : start + size]))
-
-
-def _zip_members(file: IO[bytes], mapping: mmap.mmap) -> dict[str, tuple[int, int]]:
-    """Name -> first byte and length; members lie in the file as they are, since torch never compresses."""
-    members: dict[str, tuple[int, int]] = {}
-    with zipfile.ZipFile(file) as archive:
-        infos = archive.infolist()
-    # A second archive behind the first is what another reader may take for the file.
-    if not infos or min(info.header_offset for info in infos) != 0:
-        raise Refused("its zip archive does not start at the first byte")
-    for info in infos:
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise Refused(
-                f"its member {info.filename:.80} is compressed or encrypted, which torch never does"
-            )
-        name_length, extra_length = struct.unpack_from("<HH", mapping, info.header_offset + 26)
-        start = info.header_offset + 30 + name_length + extra_length
-        if info.filename in members or start + info.file_size > len(mapping):
-            raise Refused(
-                f"its member {info.filename:.80} occurs twice or reaches beyond the end of the file"
-            )
-        members[info.filename] = (start, info.file_size)
-    return members
+    if size > limits.PROGRAM:
+        raise Refused(f"its data.pkl has {size} bytes, at most {limits.PROGRAM} are read")
+    machine = Machine(_storage_finder(mapping, storages), unknown, limits.SHARED * len(mapping))
+    return machine.run(io.BytesIO(mapping[start : start + size]))
 
 
 def _read_stream(mapping: mmap.mmap, unknown: Unknown) -> object:
@@ -183,7 +160,8 @@ def _read_stream(mapping: mmap.mmap, unknown: Unknown) -> object:
         _check_size(key, _size(dtype, count), len(mapping))
         return torch.empty(count, dtype=dtype, device="meta")
 
-    Machine(claim, unknown).run(mapping)
+    most = limits.SHARED * len(mapping)
+    Machine(claim, unknown, most).run(mapping)
     keys = Machine(_no_storage, "refuse").run(mapping)
     if (
         not isinstance(keys, list)
@@ -193,7 +171,7 @@ def _read_stream(mapping: mmap.mmap, unknown: Unknown) -> object:
         raise Refused("its list of storages does not fit its tensors")
     storages = _stream_storages(mapping, {key: claims[key] for key in keys})
     mapping.seek(program)
-    return Machine(_storage_finder(mapping, storages), unknown).run(mapping)
+    return Machine(_storage_finder(mapping, storages), unknown, most).run(mapping)
 
 
 def _stream_storages(

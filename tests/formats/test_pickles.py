@@ -139,6 +139,18 @@ def test_repacked_archive_is_read(tmp_path: Path, members: dict[str, bytes]) -> 
     assert torch.equal(_read_dict(path)["t"], torch.zeros(1000))  # type: ignore[arg-type]
 
 
+def test_an_archive_of_more_than_four_gigabytes_is_read(
+    tmp_path: Path, members: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sizes and places stand where a zip archive keeps longer numbers; here from 100 bytes on."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
+    data = _zip({f"any/{name}": data for name, data in members.items()})
+    assert b"PK\x06\x06" in data
+    path = tmp_path / "x.pt"
+    path.write_bytes(data)
+    assert torch.equal(_read_dict(path)["t"], torch.zeros(1000))  # type: ignore[arg-type]
+
+
 def test_zip_faults(tmp_path: Path, members: dict[str, bytes]) -> None:
     good = {f"x/{name}": data for name, data in members.items()}
     _refused(tmp_path, _zip(good, zipfile.ZIP_DEFLATED), "compressed")
