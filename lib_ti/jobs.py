@@ -45,7 +45,8 @@ from lib_ti.methods.denoising import noise_schedule
 from lib_ti.methods.kind import JobSettings, Product
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.suggest import Suggestion, suggest_words
-from lib_ti.methods.textual_inversion import VectorSettings, check_name
+from lib_ti.methods.textual_inversion import check_name
+from lib_ti.methods.vector_settings import VectorSettings
 from lib_ti.networks.files import SUFFIXES as NETWORK_SUFFIXES
 from lib_ti.regularisation import draw_pictures, drawn_prompt
 

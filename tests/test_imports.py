@@ -84,9 +84,14 @@ def module_name(path: Path) -> str:
 
 
 def imports_of(path: Path) -> Iterator[str]:
-    """The full name of every module that the file imports, wherever in it the import stands."""
+    """The full name of every module that the file imports, wherever in it the import stands; also of those
+    that it names for a ``Later``."""
     package = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    if any(isinstance(node, ast.Name) and node.id == "Later" for node in nodes):
+        named = [node.value for node in nodes if isinstance(node, ast.Constant)]
+        yield from (name for name in named if isinstance(name, str) and is_module(name))
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -100,6 +105,8 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 def is_module(name: str) -> bool:
+    if not name.startswith("lib_ti."):
+        return False
     path = ROOT.joinpath(*name.split("."))
     return path.is_dir() or path.with_suffix(".py").is_file()
 
@@ -155,6 +162,7 @@ def test_the_seam_imports_no_host() -> None:
         ("hosts/x.py", "import gradio as gr"),
         ("hosts/x.py", "from ..methods import y"),
         ("jobs.py", "from lib_ti.hosts.standalone import StandaloneHost"),
+        ("core/x.py", "y = Later('lib_ti.data', 'z')"),
     ],
 )
 def test_a_wrong_import_is_seen(

@@ -25,7 +25,7 @@ from lib_ti.formats.embedding import Embedding, read_embedding, write_safetensor
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Event, Message, Outcome
 from lib_ti.jobs import folders_under, resume, start
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.vector_settings import InversionSettings
 from lib_ti.workshop import Workshop
 from tests.place import StandalonePlace, ended
 

@@ -23,7 +23,7 @@ from lib_ti.job_cards import make_cards
 from lib_ti.job_run import Evaluation, Event, Message, Outcome, saved_steps
 from lib_ti.jobs import folders_under, resume, start
 from lib_ti.methods.registry import kind_of, read_settings
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.vector_settings import InversionSettings
 
 WATCHED = {"preview_every": 0, "evaluate_every": 4, "evaluate_pictures": 2, "ema": 0.9, "save_every": 4}
 

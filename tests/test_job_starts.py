@@ -14,7 +14,7 @@ from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Event, Message, Outcome, started_from
 from lib_ti.jobs import folders_under, resume, start
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.vector_settings import InversionSettings
 from lib_ti.workshop import Workshop
 
 SOON = {"steps": 4, "copy_every": 2, "init": "images", "init_steps": 2, "preview_every": 0}

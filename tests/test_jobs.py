@@ -22,7 +22,7 @@ from lib_ti.core.job import Job
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under, resume, start
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.vector_settings import InversionSettings
 
 ROOT = Path(__file__).parents[1]
 # What makes a step random: all of it at once.

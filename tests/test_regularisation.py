@@ -18,7 +18,7 @@ from lib_ti.hosts.base import SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Drawn, Event
 from lib_ti.jobs import folders_under, resume, start
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.vector_settings import InversionSettings
 from lib_ti.regularisation import draw_pictures, drawn_prompt
 from lib_ti.workshop import Workshop
 from tests.place import StandalonePlace, ended

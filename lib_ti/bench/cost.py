@@ -20,7 +20,7 @@ from lib_ti.bench.quality import Exam, Scores, judge_ceiling, judge_words, lesso
 from lib_ti.hosts.base import Host
 from lib_ti.job_run import Outcome, copies_of
 from lib_ti.jobs import folders_under, start
-from lib_ti.methods.dreamartist import DreamArtistSettings
+from lib_ti.methods.dreamartist_settings import DreamArtistSettings
 from lib_ti.methods.guidance import is_plain, parse_guidance
 from lib_ti.methods.kind import JobSettings, Product
 from lib_ti.methods.registry import kind_of, read_settings

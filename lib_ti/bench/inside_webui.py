@@ -32,7 +32,8 @@ from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.data.samples import LatentCache, TrainingSet
 from lib_ti.hosts.a1111 import A1111Host
 from lib_ti.methods.starts import initial_vectors
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion
+from lib_ti.methods.textual_inversion import TextualInversion
+from lib_ti.methods.vector_settings import InversionSettings
 from lib_ti.networks import prompt_layers
 
 BUILTIN, OURS = "zqx-builtin", "zqx-ours"

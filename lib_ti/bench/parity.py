@@ -21,7 +21,7 @@ from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import saved_steps
 from lib_ti.jobs import folders_under, start
 from lib_ti.methods.kind import Words
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.vector_settings import InversionSettings
 from lib_ti.tinyworld.concepts import Concept
 from lib_ti.tinyworld.judge import Judge
 

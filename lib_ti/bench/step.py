@@ -25,7 +25,8 @@ from lib_ti.hosts.checkpoints import Components, load_components
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.hosts.tokenizer import build_clip_tokenizer
 from lib_ti.job_memory import Memory
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion
+from lib_ti.methods.textual_inversion import TextualInversion
+from lib_ti.methods.vector_settings import InversionSettings
 from lib_ti.tinyworld.train_denoiser import new_scheduler
 
 TRIGGER = "zqx-bench"

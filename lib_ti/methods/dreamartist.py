@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,110 +13,20 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.randomness import generator_at
-from lib_ti.core.settings import option, with_default
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding
 from lib_ti.hosts.base import Condition, Embeddings, Host, Prediction
 from lib_ti.methods import textual_inversion
+from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX, DreamArtistSettings
 from lib_ti.methods.guidance import is_plain, parse_guidance
-from lib_ti.methods.kind import Kind, Words, Writer
-from lib_ti.methods.starts import from_pictures, initial_vectors
-from lib_ti.methods.textual_inversion import TextualInversion, VectorSettings, as_embedding, writer_of
+from lib_ti.methods.kind import Writer
+from lib_ti.methods.starts import initial_vectors
+from lib_ti.methods.textual_inversion import TextualInversion, as_embedding, writer_of
 
-NEGATIVE_SUFFIX = "-neg"
 _NEGATIVE_NOISE = 0.07  # of the vocabulary's spread: the 1e-3 that DreamArtist adds on SD 1
 _NOISE = 1  # the place of that noise beside the random start's numbers
 _NEGATIVE = "negative "  # before the names of its parameters
-
-
-# What the guide that is shared most advises for each purpose: the original's loss and its batches of one.
-_AS_PUBLISHED = {"batch_size": 1, "accumulation": 1, "weighting": "none"}
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "character": {
-        **_AS_PUBLISHED,
-        "learning_rate": "0.003",
-        "guidance": "3",
-        "template": "subject",
-        "steps": 5000,
-    },
-    "style": {
-        **_AS_PUBLISHED,
-        "learning_rate": "0.005",
-        "guidance": "5",
-        "template": "style_filewords",
-        "steps": 2000,
-    },
-}
-
-
-@dataclass(frozen=True)
-class DreamArtistSettings(VectorSettings):
-    """What DreamArtist is told beside what textual inversion is."""
-
-    preset: str = option(
-        "none",
-        "Published settings for a purpose: rate, guidance, template, steps and batch. What is set besides "
-        "counts more.",
-        group="embedding",
-        choices=("none", *PRESETS),
-        label="Preset",
-        basic=True,
-    )
-    vectors: int = with_default(VectorSettings, "vectors", 3)
-    negative_vectors: int = option(
-        6,
-        "Vectors of the second embedding, which goes into the negative prompt; 0: none, the guidance then "
-        "leads away from the empty prompt.",
-        group="embedding",
-        low=0,
-        high=75,
-        basic=True,
-    )
-    negative_init_text: str = option(
-        "*", "Words whose vectors are the start of the negative embedding, in turn.", group="embedding"
-    )
-    guidance: str = option(
-        "3",
-        "Scale of the guidance in training: 3, or a range from clean to noisy timesteps, 1.5-3, with a "
-        "curve such as 1.5-3:cos, 1.5-3:cos2, 1.5-3:sqrt(rate).",
-        group="learning",
-        label="Training CFG scale",
-        basic=True,
-    )
-    negative_rate: float = option(
-        1.0,
-        "Learning rate of the negative vectors, as a multiple of the others'.",
-        group="learning",
-        low=0.1,
-        high=10,
-        label="Negative learning rate weight",
-    )
-    negative_filewords: bool = option(
-        False,
-        "Put a picture's caption into the negative prompt too.",
-        group="pictures",
-        label="Captions in the negative prompt",
-    )
-    reconstruction: float = option(
-        0.0,
-        "Weight of the error between the decoded pictures; 0: none. Each step then takes the VAE too.",
-        group="learning",
-        low=0,
-        high=10,
-        label="Reconstruction loss weight",
-    )
-
-    @property
-    def words(self) -> Words:
-        """Without guidance the negative prompt has no say, so nothing can be learned for it."""
-        if "," in self.name:
-            raise BadInput(
-                f"name: got {self.name!r}, but a DreamArtist job teaches one pair; give one word, and train "
-                "the next one afterwards."
-            )
-        paired = self.negative_vectors and not is_plain(parse_guidance(self.guidance))
-        return Words(self.name, self.name + NEGATIVE_SUFFIX if paired else "")
 
 
 def initial_pair(host: Host, settings: DreamArtistSettings) -> Embeddings:
@@ -345,19 +255,7 @@ def as_embeddings(
     ]
 
 
-KIND: Kind = Kind(
-    name="dreamartist",
-    title="DreamArtist",
-    settings=DreamArtistSettings,
-    words=lambda settings: settings.words,
-    start=initial_pair,
-    make=DreamArtist,
-    preflight=preflight,
-    vectors=vectors_of,
-    refine=lambda *given: from_pictures(KIND, *given),
-    create=lambda host, settings: [
-        writer_of(embedding)
-        for embedding in as_embeddings(initial_pair(host, settings), host, settings, 0, "")
-    ],
-    presets=PRESETS,
-)
+def untrained(host: Host, settings: DreamArtistSettings) -> list[Writer]:
+    """A writer for each half as it starts."""
+    pair = initial_pair(host, settings)
+    return [writer_of(embedding) for embedding in as_embeddings(pair, host, settings, 0, "")]

@@ -10,7 +10,7 @@ import torch
 
 from lib_ti.formats.embedding import MAX_VECTORS, Embedding
 from lib_ti.hosts.base import Host
-from lib_ti.methods.dreamartist import NEGATIVE_SUFFIX
+from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX
 from lib_ti.methods.vocabulary import Vocabulary, misfit
 
 _MANY = MAX_VECTORS // 3  # vectors that leave little of a chunk to other words

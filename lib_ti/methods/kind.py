@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from lib_ti.core.loop import Method
 from lib_ti.core.settings import option
 from lib_ti.core.train_settings import TrainSettings
-from lib_ti.data.samples import TrainingSet
-from lib_ti.hosts.base import Embeddings, Host
+
+if TYPE_CHECKING:
+    import torch
+
+    from lib_ti.data.samples import TrainingSet
+    from lib_ti.hosts.base import Embeddings, Host
+    from lib_ti.methods.trained import Trained
 
 # What a file is for, as records and programs call it.
 Role = Literal["embedding", "negative_embedding", "network", "bundle"]
@@ -99,23 +100,6 @@ class Product:
     def is_embedding(self) -> bool:
         """Whether it belongs into the folder of embeddings, and not into that of networks."""
         return self.role in ("embedding", "negative_embedding")
-
-
-class Trained(Method, Protocol):
-    """What a kind gives to the loop."""
-
-    def shares(self) -> Mapping[str, float]:
-        """Of parameters that do not learn at the job's rate: theirs, as a multiple of it."""
-
-    def attached(self) -> AbstractContextManager[None]:
-        """Inside, the host's model answers with what is trained; afterwards it is as it was."""
-
-    def after_step(self) -> None:
-        """The optimizer has changed the parameters."""
-
-    def export(self, parameters: Mapping[str, torch.Tensor], step: int, job: str) -> Sequence[Writer]:
-        """A writer for each of the job's products, in order: of these parameters after so many steps, for
-        the job of this id."""
 
 
 @dataclass(frozen=True)

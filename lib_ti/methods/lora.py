@@ -18,20 +18,13 @@ from lib_ti.data.templates import all_prompts
 from lib_ti.formats.embedding import Embedding, Family
 from lib_ti.hosts.base import Condition, Embeddings, Host
 from lib_ti.methods.denoising import denoising_losses, noise_schedule
-from lib_ti.methods.kind import Kind, Product, Words, Writer
+from lib_ti.methods.kind import Product, Words, Writer
 from lib_ti.methods.network_file import metadata_of
-from lib_ti.methods.network_rates import layer_share, up_ratio
-from lib_ti.methods.network_settings import (
-    C3LierSettings,
-    DyLoraSettings,
-    LoraSettings,
-    NetworkSettings,
-    base_networks,
-    check_network,
-    plan_sizes,
-)
+from lib_ti.methods.network_plan import base_networks, dropout_of, layer_share, plan_sizes, up_ratio
+from lib_ti.methods.network_settings import DyLoraSettings, NetworkSettings, check_network
 from lib_ti.methods.starts import initial_vectors
-from lib_ti.methods.textual_inversion import VectorSettings, as_embedding, found_in, writer_of
+from lib_ti.methods.textual_inversion import as_embedding, found_in, writer_of
+from lib_ti.methods.vector_settings import VectorSettings
 from lib_ti.networks.algebra import LowRank
 from lib_ti.networks.attach import attach
 from lib_ti.networks.block_numbers import filled_up
@@ -127,7 +120,7 @@ class NetworkTraining:
         known = known_weights(host, settings)
         self.turn = Turn()
         self.updates = {
-            name: Learning.begin(self.layers[name], size, settings.seed, self.turn, settings.all_dropout)
+            name: Learning.begin(self.layers[name], size, settings.seed, self.turn, dropout_of(settings))
             for name, size in sizes_of(self.layers, settings, host, known).items()
         }
         _go_on(self.updates, known)
@@ -304,22 +297,3 @@ def preflight(
         prompts = all_prompts(lines, settings.trigger, captions)
         said.append(found_in(host, settings.trigger, prompts))
     return said
-
-
-def _kind(name: str, title: str, settings: type[NetworkSettings]) -> Kind:
-    return Kind(
-        name=name,
-        title=title,
-        settings=settings,
-        words=words_of,
-        start=initial_word,
-        make=NetworkTraining,
-        preflight=preflight,
-        vectors=vectors_of,
-        others=others_of,
-    )
-
-
-LORA = _kind("lora", "LoRA", LoraSettings)
-C3LIER = _kind("c3lier", "C3Lier (LoCon)", C3LierSettings)
-DYLORA = _kind("dylora", "DyLoRA", DyLoraSettings)

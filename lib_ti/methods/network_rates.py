@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lib_ti.core.settings import option
-from lib_ti.formats.embedding import Family
-from lib_ti.networks.block_numbers import block_weights
-from lib_ti.networks.layers import Layer
 
 SLOWEST, FASTEST = 1e-6, 1e6  # rates of parts, as multiples of the job's
 
@@ -92,29 +89,3 @@ class RateSettings:
         high=1000,
         label="Block weight threshold",
     )
-
-
-def weights_of(settings: RateSettings, family: Family) -> list[float]:
-    """A weight for each of the U-Net's blocks. Raises BadInput."""
-    return block_weights(
-        settings.down_lr_weight,
-        settings.mid_lr_weight,
-        settings.up_lr_weight,
-        family,
-        settings.block_lr_zero_threshold,
-    )
-
-
-def layer_share(layer: Layer, settings: RateSettings, family: Family) -> float:
-    """The learning rate of a layer, as a multiple of the job's."""
-    if layer.part == "te2":
-        return settings.second_text_rate or settings.text_rate
-    if layer.block is None:
-        return settings.text_rate
-    return settings.unet_rate * weights_of(settings, family)[layer.block]
-
-
-def up_ratio(layer: Layer, settings: RateSettings) -> float:
-    """The learning rate of the matrix that starts at zero, as a multiple of the layer's."""
-    own = settings.unet_up_rate if layer.part == "unet" else settings.text_up_rate
-    return own or settings.up_rate

@@ -1,25 +1,14 @@
-"""What the training of a network is told, and what that means for each layer of a model."""
+"""What the training of a network is told."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import option, with_default
-from lib_ti.formats.embedding import Family
 from lib_ti.methods.kind import JobSettings
-from lib_ti.methods.network_rates import RateSettings, weights_of
-from lib_ti.methods.textual_inversion import VectorSettings
-from lib_ti.networks.block_numbers import HIGHEST_RANK, read_numbers, read_ranks
-from lib_ti.networks.layers import Layer, trained_layers
-from lib_ti.networks.names import BLOCKS
-from lib_ti.networks.trainable import Dropout, Size
-
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
-_MULTIPLIER = re.compile(rf"(.*\S)\s*:\s*({_NUMBER})")  # not the colon of C:\net.safetensors
+from lib_ti.methods.network_rates import RateSettings
+from lib_ti.methods.vector_settings import VectorSettings
 
 
 @dataclass(frozen=True)
@@ -198,10 +187,6 @@ class NetworkSettings(WordSettings, RateSettings, SizeSettings, JobSettings):
         """Ranks of DyLoRA are multiples of this; 0: every step has the whole rank."""
         return 0
 
-    @property
-    def all_dropout(self) -> Dropout:
-        return Dropout(self.dropout, self.rank_dropout, self.module_dropout)
-
 
 @dataclass(frozen=True)
 class LoraSettings(NetworkSettings):
@@ -257,47 +242,3 @@ def check_network(settings: NetworkSettings) -> None:
 
 def _by_block(settings: NetworkSettings) -> bool:
     return bool(settings.block_dims or settings.conv_block_dims)
-
-
-def plan_sizes(layers: Mapping[str, Layer], settings: NetworkSettings, family: Family) -> dict[str, Size]:
-    """The layers that the settings have trained, by name, with the size of each update. Raises BadInput."""
-    weights = weights_of(settings, family)
-    conv = bool(settings.conv_rank or settings.conv_block_dims)
-    linear_sizes = _sizes(settings, "", family)
-    conv_sizes = _sizes(settings, "conv_", family)
-    plan = {}
-    for name, layer in trained_layers(layers, conv=conv).items():
-        in_unet = layer.part == "unet"
-        if settings.train_parts not in ("both", "unet" if in_unet else "text"):
-            continue
-        if not in_unet:
-            size = Size(settings.rank, settings.alpha or settings.rank)
-        elif layer.block is None or not weights[layer.block]:
-            continue
-        else:
-            size = (conv_sizes if layer.kind == "conv" else linear_sizes)[layer.block]
-        if size.rank:
-            plan[name] = size
-    return plan
-
-
-def _sizes(settings: NetworkSettings, prefix: str, family: Family) -> list[Size]:
-    """Of each block of the U-Net; ``prefix``: "" or "conv_"."""
-    count, flag = BLOCKS[family], prefix.replace("_", "-")
-    rank, alpha = (settings.conv_rank, settings.conv_alpha) if prefix else (settings.rank, settings.alpha)
-    dims, alphas = getattr(settings, f"{prefix}block_dims"), getattr(settings, f"{prefix}block_alphas")
-    ranks = read_ranks(f"{flag}block-dims", dims, family) if dims else [rank] * count
-    given = (
-        read_numbers(f"{flag}block-alphas", alphas, count, most=HIGHEST_RANK) if alphas else [alpha] * count
-    )
-    return [Size(rank, alpha or rank) for rank, alpha in zip(ranks, given, strict=True)]
-
-
-def base_networks(settings: NetworkSettings) -> list[tuple[Path, float]]:
-    """The files of ``base_weights``, each with its multiplier."""
-    found = []
-    for line in filter(None, map(str.strip, settings.base_weights.splitlines())):
-        own = _MULTIPLIER.fullmatch(line)
-        file, multiplier = (own[1], float(own[2])) if own else (line, settings.base_multiplier)
-        found.append((Path(file).expanduser(), multiplier))
-    return found

@@ -6,15 +6,63 @@ from collections.abc import Mapping
 from typing import Any
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.later import Later
 from lib_ti.core.settings import Option, build, options_of
-from lib_ti.methods import dreamartist, lora, textual_inversion
+from lib_ti.methods.dreamartist_settings import PRESETS, DreamArtistSettings
 from lib_ti.methods.kind import JobSettings, Kind
+from lib_ti.methods.network_settings import C3LierSettings, DyLoraSettings, LoraSettings, NetworkSettings
+from lib_ti.methods.vector_settings import InversionSettings
 
-KINDS: Mapping[str, Kind] = {
-    kind.name: kind
-    for kind in (textual_inversion.KIND, dreamartist.KIND, lora.LORA, lora.C3LIER, lora.DYLORA)
-}
-DEFAULT = textual_inversion.KIND.name
+_INVERSION = "lib_ti.methods.textual_inversion"
+_DREAMARTIST = "lib_ti.methods.dreamartist"
+_LORA = "lib_ti.methods.lora"
+_from_pictures = Later("lib_ti.methods.starts", "from_pictures")
+
+
+def _network(name: str, title: str, settings: type[NetworkSettings]) -> Kind:
+    return Kind(
+        name=name,
+        title=title,
+        settings=settings,
+        words=Later(_LORA, "words_of"),
+        start=Later(_LORA, "initial_word"),
+        make=Later(_LORA, "NetworkTraining"),
+        preflight=Later(_LORA, "preflight"),
+        vectors=Later(_LORA, "vectors_of"),
+        others=Later(_LORA, "others_of"),
+    )
+
+
+INVERSION: Kind = Kind(
+    name="ti",
+    title="Textual inversion",
+    settings=InversionSettings,
+    words=lambda settings: settings.words,
+    start=Later(_INVERSION, "initial_words"),
+    make=Later(_INVERSION, "TextualInversion"),
+    preflight=Later(_INVERSION, "check_start"),
+    vectors=Later(_INVERSION, "vectors_of"),
+    refine=lambda *given: _from_pictures(INVERSION, *given),
+    create=Later(_INVERSION, "untrained"),
+)
+DREAMARTIST: Kind = Kind(
+    name="dreamartist",
+    title="DreamArtist",
+    settings=DreamArtistSettings,
+    words=lambda settings: settings.words,
+    start=Later(_DREAMARTIST, "initial_pair"),
+    make=Later(_DREAMARTIST, "DreamArtist"),
+    preflight=Later(_DREAMARTIST, "preflight"),
+    vectors=Later(_DREAMARTIST, "vectors_of"),
+    refine=lambda *given: _from_pictures(DREAMARTIST, *given),
+    create=Later(_DREAMARTIST, "untrained"),
+    presets=PRESETS,
+)
+LORA = _network("lora", "LoRA", LoraSettings)
+C3LIER = _network("c3lier", "C3Lier (LoCon)", C3LierSettings)
+DYLORA = _network("dylora", "DyLoRA", DyLoraSettings)
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (INVERSION, DREAMARTIST, LORA, C3LIER, DYLORA)}
+DEFAULT = INVERSION.name
 
 
 def kind_named(name: Any) -> Kind:

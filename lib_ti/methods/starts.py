@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,14 +16,10 @@ from lib_ti.core.schedule import learning_rate_of
 from lib_ti.data.samples import TrainingSet
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.base import Embeddings, Host
-
-if TYPE_CHECKING:
-    from lib_ti.methods.kind import Kind
-    from lib_ti.methods.textual_inversion import VectorSettings
+from lib_ti.methods.kind import Kind
+from lib_ti.methods.vector_settings import MOST_PICTURES, VectorSettings
 
 _INIT = 0  # the place of the random numbers of a random start; steps count from 1
-MOST_PICTURES = 16  # that a start is found from: more hardly move a mean
-
 Vectors = dict[str, torch.Tensor]  # text encoder -> (n, d)
 
 

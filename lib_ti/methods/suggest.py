@@ -10,7 +10,8 @@ import torch
 from lib_ti.data.evaluation import evaluation_batches
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.hosts.base import Host
-from lib_ti.methods.textual_inversion import TextualInversion, VectorSettings
+from lib_ti.methods.textual_inversion import TextualInversion
+from lib_ti.methods.vector_settings import VectorSettings
 
 OFFERED = 10  # words
 _TRIED = 50  # words whose loss is really taken

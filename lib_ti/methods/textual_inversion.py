@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -16,125 +16,21 @@ from lib_ti.core.names import safe_name
 from lib_ti.core.optimizers import KNOWN, known_as
 from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.schedule import learning_rate_of
-from lib_ti.core.settings import option
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, write_safetensors
 from lib_ti.hosts.base import Embeddings, Host
 from lib_ti.methods.denoising import denoising_losses, noise_schedule
-from lib_ti.methods.kind import JobSettings, Kind, Words, Writer
-from lib_ti.methods.starts import MOST_PICTURES, from_pictures, initial_vectors
-
-
-@dataclass(frozen=True)
-class VectorSettings(JobSettings):
-    """What a method that trains vectors is told beside what every method is."""
-
-    init_text: str = option(
-        "*",
-        "Words whose vectors are the start, in turn; say what kind of thing it is. For several new words: "
-        "one text for all, or one for each, separated by commas.",
-        group="embedding",
-        basic=True,
-    )
-    vectors: int = option(
-        2,
-        "Vectors the word stands for; each takes one of a prompt's 75 places.",
-        group="embedding",
-        low=1,
-        high=75,
-        basic=True,
-    )
-    init: str = option(
-        "text",
-        "Where the vectors start: text is the init text, cross what the text encoder makes of it, images the "
-        "mean of what each picture teaches alone.",
-        group="embedding",
-        choices=("text", "cross", "images", "zero", "random"),
-        label="Start from",
-    )
-    init_steps: int = option(
-        20,
-        "Steps in which each picture teaches alone, for a start from images.",
-        group="embedding",
-        low=1,
-        high=10_000,
-        unit="steps",
-        label="Steps of the start",
-    )
-    weights: str = option(
-        "",
-        "File of an existing embedding, of as many vectors, to go on from; it goes before any other start.",
-        group="embedding",
-        label="Start from file",
-    )
-
-    @property
-    def asks_text(self) -> bool:
-        """Whether the start is made of words."""
-        return self.init not in ("zero", "random") and not self.weights
-
-    @property
-    def start_asks_model(self) -> bool:
-        return self.init == "cross" and not self.weights
-
-    @property
-    def starts_from_pictures(self) -> bool:
-        return self.init == "images" and not self.weights
-
-    def steps_before(self, pictures: int) -> int:
-        return self.init_steps * min(pictures, MOST_PICTURES) if self.starts_from_pictures else 0
-
-    @property
-    def words(self) -> Words:
-        """What is taught. Raises BadInput where the settings contradict each other."""
-        return Words(self.name)
-
-    @property
-    def class_words(self) -> str:
-        return "" if self.init_text == "*" else self.init_text
-
-
-@dataclass(frozen=True)
-class InversionSettings(VectorSettings):
-    """What textual inversion is told."""
-
-    negative: bool = option(
-        False,
-        "The word is for negative prompts: its pictures show what is not wanted, and previews put it there.",
-        group="embedding",
-        label="Word for the negative prompt",
-    )
-
-    @property
-    def words(self) -> Words:
-        first, *others = _split(self.name)
-        if not all((first, *others)) or len({word.lower() for word in (first, *others)}) <= len(others):
-            raise BadInput(
-                f"name: got {self.name!r}, expected a new word, or different ones separated by commas, such "
-                "as my-cat, my-dog."
-            )
-        return Words("" if self.negative else first, first if self.negative else "", tuple(others))
-
-    @property
-    def trigger(self) -> str:
-        return _split(self.name)[0]
-
-    @property
-    def class_words(self) -> str:
-        kinds = super().class_words
-        return _split(kinds)[0] if "," in self.name else kinds
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")]
+from lib_ti.methods.kind import JobSettings, Writer
+from lib_ti.methods.starts import initial_vectors
+from lib_ti.methods.vector_settings import VectorSettings, split_words
 
 
 def initial_words(host: Host, settings: VectorSettings) -> Embeddings:
     """The start of each word, what is random drawn for each anew. Raises BadInput."""
     words = settings.words.all
     texts = [settings.init_text] * len(words)
-    if len(words) > 1 and len(parts := _split(settings.init_text)) > 1:
+    if len(words) > 1 and len(parts := split_words(settings.init_text)) > 1:
         texts = parts
     if len(texts) != len(words):
         raise BadInput(
@@ -324,19 +220,15 @@ def writer_of(embedding: Embedding) -> Writer:
     return partial(write_safetensors, embedding)
 
 
-KIND: Kind = Kind(
-    name="ti",
-    title="Textual inversion",
-    settings=InversionSettings,
-    words=lambda settings: settings.words,
-    start=initial_words,
-    make=TextualInversion,
-    preflight=lambda host, settings, lines, captions: preflight(
-        host, settings, all_prompts(lines, settings.trigger, captions)
-    ),
-    vectors=vectors_of,
-    refine=lambda *given: from_pictures(KIND, *given),
-    create=lambda host, settings: [
+def check_start(
+    host: Host, settings: VectorSettings, lines: Sequence[str], captions: Sequence[str]
+) -> list[str]:
+    """As ``preflight``, of the prompts that template lines and captions make."""
+    return preflight(host, settings, all_prompts(lines, settings.trigger, captions))
+
+
+def untrained(host: Host, settings: VectorSettings) -> list[Writer]:
+    """A writer for each word as it starts."""
+    return [
         writer_of(embedding) for embedding in as_embeddings(initial_words(host, settings), host, settings, 0)
-    ],
-)
+    ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import SUFFIXES, read_embedding
-from lib_ti.methods.dreamartist import NEGATIVE_SUFFIX
+from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX
 from lib_ti.methods.kind import Words
 
 

@@ -20,7 +20,7 @@ from lib_ti.formats.card_picture import FAMILIES, draw_embedding_card
 from lib_ti.formats.embedding import SUFFIXES, read_embedding, write_safetensors
 from lib_ti.formats.embedding_layouts import renamed
 from lib_ti.formats.together import write_together
-from lib_ti.methods.dreamartist import NEGATIVE_SUFFIX
+from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX
 from lib_ti.tools.embedding_files import calling, partner_of
 from lib_ti.tools.tool import DATA_URL, Answer, Context, Tool, refuse_existing
 

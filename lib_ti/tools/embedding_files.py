@@ -27,7 +27,7 @@ from lib_ti.formats.embedding_layouts import (
     write_bundle,
     write_embedding,
 )
-from lib_ti.methods.dreamartist import NEGATIVE_SUFFIX
+from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX
 from lib_ti.tools.tool import Answer, Context, Tool, refuse_existing
 
 _AUTO = "auto"

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from lib_ti import jobs
 from lib_ti.core.errors import StudioError
 from lib_ti.hosts.a1111 import A1111Host
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.vector_settings import InversionSettings
 
 
 @check

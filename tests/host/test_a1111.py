@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from lib_ti import jobs
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.methods.starts import initial_vectors
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.vector_settings import InversionSettings
 from tests.webui import BUILTIN, probe
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under, start
 from lib_ti.methods.registry import read_settings
 from lib_ti.methods.starts import initial_vectors
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.vector_settings import InversionSettings
 from lib_ti.networks import attach, read_network
 from tests.hosts.tiny import SD2_BLOCKS, new_sd2, new_sdxl, sdxl_state, shapes_of, to_open_clip, write
 

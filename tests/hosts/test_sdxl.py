@@ -18,7 +18,7 @@ from lib_ti.hosts.checkpoints import load_components
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.hosts.tokenizer import build_clip_tokenizer
 from lib_ti.methods.starts import initial_vectors
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.vector_settings import InversionSettings
 from tests.hosts.tiny import (
     SDXL_WIDTHS,
     SdxlParts,

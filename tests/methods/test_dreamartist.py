@@ -21,7 +21,6 @@ from lib_ti.formats.embedding import read_embedding, write_safetensors
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.methods.dreamartist import (
     DreamArtist,
-    DreamArtistSettings,
     as_embeddings,
     clean_of,
     initial_pair,
@@ -29,9 +28,11 @@ from lib_ti.methods.dreamartist import (
     preflight,
     vectors_of,
 )
+from lib_ti.methods.dreamartist_settings import DreamArtistSettings
 from lib_ti.methods.guidance import parse_guidance
 from lib_ti.methods.starts import initial_vectors
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion, VectorSettings
+from lib_ti.methods.textual_inversion import TextualInversion
+from lib_ti.methods.vector_settings import InversionSettings, VectorSettings
 
 SETTINGS = DreamArtistSettings(
     name="zqx-cat",

@@ -22,8 +22,7 @@ from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under, start
 from lib_ti.methods.kind import Product
 from lib_ti.methods.lora import NetworkTraining, initial_word, notices, others_of, preflight, words_of
-from lib_ti.methods.network_rates import layer_share, up_ratio
-from lib_ti.methods.network_settings import base_networks, plan_sizes
+from lib_ti.methods.network_plan import base_networks, layer_share, plan_sizes, up_ratio
 from lib_ti.methods.registry import read_settings
 from lib_ti.networks.attach import attach
 from lib_ti.networks.files import read_network, write_network

@@ -12,7 +12,8 @@ from lib_ti.core.schedule import parse_learning_rate
 from lib_ti.data.latents import LatentCache
 from lib_ti.data.samples import TrainingSet
 from lib_ti.hosts.standalone import StandaloneHost
-from lib_ti.methods.textual_inversion import InversionSettings, TextualInversion
+from lib_ti.methods.textual_inversion import TextualInversion
+from lib_ti.methods.vector_settings import InversionSettings
 
 SETTINGS = InversionSettings(name="zqx-cat", init_text="star", batch_size=2, accumulation=1, latents="mean")
 

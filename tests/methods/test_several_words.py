@@ -19,11 +19,9 @@ from lib_ti.data.samples import TrainingSet
 from lib_ti.hosts.base import Embeddings
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.methods.kind import Product, Words
-from lib_ti.methods.registry import kind_of, read_settings
+from lib_ti.methods.registry import INVERSION, kind_of, read_settings
 from lib_ti.methods.starts import from_pictures, initial_vectors
 from lib_ti.methods.textual_inversion import (
-    KIND,
-    InversionSettings,
     TextualInversion,
     as_embeddings,
     initial_words,
@@ -31,6 +29,7 @@ from lib_ti.methods.textual_inversion import (
     preflight,
     vectors_of,
 )
+from lib_ti.methods.vector_settings import InversionSettings
 
 SETTINGS = InversionSettings(
     name="zqx-cat, zqx dog", init_text="star, heart", batch_size=1, accumulation=1, latents="mean"
@@ -184,7 +183,7 @@ def test_a_start_from_pictures_is_of_each_word_from_its_own(lent: StandaloneHost
 
     def found(samples: TrainingSet) -> Embeddings:
         start = initial_words(lent, settings)
-        made = from_pictures(KIND, lent, settings, samples, start, lambda told: None, lambda: False)
+        made = from_pictures(INVERSION, lent, settings, samples, start, lambda told: None, lambda: False)
         assert made is not None
         return made
 

@@ -17,9 +17,11 @@ from lib_ti.data.samples import LatentCache, TrainingSet
 from lib_ti.formats.embedding import Embedding, write_pt, write_safetensors
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.methods import dreamartist
-from lib_ti.methods.dreamartist import DreamArtistSettings
+from lib_ti.methods.dreamartist_settings import DreamArtistSettings
+from lib_ti.methods.registry import DREAMARTIST, INVERSION
 from lib_ti.methods.starts import at_usual_length, from_pictures, initial_vectors
-from lib_ti.methods.textual_inversion import KIND, InversionSettings, TextualInversion, as_embedding
+from lib_ti.methods.textual_inversion import TextualInversion, as_embedding
+from lib_ti.methods.vector_settings import InversionSettings
 
 SETTINGS = InversionSettings(name="zqx-cat", vectors=3, init_text="star", steps=100)
 FROM_IMAGES = replace(
@@ -97,7 +99,7 @@ class TestImages:
         start = {"zqx-cat": initial_vectors(host, FROM_IMAGES)}
         said: list[str] = []
         samples = pictures(rows, FROM_IMAGES)
-        found = from_pictures(KIND, host, FROM_IMAGES, samples, start, said.append, lambda: False)
+        found = from_pictures(INVERSION, host, FROM_IMAGES, samples, start, said.append, lambda: False)
         assert found is not None
         return found["zqx-cat"]["clip_l"], said
 
@@ -121,22 +123,26 @@ class TestImages:
         start = {"zqx-cat": initial_vectors(lent, FROM_IMAGES)}
         said: list[str] = []
         found = from_pictures(
-            KIND, lent, FROM_IMAGES, pictures([0, 1], FROM_IMAGES), start, said.append, lambda: len(said) == 2
+            INVERSION,
+            lent,
+            FROM_IMAGES,
+            pictures([0, 1], FROM_IMAGES),
+            start,
+            said.append,
+            lambda: len(said) == 2,
         )
         assert found is None and len(said) == 2
 
     def test_other_starts_stay_as_they_are(self, lent: StandaloneHost) -> None:
         start = {"zqx-cat": initial_vectors(lent, SETTINGS)}
         samples = pictures([0], SETTINGS)
-        assert from_pictures(KIND, lent, SETTINGS, samples, start, print, lambda: False) is start
+        assert from_pictures(INVERSION, lent, SETTINGS, samples, start, print, lambda: False) is start
 
     def test_both_words_of_a_pair_start_from_the_pictures(self, lent: StandaloneHost) -> None:
         settings = DreamArtistSettings(name="zqx-cat", init="images", init_steps=1, accumulation=1)
         start = dreamartist.initial_pair(lent, settings)
         samples = pictures([0, 1], settings)
-        found = from_pictures(
-            dreamartist.KIND, lent, settings, samples, start, lambda told: None, lambda: False
-        )
+        found = from_pictures(DREAMARTIST, lent, settings, samples, start, lambda told: None, lambda: False)
         assert found is not None
         for word, count in (("zqx-cat", 3), ("zqx-cat-neg", 6)):
             vectors = found[word]["clip_l"]

@@ -20,7 +20,7 @@ from lib_ti.core.settings import build
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under
 from lib_ti.methods import suggest as searching
-from lib_ti.methods.textual_inversion import InversionSettings
+from lib_ti.methods.vector_settings import InversionSettings
 from lib_ti.tinyworld.concepts import parse_concept
 from lib_ti.workshop import Workshop
 

@@ -20,7 +20,6 @@ from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.hosts.tokenizer import build_clip_tokenizer
 from lib_ti.methods.starts import initial_vectors
 from lib_ti.methods.textual_inversion import (
-    InversionSettings,
     TextualInversion,
     as_embedding,
     check_name,
@@ -28,6 +27,7 @@ from lib_ti.methods.textual_inversion import (
     preflight,
     relative_travel,
 )
+from lib_ti.methods.vector_settings import InversionSettings
 from lib_ti.tinyworld.train_autoencoder import new_autoencoder
 from lib_ti.tinyworld.train_denoiser import new_scheduler, new_text_encoder, new_unet
 
