@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.content import content_of
 from lib_ti.formats.embedding import Family
+from lib_ti.formats.quantised import refuse_packed, refuse_scaled
+from lib_ti.formats.streaming import open_tensors
 from lib_ti.hosts.base import ModelInfo
 from lib_ti.networks.layers import Parts
 from lib_ti.networks.names import PARTS
@@ -112,7 +116,16 @@ def _require_trainable(model: Any) -> Family:
         raise BadInput(
             f"The checkpoint {name} predicts {model.parameterization!r}; only eps and v can be trained."
         )
+    refuse_quantised(Path(model.sd_checkpoint_info.filename))
     return family
+
+
+def refuse_quantised(file: Path) -> None:
+    """Raises BadInput where the weights are not plain: the WebUI takes what is stored for them."""
+    if file.is_file() and content_of(file)[0] == "safetensors":
+        plan = open_tensors(file).plan
+        refuse_packed(file, plan)
+        refuse_scaled(file, plan, "the WebUI does not apply: choose a checkpoint that is not quantised")
 
 
 def refuse_memory_settings() -> None:

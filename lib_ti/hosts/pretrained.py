@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from safetensors import SafetensorError
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.quantised import refuse_packed, refuse_scaled
+from lib_ti.formats.streaming import open_tensors
 from lib_ti.hosts.base import Family, Prediction
 from lib_ti.hosts.components import (
     KNOWN,
@@ -25,6 +27,7 @@ from lib_ti.hosts.components import (
 _PARTS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 _SDXL_PARTS: dict[str, Any] = {**_PARTS, "text_encoder_2": CLIPTextModelWithProjection}
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
+_NO_SCALES = "are applied in checkpoints of one file alone: give one, or weights that are not quantised"
 
 
 def load_folder(folder: Path, dtype: torch.dtype, prediction: Prediction | None) -> Components:
@@ -39,6 +42,10 @@ def load_folder(folder: Path, dtype: torch.dtype, prediction: Prediction | None)
                 f"{folder / part} holds no .safetensors weights, and pickled ones are not read; "
                 f"convert the folder with diffusers: save_pretrained(folder, safe_serialization=True)."
             )
+        for name in weights:
+            plan = open_tensors(folder / part / name).plan
+            refuse_packed(folder / part / name, plan)
+            refuse_scaled(folder / part / name, plan, _NO_SCALES)
     half = all(".fp16." in name for weights in names.values() for name in weights)
     return load_pretrained(str(folder), dtype, prediction, variant="fp16" if half else None)
 
@@ -86,12 +93,29 @@ def _family_of(parts: Mapping[str, Any]) -> Family:
 
 
 def _load_part(part: str, source: Mapping[str, Any], variant: str | None) -> Any:
+    where = source["pretrained_model_name_or_path"]
+    if how := _quantisation(part, source):
+        raise BadInput(
+            f"{where}: its {part} is quantised by {how}; expected weights in float32, float16 or bfloat16: "
+            "take the model that it was made from."
+        )
     model, report = _SDXL_PARTS[part].from_pretrained(
         **source, subfolder=part, variant=variant, use_safetensors=True, output_loading_info=True
     )
+    refuse_scaled(Path(where) / part, report["unexpected_keys"], _NO_SCALES)
     if report["missing_keys"]:
         raise KeyError(f"{part} lacks {', '.join(sorted(report['missing_keys'])[:3])}")
     return model.eval().requires_grad_(False)
+
+
+def _quantisation(part: str, source: Mapping[str, Any]) -> str:
+    """The method by which the part's description says that its weights are quantised; "": it says none."""
+    if part.startswith("text_encoder"):
+        config = CLIPTextConfig.from_pretrained(**source, subfolder=part).to_dict()
+    else:
+        config = _SDXL_PARTS[part].load_config(**source, subfolder=part)
+    told = config.get("quantization_config")
+    return str(told.get("quant_method", "an unknown method")) if isinstance(told, Mapping) else ""
 
 
 def _is_sdxl(where: str, source: Mapping[str, Any]) -> bool:

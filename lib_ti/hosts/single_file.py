@@ -22,13 +22,11 @@ from diffusers.loaders.single_file_utils import (
     create_unet_diffusers_config_from_ldm,
     create_vae_diffusers_config_from_ldm,
 )
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import read_text
-from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.ldm import (
     CLIP,
     CLIP_G,
@@ -41,7 +39,7 @@ from lib_ti.formats.ldm import (
     ldm_config,
     sgm_config,
 )
-from lib_ti.formats.pickles import read_torch_pickle
+from lib_ti.formats.quantised import converted, open_weights
 from lib_ti.hosts.base import Family, Prediction
 from lib_ti.hosts.components import (
     KNOWN,
@@ -68,48 +66,16 @@ class _Checkpoint:
     get: Callable[[str], torch.Tensor]
 
     def state(self, prefix: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """The weights whose names begin with ``prefix``; CLIP's constant position_ids are no weights.
-
-        Copies, since a view of the mapped file would change with it, and lies unaligned in memory:
-        the same weights of another file would then give other last bits.
-        """
+        """The weights whose names begin with ``prefix``; CLIP's constant position_ids are no weights."""
         keys = (key for key in self.shapes if key.startswith(prefix) and not key.endswith("position_ids"))
-        return {key: self.get(key).to(dtype, copy=True) for key in keys}
+        return {key: converted(self.get(key), dtype) for key in keys}
 
 
 def _open(path: Path) -> _Checkpoint:
-    kind, start = content_of(path)
-    if kind == "safetensors":
-        return _open_safetensors(path)
-    if kind == "pickle":
-        return _open_pickle(path)
-    raise BadInput(
-        f"{path} is neither a safetensors file nor a torch checkpoint, it begins with {start!r}: "
-        f"the download failed, or fetched a pointer to a file kept elsewhere; download it again."
-    )
-
-
-def _open_safetensors(path: Path) -> _Checkpoint:
-    try:
-        handle = safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise BadInput(f"{path} is damaged ({error}); download or copy it again.") from error
-    names = _with_text_model(handle.keys())
-    check_names(path, names)
-    shapes = {name: tuple(handle.get_slice(key).get_shape()) for name, key in names.items()}
-    return _Checkpoint(path, shapes, handle.metadata() or {}, lambda name: handle.get_tensor(names[name]))
-
-
-def _open_pickle(path: Path) -> _Checkpoint:
-    content = read_torch_pickle(path, unknown="ignore")
-    if isinstance(content, Mapping):
-        content = content.get("state_dict", content)
-    pairs = content.items() if isinstance(content, Mapping) else ()
-    tensors = {str(key): value for key, value in pairs if isinstance(value, torch.Tensor)}
-    check_names(path, tensors)
-    names = _with_text_model(tensors)
-    shapes = {name: tuple(tensors[key].shape) for name, key in names.items()}
-    return _Checkpoint(path, shapes, {}, lambda name: tensors[names[name]])
+    file = open_weights(path)
+    names = _with_text_model(file.plan)
+    shapes = {name: tuple(file.plan[key].shape) for name, key in names.items()}
+    return _Checkpoint(path, shapes, file.metadata, lambda name: file.read(names[name]))
 
 
 def _with_text_model(keys: Iterable[str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.embedding import Family
 from lib_ti.formats.pickles import read_torch_pickle
+from lib_ti.formats.quantised import refuse_packed
 from lib_ti.formats.safetensors_file import (
     read_metadata,
     read_shapes,
@@ -79,6 +80,7 @@ def read_network(path: Path, model: Family = "sd1") -> Network:
     ``model``: the family whose layer names are wanted, where the file does not tell its own.
     """
     tensors, metadata = _read_content(path)
+    refuse_packed(path, tensors)
     keys = {key: found for key in tensors if (found := parse_key(key)) is not None}
     embeddings = sorted({match[1] for key in tensors if (match := _BUNDLED.fullmatch(key))})
     if not keys:

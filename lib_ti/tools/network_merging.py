@@ -134,7 +134,9 @@ def merge_into(settings: MergeIntoSettings, context: Context) -> Answer:
     told = [f"{applied}." for applied in new.applied]
     if averages := sum(1 for _ in unmerged(source.file)):
         told.append(f"{averages} averaged weights (model_ema) stay as they were.")
-    return Answer(" ".join([*told, f"Wrote {to}."]), {"networks": tell(new.applied)}, (to,))
+    notes = tuple(filter(None, [new.rounding.note()]))
+    values = {"networks": tell(new.applied), "lost in rounding": round(new.rounding.lost, 6)}
+    return Answer(" ".join([*told, f"Wrote {to}."]), values, (to,), notes=notes)
 
 
 TOOLS = (

@@ -72,7 +72,13 @@ def extract(settings: ExtractSettings, context: Context) -> Answer:
         f"Extracted {len(found.updates)} modules ({which}); {len(found.equal)} do not differ; {missed:.1%} "
         f"of the difference is missed in the mean. Wrote {to}."
     )
-    return Answer(sentence, told, (to,))
+    notes = [
+        f"{each.file.path.name} keeps {each.file.in_eight_bits} weights in float8: their rounding is a part "
+        "of the difference."
+        for each in (original, tuned)
+        if each.file.in_eight_bits
+    ]
+    return Answer(sentence, told, (to,), notes=tuple(notes))
 
 
 @dataclass(frozen=True)

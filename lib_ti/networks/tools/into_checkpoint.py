@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.quantised import converted, divided, is_float8, scale_for
 from lib_ti.formats.streaming import HASH, TensorFile, meta, write_streamed
 from lib_ti.networks.algebra import IA3, DoRA, Update, moved
 from lib_ti.networks.layers import StoredLayer
@@ -24,23 +25,15 @@ _ARCHITECTURES = {
 }
 
 
-@dataclass(frozen=True)
-class _Change:
-    """What one network does to one tensor of the file; ``bias``: the tensor is a bias."""
-
-    update: Update
-    ratio: float
-    rows: slice | None
-    bias: bool = False
-
-
 @dataclass
 class Applied:
-    """What became of a network. ``left_out``: layer -> why."""
+    """What became of a network. ``left_out``: layer -> why; what the rounding leaves nothing of is among it
+    when the checkpoint has been written."""
 
     name: str
     total: int
     left_out: dict[str, str] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)  # layers in which numbers are others, so far
 
     def __str__(self) -> str:
         done = self.total - len(self.left_out)
@@ -51,11 +44,56 @@ class Applied:
         return told
 
 
+@dataclass(frozen=True)
+class _Change:
+    """What one network does to one tensor of the file; ``bias``: the tensor is a bias."""
+
+    layer: str
+    network: Applied
+    update: Update
+    ratio: float
+    rows: slice | None
+    bias: bool = False
+
+
+@dataclass
+class Rounding:
+    """What became of the changes when they were rounded. ``types``: those of the tensors they went into."""
+
+    types: set[torch.dtype] = field(default_factory=set)
+    wanted: float = 0.0  # squared norms
+    missed: float = 0.0
+
+    @property
+    def lost(self) -> float:
+        """The share of what was to be added that is not there (Frobenius norm)."""
+        return (self.missed / self.wanted) ** 0.5 if self.wanted else 0.0
+
+    def note(self) -> str:
+        """For a person; "" where it is of no weight."""
+        coarse = [dtype for dtype in self.types if is_float8(dtype)]
+        if not coarse and self.lost < _MUCH:
+            return ""
+        types = " and ".join(sorted(map(_name, coarse or self.types)))
+        return (
+            f"The rounding to {types} lost {self.lost:.0%} of what was to be added; "
+            "save in a higher precision to keep it."
+        )
+
+
+_MUCH = 0.1
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 class CheckpointMerge:
     """A checkpoint with ``terms`` added: W + the sum of ratio times each network's change of W.
 
     Computed in float32 on ``device`` and rounded once. ``save``: the type of every tensor that has floating
-    point numbers; None: each keeps its own. The noise schedule and what no network changes stay as they are.
+    point numbers, without scales; None: each keeps its own, and its scale where it has one. The noise
+    schedule and what no network changes stay as they are.
     Raises BadInput where nothing of a network fits the checkpoint.
     """
 
@@ -69,13 +107,19 @@ class CheckpointMerge:
         self.checkpoint, self.terms, self.save = checkpoint, terms, save
         self.device = device or torch.device("cpu")
         self.applied: list[Applied] = []
+        self.rounding = Rounding()
+        self._seen: set[str] = set()  # tensors that are accounted for
         self._changes: dict[str, list[_Change]] = defaultdict(list)
         for term in terms:
             self.applied.append(self._plan(term))
-        self.plan = {
-            name: meta(entry.shape, self._dtype_of(name, entry))
-            for name, entry in checkpoint.file.plan.items()
-        }
+        file = checkpoint.file
+        # The name of a scale that is written again -> that of its weight.
+        self._scales = {scale: weight for weight, scale in file.scales.items()} if save is None else {}
+        self.plan = (
+            dict(file.stored.plan)
+            if save is None
+            else {name: meta(entry.shape, self._dtype_of(name, entry)) for name, entry in file.plan.items()}
+        )
 
     def _plan(self, term: Term) -> Applied:
         if term.network.family not in (None, self.checkpoint.family):
@@ -93,7 +137,7 @@ class CheckpointMerge:
             elif update.bias is not None and layer.bias_key not in self.checkpoint.file.plan:
                 applied.left_out[name] = "changes a bias that the layer has not got"
             else:
-                self._add(layer, update, term.ratio)
+                self._add(layer, _Change(name, applied, update, term.ratio, layer.rows))
         if len(applied.left_out) == applied.total:
             why = next(iter(applied.left_out.values()))
             raise BadInput(
@@ -102,10 +146,10 @@ class CheckpointMerge:
             )
         return applied
 
-    def _add(self, layer: StoredLayer, update: Update, ratio: float) -> None:
-        self._changes[layer.key].append(_Change(update, ratio, layer.rows))
-        if update.bias is not None:
-            self._changes[layer.bias_key].append(_Change(update, ratio, layer.rows, bias=True))
+    def _add(self, layer: StoredLayer, change: _Change) -> None:
+        self._changes[layer.key].append(change)
+        if change.update.bias is not None:
+            self._changes[layer.bias_key].append(replace(change, bias=True))
 
     def _dtype_of(self, name: str, entry: torch.Tensor) -> torch.dtype:
         # Names without a dot are of the noise schedule, of which half precision would change every step.
@@ -115,14 +159,54 @@ class CheckpointMerge:
 
     def read(self, name: str) -> torch.Tensor:
         """A tensor of the new checkpoint, on the CPU."""
-        tensor, dtype = self.checkpoint.file.read(name), self.plan[name].dtype
-        if name not in self._changes:
-            return tensor.to(dtype)
-        changed = _changed(tensor.to(self.device, torch.float32), self._changes[name]).to(dtype)
-        # torch cannot say it of numbers of 8 bits.
-        if not torch.isfinite(changed if changed.element_size() > 1 else changed.float()).all():
+        if name in self._scales and self._scales[name] in self._changes:
+            merged = self._merged(self._scales[name])
+            assert merged.scale is not None
+            entry = self.plan[name]
+            return merged.scale.to(entry.dtype).reshape(entry.shape).cpu()
+        if name in self._changes:
+            return self._merged(name).stored.cpu()
+        if self.save is None:
+            return self.checkpoint.file.stored.read(name)
+        return converted(self.checkpoint.file.read(name), self.plan[name].dtype)
+
+    def _merged(self, name: str) -> _Merged:
+        """The tensor with its changes, as it is stored. Raises BadInput where it does not stay finite."""
+        before = self.checkpoint.file.read(name).to(self.device, torch.float32)
+        after = _changed(before.clone(), self._changes[name])
+        dtype, scale = self.plan[name].dtype, self._scale_of(name, after)
+        merged = _Merged.of(after, scale, dtype)
+        if not torch.isfinite(merged.value).all() or not (scale is None or torch.isfinite(scale).all()):
             raise BadInput(f"{name} does not stay finite in {dtype}; save in bf16 or float, or merge less.")
-        return changed.cpu()
+        self._account(name, before, after, merged.value - _Merged.of(before, scale, dtype).value)
+        return merged
+
+    def _scale_of(self, name: str, weight: torch.Tensor) -> torch.Tensor | None:
+        """What ``weight`` is stored with, as exact as the file's scale is; None where it has none."""
+        file = self.checkpoint.file
+        if self.save is not None or name not in file.scales:
+            return None
+        scale = scale_for(weight, file.scale(name).to(weight.device), self.plan[name].dtype)
+        return scale.to(self.plan[file.scales[name]].dtype).float()
+
+    def _account(self, name: str, before: torch.Tensor, after: torch.Tensor, rounded: torch.Tensor) -> None:
+        """Keep what became of the changes of ``name``: ``rounded`` is the change that is stored."""
+        wanted, dtype = after - before, self.plan[name].dtype
+        if name not in self._seen:
+            self.rounding.types.add(dtype)
+            self.rounding.wanted += float(wanted.double().square().sum())
+            self.rounding.missed += float((wanted - rounded).double().square().sum())
+            self._seen.add(name)
+        for change in self._changes[name]:
+            network, layer = change.network, change.layer
+            if _rows(rounded, change.rows).any():
+                network.changed.add(layer)
+                network.left_out.pop(layer, None)
+            elif layer not in network.changed:
+                lost = _rows(wanted, change.rows).any()
+                network.left_out[layer] = (
+                    f"lost in the rounding to {_name(dtype)}" if lost else "adds nothing"
+                )
 
     def write(self, path: Path, watch: Watch = lambda done, of: None) -> None:
         """Raises BadInput for a name that ends neither in .safetensors nor in .ckpt and its like."""
@@ -141,7 +225,9 @@ class CheckpointMerge:
         in when the file is written."""
         names = [self.checkpoint.file.path.stem, *(term.network.name for term in self.terms)]
         recipe = [{"network": term.network.name, "ratio": term.ratio} for term in self.terms]
-        own = {key: value for key, value in self.checkpoint.file.metadata.items() if key != _OLD_HASH}
+        file = self.checkpoint.file
+        old = file.stored.metadata if self.save is None else file.metadata
+        own = {key: value for key, value in old.items() if key != _OLD_HASH}
         return {
             "modelspec.sai_model_spec": "1.0.1",
             "modelspec.architecture": _ARCHITECTURES[self.checkpoint.family],
@@ -151,6 +237,23 @@ class CheckpointMerge:
             "ti_studio.merged": json.dumps(recipe, ensure_ascii=False),
             HASH: "",
         }
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """A tensor as it is stored, its scale if it has one, and the numbers that are read of it, float32."""
+
+    stored: torch.Tensor
+    scale: torch.Tensor | None
+    value: torch.Tensor
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> _Merged:
+        if scale is None:
+            stored = tensor.to(dtype)
+            return cls(stored, None, stored.float())
+        stored = divided(tensor, scale, dtype)
+        return cls(stored, scale, stored.float() * scale)
 
 
 _OLD_HASH = "sshs_model_hash"  # of the tensors as they were

@@ -11,7 +11,7 @@ from typing import Literal
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
 from lib_ti.formats.ldm import CLIP, CLIP_G, CLIP_L, OPEN_CLIP, UNET
-from lib_ti.formats.streaming import TensorFile, open_tensors
+from lib_ti.formats.quantised import WeightFile, open_weights
 from lib_ti.networks.layers import StoredLayer, find_stored_layers
 
 # Which text encoders a checkpoint carries, by the prefix of their weights.
@@ -26,7 +26,7 @@ _TEXT_ENCODERS: Mapping[Family, tuple[str, ...]] = {
 class Checkpoint:
     """A whole model in one file; its tensors are read when they are asked for."""
 
-    file: TensorFile
+    file: WeightFile
     family: Family
 
     @cached_property
@@ -52,8 +52,8 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Raises BadInput where ``path`` is no checkpoint of SD1, SD2 or SDXL."""
-    file = open_tensors(path)
+    """Raises BadInput where ``path`` is no checkpoint of SD1, SD2 or SDXL, or one of packed weights."""
+    file = open_weights(path)
     family = _family(file.plan)
     if family is None:
         raise BadInput(
