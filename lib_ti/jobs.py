@@ -22,8 +22,9 @@ from lib_ti.core.settings import as_dict
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.source import Source, find_source, make_samples, steps_of_epoch
 from lib_ti.data.templates import OUR_TEMPLATES, find_template, read_template
-from lib_ti.formats.embedding import SUFFIXES, read_embedding
+from lib_ti.formats.embedding import read_embedding
 from lib_ti.formats.safetensors_file import read_tensors
+from lib_ti.formats.suffixes import EMBEDDINGS, NETWORKS
 from lib_ti.formats.together import write_together
 from lib_ti.hosts.base import Embeddings, Folders, Host
 from lib_ti.job_cards import make_cards, with_cards
@@ -47,7 +48,6 @@ from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.methods.suggest import Suggestion, suggest_words
 from lib_ti.methods.textual_inversion import check_name
 from lib_ti.methods.vector_settings import VectorSettings
-from lib_ti.networks.files import SUFFIXES as NETWORK_SUFFIXES
 from lib_ti.regularisation import draw_pictures, drawn_prompt
 
 
@@ -362,7 +362,7 @@ def _check_target(product: Product, overwrite: bool, folders: Folders, job: Job 
     read names without regard to case, and take whichever file they find first.
     """
     folder = folders.embeddings if product.is_embedding else folders.networks
-    suffixes = SUFFIXES if product.is_embedding else NETWORK_SUFFIXES
+    suffixes = EMBEDDINGS if product.is_embedding else NETWORKS
     target = folder / f"{safe_name(product.name)}.safetensors"
     for path in folder.rglob("*.*") if folder.is_dir() else ():
         if path.stem.lower() != product.name.lower() or path.suffix.lower() not in suffixes:

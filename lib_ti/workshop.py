@@ -24,7 +24,8 @@ from lib_ti.core.names import files_inside, local_path
 from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.settings import as_dict, build
 from lib_ti.data.templates import list_templates
-from lib_ti.formats.embedding import SUFFIXES, Embedding, read_embedding, read_embeddings, whole_files
+from lib_ti.formats.embedding import Embedding, read_embedding, read_embeddings, whole_files
+from lib_ti.formats.suffixes import EMBEDDINGS
 from lib_ti.hosts.base import Host, Place
 from lib_ti.job_run import saved_steps, told_files
 from lib_ti.methods.kind import JobSettings, Product, Words
@@ -237,7 +238,7 @@ class Workshop:
     def embeddings(self) -> list[dict[str, Any]]:
         """What lies in the embeddings folder: name, family, vectors, step, or why it cannot be read."""
         folder = self.place.folders().embeddings
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EMBEDDINGS)
         return [
             {"file": path.relative_to(folder).as_posix(), **told} for path in files for told in _told_of(path)
         ]
@@ -260,7 +261,7 @@ class Workshop:
             answer = tool.run(settings, context)
         with _as_file(answer.preview) as preview:
             for file in whole_files(answer.written):
-                if file.suffix.lower() not in SUFFIXES:
+                if file.suffix.lower() not in EMBEDDINGS:
                     continue
                 if file.is_relative_to(folders.embeddings):
                     told = _origin(read_embedding(file))

@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
-SUFFIXES = frozenset({".safetensors", ".pt", ".bin"})  # of embedding files in a WebUI's folder
 IS_NEGATIVE = "modelspec.is_negative_embedding"  # the metadata that says so with "true"
 MAX_VECTORS = 75  # what one chunk of a prompt holds
 MAX_WIDTH = 4096

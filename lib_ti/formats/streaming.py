@@ -20,12 +20,11 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
 from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.pickles import read_torch_pickle, write_torch_pickle
+from lib_ti.formats.suffixes import CHECKPOINTS, PICKLED_CHECKPOINTS
 
 Plan = Mapping[str, torch.Tensor]
 Read = Callable[[str], torch.Tensor]
 
-PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth")
-SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 HASH = "modelspec.hash_sha256"  # of all tensors' bytes, as "0x" and 64 digits
 
 DTYPES = {
@@ -123,12 +122,12 @@ def write_streamed(path: Path, plan: Plan, read: Read, metadata: Mapping[str, st
     The name's ending decides: ``.safetensors``, with ``metadata``, whose HASH is filled in if it is asked
     for; or a torch pickle, which has no place for metadata. Raises BadInput for another ending.
     """
-    if path.suffix.lower() in PICKLE_SUFFIXES:
+    if path.suffix.lower() in PICKLED_CHECKPOINTS:
         write_torch_pickle(dict(plan), path, (_checked(read(name), plan[name], name) for name in plan))
     elif path.suffix.lower() == ".safetensors":
         stream_safetensors(path, plan, read, metadata)
     else:
-        raise BadInput(f"cannot write {path.name}: expected a name ending in {', '.join(SUFFIXES)}.")
+        raise BadInput(f"cannot write {path.name}: expected a name ending in {', '.join(CHECKPOINTS)}.")
 
 
 def stream_safetensors(path: Path, plan: Plan, read: Read, metadata: Mapping[str, str]) -> None:

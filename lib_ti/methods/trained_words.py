@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
-from lib_ti.formats.embedding import SUFFIXES, read_embedding
+from lib_ti.formats.embedding import read_embedding
+from lib_ti.formats.suffixes import EMBEDDINGS
 from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX
 from lib_ti.methods.kind import Words
 
@@ -34,7 +35,7 @@ def find_words(folder: Path, word: str) -> Words:
 
 def _files(folder: Path) -> dict[str, Path]:
     """The file of each word, in the words' order; a file's stem is its word."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in EMBEDDINGS)
     return {path.stem: path for path in sorted(found, key=lambda path: path.stem.lower())}
 
 

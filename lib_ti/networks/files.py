@@ -35,8 +35,6 @@ from lib_ti.networks.reading import read_update
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset({".safetensors", ".pt", ".ckpt"})  # of network files in a WebUI's folder
-
 _BUNDLED = re.compile(r"bundle_emb\.(.+?)\..+")
 _OTHER_KINDS = (
     (

@@ -12,7 +12,8 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.names import files_inside
 from lib_ti.formats.embedding import Family
 from lib_ti.formats.safetensors_file import read_metadata
-from lib_ti.networks.files import SUFFIXES, family_of_file
+from lib_ti.formats.suffixes import NETWORKS
+from lib_ti.networks.files import family_of_file
 from lib_ti.networks.prompt import nearest
 
 _SAFETENSORS = ".safetensors"
@@ -33,7 +34,7 @@ class NetworkFolders:
         """
         found: dict[str, Path] = {}
         for folder in self.folders:
-            inside = files_inside(folder, SUFFIXES, linked=True)
+            inside = files_inside(folder, NETWORKS, linked=True)
             shown = [path for told, path in inside.items() if _UNSHOWN.search(told) is None]
             # A folder's own files before those of the folders in it.
             for path in sorted(shown, key=lambda path: (path.parent.parts, path.suffix != _SAFETENSORS)):

@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_text
-from lib_ti.core.picture_settings import PictureSettings
-from lib_ti.core.settings import option, with_default
 from lib_ti.data.captions import tags_of
 from lib_ti.data.images import find_images
-from lib_ti.data.tags import SORTS, Edit, captions_in, count_tags, edit_captions, sidecar
-from lib_ti.tools.tool import Answer, Context, Tool
-
-
-@dataclass(frozen=True)
-class EditSettings:
-    images: str = option(
-        "", "the data set whose captions are edited", group="file", file="dataset", needed=True
-    )
-    find: str = option("", "text to find", group="captions")
-    replace: str = option("", "what to put in its place", group="captions")
-    regex: bool = option(
-        False,
-        "read the text to find as a regular expression of Python; \\1 in its place is what group 1 found",
-        group="captions",
-    )
-    remove: str = option("", "tags to take out, with commas between them", group="captions")
-    prepend: str = option("", "tags to put in front of captions that lack them", group="captions")
-    add: str = option("", "tags to put at the end of captions that lack them", group="captions")
-    sort: str = option("no", "sort the tags of each caption", group="captions", choices=SORTS)
-    keep_tags: int = option(
-        0, "so many tags at the front stay in front when sorting", group="captions", low=0, high=75
-    )
-    caption_separator: str = with_default(PictureSettings, "caption_separator", ",")
-    caption_extension: str = with_default(PictureSettings, "caption_extension", ".txt")
-    only_tell: bool = option(False, "change nothing, say what would become of the captions", group="captions")
+from lib_ti.data.tags import Edit, captions_in, count_tags, edit_captions, sidecar
+from lib_ti.tools.image_tools import EditSettings, WriteSettings
+from lib_ti.tools.tool import Answer, Context
 
 
 def edit(settings: EditSettings, context: Context) -> Answer:
@@ -73,14 +47,6 @@ def edit(settings: EditSettings, context: Context) -> Answer:
     return Answer(f"{did} {len(changed)} of {len(before)} captions.", told, written)
 
 
-@dataclass(frozen=True)
-class WriteSettings:
-    images: str = option("", "the data set", group="file", file="dataset", needed=True, label="Data set")
-    picture: str = option("", "the picture's file in it", group="file", needed=True)
-    caption: str = option("", "its new caption", group="captions")
-    caption_extension: str = with_default(PictureSettings, "caption_extension", ".txt")
-
-
 def write(settings: WriteSettings, context: Context) -> Answer:
     pictures = {path.name: path for path in find_images(Path(settings.images))}
     if settings.picture not in pictures:
@@ -88,15 +54,3 @@ def write(settings: WriteSettings, context: Context) -> Answer:
     file = sidecar(pictures[settings.picture], settings.caption_extension)
     write_text(file, settings.caption.strip())
     return Answer(f"Saved the caption of {settings.picture}.", written=(file,))
-
-
-TOOLS = (
-    Tool(
-        "images",
-        "edit-captions",
-        "find and replace in captions, add, remove, sort and count tags",
-        EditSettings,
-        edit,
-    ),
-    Tool("images", "write-caption", "the caption of one picture", WriteSettings, write),
-)

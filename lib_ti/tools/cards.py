@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,35 +12,17 @@ from PIL import Image
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import MAX_NAME, files_inside, folded, safe_name, suggest_name
-from lib_ti.core.settings import option
 from lib_ti.data.images import open_image
 from lib_ti.formats.card import MAX_FILE, Card, read_card, write_card
 from lib_ti.formats.card_picture import FAMILIES, draw_embedding_card
-from lib_ti.formats.embedding import SUFFIXES, read_embedding, write_safetensors
+from lib_ti.formats.embedding import read_embedding, write_safetensors
 from lib_ti.formats.embedding_layouts import renamed
+from lib_ti.formats.suffixes import EMBEDDINGS
 from lib_ti.formats.together import write_together
 from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX
+from lib_ti.tools.card_tools import ImportSettings, LookSettings, MakeSettings
 from lib_ti.tools.embedding_files import calling, partner_of
-from lib_ti.tools.tool import DATA_URL, Answer, Context, Tool, refuse_existing
-
-
-@dataclass(frozen=True)
-class MakeSettings:
-    embedding: str = option("", "the word to share", group="file", file="embedding", needed=True)
-    preview: str = option(
-        "",
-        "the picture to show; empty: the one beside the embedding, or one made of its numbers",
-        group="file",
-        file="pictures",
-    )
-    negative: str = option(
-        "",
-        "its partner for the negative prompt; empty: the one beside it, NAME-neg",
-        group="file",
-        file="embedding",
-    )
-    to: str = option("", "the card's name; empty: the word's", group="file", file="new-card")
-    overwrite: bool = option(False, "replace a card of that name", group="file")
+from lib_ti.tools.tool import DATA_URL, Answer, Context, refuse_existing
 
 
 def make(settings: MakeSettings, context: Context) -> Answer:
@@ -65,23 +46,12 @@ def _preview_of(file: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-@dataclass(frozen=True)
-class LookSettings:
-    card: str = option("", "the card to look at", group="file", file="card", needed=True)
-
-
 def look(settings: LookSettings, context: Context) -> Answer:
     """Nothing is written."""
     card = read_card(*_content(settings.card))
     told = describe(card)
     told["suggested_name"] = _free_name(card.embedding.name, context.folders.embeddings)
     return Answer(f"{_told(card)}. Import it as {told['suggested_name']} to own it.", told)
-
-
-@dataclass(frozen=True)
-class ImportSettings:
-    card: str = option("", "the card with the word", group="file", file="card", needed=True)
-    name: str = option("", "what to call the word; empty: as the card does", group="file")
 
 
 def take_in(settings: ImportSettings, context: Context) -> Answer:
@@ -120,7 +90,7 @@ def _free_name(name: str, folder: Path) -> str:
 
 def _taken(folder: Path) -> set[str]:
     """The words that are there, folded."""
-    return {folded(path.stem) for path in files_inside(folder, SUFFIXES).values()}
+    return {folded(path.stem) for path in files_inside(folder, EMBEDDINGS).values()}
 
 
 def _content(card: str) -> tuple[bytes, str]:
@@ -168,10 +138,3 @@ def _told(card: Card) -> str:
     on = f" on {told['trained_on']}" if "trained_on" in told else ""
     with_ = f", with {told['partner']}" if "partner" in told else ""
     return f"{told['word']}, {told['vectors']} vectors for {told['made_for']}{trained}{on}{with_}"
-
-
-TOOLS = (
-    Tool("card", "make", "put a word into a picture to share", MakeSettings, make, shows=True),
-    Tool("card", "look", "what word is in a picture", LookSettings, look),
-    Tool("card", "import", "take the word out of a card into your embeddings", ImportSettings, take_in),
-)

@@ -12,31 +12,14 @@ from PIL import Image
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import new_folder
 from lib_ti.core.picture_settings import PictureSettings
-from lib_ti.core.settings import option, with_default
 from lib_ti.data.images import open_image, to_pixels
 from lib_ti.data.looking import Look, draw_look, look_at
 from lib_ti.data.making import copy_as, free_stem
 from lib_ti.hosts.base import Host
-from lib_ti.tools.images import LookSettings
-from lib_ti.tools.tool import Answer, Context, Tool
+from lib_ti.tools.image_tools import ChooseSettings
+from lib_ti.tools.tool import Answer, Context
 
 _SIDE, _SHOWN = 256, 60  # pixels of a thumbnail, thumbnails
-
-
-@dataclass(frozen=True)
-class ChooseSettings:
-    images: str = with_default(LookSettings, "images", "")
-    best: int = option(10, "so many pictures are chosen", group="picture", low=1, high=100_000)
-    to: str = option(
-        "",
-        "name of a new data set for them; empty: only tell which they are",
-        group="file",
-        file="new-dataset",
-        label="New data set",
-    )
-    width: int = with_default(PictureSettings, "width", 0)
-    height: int = with_default(PictureSettings, "height", 0)
-    caption_extension: str = with_default(PictureSettings, "caption_extension", ".txt")
 
 
 @dataclass(frozen=True)
@@ -105,15 +88,3 @@ def _write(judged: Sequence[_Judged], target: Path) -> tuple[Path, ...]:
             written.append(target / copy_as(stem, each.look.path, folder).name)
             (folder / f"{stem}.txt").write_text(each.look.caption, encoding="utf-8")
     return tuple(written)
-
-
-TOOLS = (
-    Tool(
-        "images",
-        "choose",
-        "the pictures that the model's VAE gives back best",
-        ChooseSettings,
-        choose,
-        shows=True,
-    ),
-)

@@ -4,55 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import new_folder, write_text
-from lib_ti.core.picture_settings import PictureSettings
-from lib_ti.core.settings import option, with_default
 from lib_ti.data.captions import name_for_caption, only_repeats_name, read_text
 from lib_ti.data.images import find_images, flatten, open_image
 from lib_ti.data.making import copy_as
 from lib_ti.data.tags import sidecar
 from lib_ti.hosts.base import Describing
-from lib_ti.tools.tool import Answer, Context, Tool
-
-_EXISTING = ("keep", "replace", "write before", "write after")
-
-
-@dataclass(frozen=True)
-class CaptionSettings:
-    images: str = option(
-        "", "the data set to write captions for", group="file", file="dataset", needed=True, label="Data set"
-    )
-    by: str = option(
-        "deepbooru",
-        "who looks at the pictures: deepbooru knows tags of drawings, blip makes a sentence",
-        group="captions",
-        choices=("deepbooru", "blip", "both"),
-    )
-    threshold: float = option(
-        0.75, "how sure deepbooru must be of a tag", group="captions", low=0, high=1, label="score threshold"
-    )
-    by_score: bool = option(True, "the surest tags first, not by the alphabet", group="captions")
-    spaces: bool = option(True, "spaces in tags, not underscores", group="captions")
-    escape: bool = option(True, "write ( as \\(, so that it is no emphasis in a prompt", group="captions")
-    existing: str = option(
-        "keep",
-        "what becomes of captions that say more than the file's name",
-        group="captions",
-        choices=_EXISTING,
-    )
-    named: str = option(
-        "",
-        "in the place of text files: a new data set whose pictures have their captions as names",
-        group="file",
-        file="new-dataset",
-        label="New data set",
-    )
-    caption_extension: str = with_default(PictureSettings, "caption_extension", ".txt")
+from lib_ti.tools.image_tools import CaptionSettings
+from lib_ti.tools.tool import Answer, Context
 
 
 def caption(settings: CaptionSettings, context: Context) -> Answer:
@@ -120,14 +83,3 @@ def _write_named(captions: Mapping[Path, str], target: Path) -> list[Path]:
             target / copy_as(name_for_caption(number, text), path, folder).name
             for number, (path, text) in enumerate(captions.items(), start=1)
         ]
-
-
-TOOLS = (
-    Tool(
-        "images",
-        "caption",
-        "captions by the WebUI's interrogators, deepbooru and BLIP",
-        CaptionSettings,
-        caption,
-    ),
-)

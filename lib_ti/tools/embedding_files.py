@@ -3,75 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import folded, named_file, new_path, safe_name
-from lib_ti.core.precision import DTYPES
-from lib_ti.core.settings import option
 from lib_ti.formats.embedding import (
     IS_NEGATIVE,
-    SUFFIXES,
     Embedding,
     read_embedding,
     read_embeddings,
     second_file,
 )
 from lib_ti.formats.embedding_layouts import (
-    LAYOUTS,
     lost_in,
     renamed,
     targets_of,
     write_bundle,
     write_embedding,
 )
+from lib_ti.formats.suffixes import EMBEDDINGS
 from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX
-from lib_ti.tools.tool import Answer, Context, Tool, refuse_existing
+from lib_ti.tools.embedding_tools import AUTO, ConvertSettings, JoinSettings, RenameSettings, SplitSettings
+from lib_ti.tools.tool import Answer, Context, refuse_existing
 
-_AUTO = "auto"
 _SUFFIX = ".safetensors"
 # What WebUIs keep beside an embedding: its picture, its text, what its card says.
 _BESIDE = tuple(f"{kind}.{image}" for kind in (".preview", "") for image in ("png", "jpg", "jpeg", "webp"))
 _BESIDE += (".description.txt", ".txt", ".json")
 
 
-def new_file(help: str = "The new file's name; .safetensors where it has no suffix.") -> Any:
-    return option("", help, group="file", file="new-embedding", needed=True, label="New file")
-
-
-def overwriting() -> Any:
-    return option(False, "Replace a file of that name.", group="file")
-
-
 def save(embedding: Embedding, to: str, *, overwrite: bool) -> Path:
     """Write ``embedding`` as ``to``, whose name it takes, in the usual layout. Raises BadInput."""
-    path = named_file(Path(to), SUFFIXES)
+    path = named_file(Path(to), EMBEDDINGS)
     path = new_path(path.parent, path.name)
     refuse_existing(targets_of(embedding, path), overwrite)
     write_embedding(renamed(embedding, path.stem), path)
     return path
 
 
-@dataclass(frozen=True)
-class ConvertSettings:
-    file: str = option("", "The embedding to convert.", group="file", file="embedding", needed=True)
-    to: str = new_file("The new file's name, ending in .safetensors, .pt or .bin.")
-    layout: str = option(
-        _AUTO,
-        "Whose names the file uses. Auto: .safetensors for all programs, .pt as the WebUI's own, .bin as "
-        "diffusers' learned_embeds.",
-        group="file",
-        choices=(_AUTO, *LAYOUTS),
-    )
-    precision: str = option("fp32", "Of its numbers.", group="file", choices=tuple(DTYPES))
-    overwrite: bool = overwriting()
-
-
 def convert(settings: ConvertSettings, context: Context) -> Answer:
     """Several embeddings in one file become a file each, by their own names."""
-    to, layout = named_file(Path(settings.to), SUFFIXES), settings.layout if settings.layout != _AUTO else ""
+    to, layout = named_file(Path(settings.to), EMBEDDINGS), settings.layout if settings.layout != AUTO else ""
     found = read_embeddings(Path(settings.file))
     targets = [to]
     if len(found) > 1:
@@ -95,18 +68,6 @@ def convert(settings: ConvertSettings, context: Context) -> Answer:
 
 def _wrote(files: Sequence[Path]) -> str:
     return f"Wrote {', '.join(map(str, files))}."
-
-
-@dataclass(frozen=True)
-class RenameSettings:
-    file: str = option("", "The embedding to rename.", group="file", file="embedding", needed=True)
-    name: str = option("", "Its new name, by which prompts call it.", group="file", needed=True)
-    pair: bool = option(
-        True,
-        "Its negative half (NAME-neg), if it lies beside it, goes along.",
-        group="file",
-        label="Both halves",
-    )
 
 
 def rename(settings: RenameSettings, context: Context) -> Answer:
@@ -174,28 +135,9 @@ def partner_of(path: Path) -> Path | None:
     return None
 
 
-@dataclass(frozen=True)
-class JoinSettings:
-    file: str = option(
-        "", "The half for the prompt.", group="file", file="embedding", needed=True, label="Positive"
-    )
-    to: str = option(
-        "",
-        "The new file's name. It is called as <lora:NAME:1>, which brings both words.",
-        group="file",
-        file="new-network",
-        needed=True,
-        label="New file",
-    )
-    negative: str = option(
-        "", "The half for the negative prompt; empty: NAME-neg beside it.", group="file", file="embedding"
-    )
-    overwrite: bool = overwriting()
-
-
 def join(settings: JoinSettings, context: Context) -> Answer:
     """In the layout of a LoRA's bundled embeddings, without a LoRA: the WebUI's (1.7 and later) reads it."""
-    first, to = Path(settings.file), named_file(Path(settings.to), SUFFIXES)
+    first, to = Path(settings.file), named_file(Path(settings.to), EMBEDDINGS)
     second = Path(settings.negative) if settings.negative else partner_of(first)
     if second is None:
         raise BadInput(
@@ -225,18 +167,6 @@ def _saying(embedding: Embedding, **more: str) -> Embedding:
     return replace(embedding, metadata={**embedding.metadata, **more})
 
 
-@dataclass(frozen=True)
-class SplitSettings:
-    file: str = option(
-        "",
-        "The file that carries several: a pair, or a LoRA with words.",
-        group="file",
-        file="network",
-        needed=True,
-    )
-    overwrite: bool = option(False, "Replace files of their names.", group="file")
-
-
 def split(settings: SplitSettings, context: Context) -> Answer:
     """Each embedding as a file of its own, in the folder where prompts find it."""
     path = Path(settings.file)
@@ -253,11 +183,3 @@ def split(settings: SplitSettings, context: Context) -> Answer:
     for one, file in zip(new, files, strict=True):
         write_embedding(one, file)
     return Answer(_wrote(files), {"words": names}, tuple(files))
-
-
-TOOLS = (
-    Tool("embedding", "convert", "write a file in another format", ConvertSettings, convert),
-    Tool("embedding", "rename", "call it by another word", RenameSettings, rename),
-    Tool("embedding", "join", "a positive and a negative half in one file", JoinSettings, join),
-    Tool("embedding", "split", "the embeddings of one file as files of their own", SplitSettings, split),
-)

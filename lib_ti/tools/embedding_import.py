@@ -6,39 +6,20 @@ nothing is copied there: our own reader takes the numbers out, and they are writ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import files_inside, folded, safe_name, suggest_name
-from lib_ti.core.settings import option
 from lib_ti.formats.content import content_of
-from lib_ti.formats.embedding import SUFFIXES, Embedding, read_embeddings, write_safetensors
+from lib_ti.formats.embedding import Embedding, read_embeddings, write_safetensors
 from lib_ti.formats.embedding_layouts import renamed
+from lib_ti.formats.suffixes import EMBEDDINGS
+from lib_ti.tools.embedding_tools import ImportSettings
 from lib_ti.tools.embeddings import describe
-from lib_ti.tools.tool import Answer, Context, Tool
+from lib_ti.tools.tool import Answer, Context
 
 MAX_FILE = 64 << 20  # bytes; 75 vectors for both of SDXL's text encoders are 0.6 MB
 _SUFFIX = ".safetensors"
-
-
-@dataclass(frozen=True)
-class ImportSettings:
-    file: str = option(
-        "",
-        "The file, of whatever format. On the page: one that you have put into .ti-studio/inbox.",
-        group="file",
-        file="foreign-embedding",
-        needed=True,
-    )
-    to: str = option(
-        "",
-        "The word that will call it; empty: only look at it, nothing is written.",
-        group="file",
-        file="new-embedding",
-        label="Import as",
-    )
-    word: str = option("", "Which of them, where the file holds several.", group="file")
 
 
 def import_embedding(settings: ImportSettings, context: Context) -> Answer:
@@ -48,7 +29,7 @@ def import_embedding(settings: ImportSettings, context: Context) -> Answer:
     found = read_embeddings(path)
     told = {"file": path.name, "content": kind, "embeddings": [describe(embedding) for embedding in found]}
     folder = Path(settings.to).parent if settings.to else context.folders.embeddings
-    taken = [Path(name).stem for name in files_inside(folder, SUFFIXES)]
+    taken = [Path(name).stem for name in files_inside(folder, EMBEDDINGS)]
     if not settings.to:
         free = {embedding.name: suggest_name(embedding.name, taken) for embedding in found}
         words = ", ".join(f"{name} as {word}" if name != word else name for name, word in free.items())
@@ -72,7 +53,7 @@ def _chosen(found: list[Embedding], word: str, path: Path) -> Embedding:
 
 
 def _target(to: Path, taken: list[str]) -> Path:
-    if to.suffix.lower() in SUFFIXES - {_SUFFIX}:
+    if to.suffix.lower() in EMBEDDINGS - {_SUFFIX}:
         raise BadInput(f"to: got {to.name}, expected a name without an ending, or one in {_SUFFIX}.")
     word = safe_name(to.stem if to.suffix.lower() == _SUFFIX else to.name)
     if folded(word) in map(folded, taken):
@@ -80,14 +61,3 @@ def _target(to: Path, taken: list[str]) -> Path:
             f"an embedding in {to.parent} is called {word!r} already; {suggest_name(word, taken)!r} is free."
         )
     return to.with_name(word + _SUFFIX)
-
-
-TOOLS = (
-    Tool(
-        "embedding",
-        "import",
-        "look at a stranger's file, and take its numbers over",
-        ImportSettings,
-        import_embedding,
-    ),
-)

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import files_inside, find_named
-from lib_ti.core.settings import option
-from lib_ti.formats.embedding import SUFFIXES, Embedding, read_embedding
+from lib_ti.formats.embedding import Embedding, read_embedding
+from lib_ti.formats.suffixes import EMBEDDINGS
 from lib_ti.hosts.base import Host
-from lib_ti.methods.mixing import Rows, Short, Sources, concatenated, mixed, weighted_sum
-from lib_ti.methods.pruning import CRITERIA, most_important, parse_rows
-from lib_ti.tools.embedding_files import new_file, overwriting, save
-from lib_ti.tools.tool import Answer, Context, Tool, each, numbers_for
+from lib_ti.methods.mixing import Rows, Sources, concatenated, mixed, weighted_sum
+from lib_ti.methods.pruning import most_important, parse_rows
+from lib_ti.tools.embedding_files import save
+from lib_ti.tools.embedding_tools import MergeSettings, MixSettings, PruneSettings
+from lib_ti.tools.tool import Answer, Context, each, numbers_for
 
-_SHORT = "What stands for the missing vectors where one has fewer: refuse, zeros, or repeat its own."
-_SHORTS: tuple[Short, ...] = ("refuse", "zeros", "repeat")
 # What is said of what one file was, and not of what is made of it.
 _OWN = {"job", "settings", "modelspec.date", "not_used", "bundled_in", "token", "name"}
-
-
-@dataclass(frozen=True)
-class MergeSettings:
-    files: str = option(
-        "", "The embeddings, in their order.", group="file", file="embedding", several=True, needed=True
-    )
-    to: str = new_file()
-    how: str = option(
-        "join",
-        "Join: the vectors one after the other, as if the words stood side by side. Sum: added, each with "
-        "its weight.",
-        group="vectors",
-        choices=("join", "sum"),
-    )
-    weights: str = option(
-        "", "Of a sum, one for each: 0.7, 0.3; empty: equal shares. Negative ones subtract.", group="vectors"
-    )
-    short: str = option("refuse", _SHORT, group="vectors", choices=_SHORTS, label="Different lengths")
-    overwrite: bool = overwriting()
 
 
 def merge(settings: MergeSettings, context: Context) -> Answer:
@@ -63,25 +41,10 @@ def merge(settings: MergeSettings, context: Context) -> Answer:
     return _saved(rows, embeddings, made, settings.to, overwrite=settings.overwrite)
 
 
-@dataclass(frozen=True)
-class MixSettings:
-    expression: str = option(
-        "",
-        'Such as 0.5*cat + 0.5*my-dog - "fur": names of embeddings, words of the model in double quotes, '
-        "numbers, + - * / and parentheses; a comma puts vectors after one another. A minus between two "
-        "names wants spaces; a name with spaces or / wants single quotes.",
-        group="vectors",
-        needed=True,
-    )
-    to: str = new_file()
-    short: str = option("refuse", _SHORT, group="vectors", choices=_SHORTS, label="Different lengths")
-    overwrite: bool = overwriting()
-
-
 def mix(settings: MixSettings, context: Context) -> Answer:
     """Embeddings are found by name in the folder of embeddings, words in the model's vocabulary."""
     used: dict[str, Embedding] = {}
-    there = files_inside(context.folders.embeddings, SUFFIXES)
+    there = files_inside(context.folders.embeddings, EMBEDDINGS)
 
     def embedding(name: str) -> Rows:
         used[name] = found = read_embedding(_find(name, there))
@@ -110,24 +73,6 @@ def _of_words(text: str, host: Host) -> dict[str, torch.Tensor]:
     if not ids:
         raise ValueError(f"there is no word in {text!r}")
     return {encoder: host.token_vectors(encoder)[ids].float().cpu() for encoder in host.info.text_encoders}
-
-
-@dataclass(frozen=True)
-class PruneSettings:
-    file: str = option("", "The embedding.", group="file", file="embedding", needed=True)
-    to: str = new_file()
-    keep: str = option(
-        "", "The vectors to keep, in this order, from 1: 3,1,4-6. Or say how many to drop.", group="vectors"
-    )
-    drop: int = option(0, "How many vectors to leave out.", group="vectors", low=0, high=74)
-    criterion: str = option(
-        "shortest",
-        "Which count least. Shortest: the smallest norm. Alike: of the two that point most nearly the same "
-        "way the shorter, one after the other.",
-        group="vectors",
-        choices=CRITERIA,
-    )
-    overwrite: bool = overwriting()
 
 
 def prune(settings: PruneSettings, context: Context) -> Answer:
@@ -169,10 +114,3 @@ def _saved(rows: Rows, sources: Sequence[Embedding], made: str, to: str, *, over
     path = save(Embedding(Path(to).stem, rows.vectors, None, metadata), to, overwrite=overwrite)
     count = rows.count
     return Answer(f"Wrote {path}: {count} vector{'s' * (count != 1)}, {made}.", {"vectors": count}, (path,))
-
-
-TOOLS = (
-    Tool("embedding", "merge", "several embeddings as one: joined, or summed", MergeSettings, merge),
-    Tool("embedding", "mix", "an embedding from an expression", MixSettings, mix),
-    Tool("embedding", "prune", "fewer vectors, or another order", PruneSettings, prune),
-)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import files_inside
-from lib_ti.core.settings import option
-from lib_ti.formats.embedding import SUFFIXES, Embedding, NotFinite, read_embeddings
+from lib_ti.formats.embedding import Embedding, NotFinite, read_embeddings
+from lib_ti.formats.suffixes import EMBEDDINGS
 from lib_ti.methods.embedding_check import (
     Finding,
     check_alone,
@@ -18,7 +17,8 @@ from lib_ti.methods.embedding_check import (
     check_with_model,
 )
 from lib_ti.methods.vocabulary import Vocabulary, misfit
-from lib_ti.tools.tool import Answer, Context, Tool
+from lib_ti.tools.embedding_tools import CheckSettings, InspectSettings
+from lib_ti.tools.tool import Answer, Context
 
 # What a file says of where it comes from -> how that is told.
 _ORIGIN = {
@@ -36,19 +36,6 @@ _ORIGIN = {
     "bundled_in": "bundled in",
     "not_used": "not used",
 }
-
-
-@dataclass(frozen=True)
-class InspectSettings:
-    file: str = option("", "The embedding to look into.", group="file", file="embedding", needed=True)
-    words: int = option(
-        5,
-        "Nearest words of the model for each vector; 0: do not ask the model, which need not be there.",
-        group="model",
-        low=0,
-        high=50,
-        label="Nearest words",
-    )
 
 
 def inspect(settings: InspectSettings, context: Context) -> Answer:
@@ -117,22 +104,10 @@ def _vectors(count: int) -> str:
     return f"{count} vector{'s' * (count != 1)}"
 
 
-@dataclass(frozen=True)
-class CheckSettings:
-    file: str = option(
-        "", "The embedding that is off; empty: all of the folder.", group="file", file="embedding"
-    )
-    prompt: str = option("", "The prompt it was used in, if that is to be looked at.", group="model")
-    negative_prompt: str = option("", "The negative prompt beside it.", group="model")
-    compare: bool = option(
-        True, "Look at the model, too: its kind, its words.", group="model", label="Compare with the model"
-    )
-
-
 def check(settings: CheckSettings, context: Context) -> Answer:
     """Never fails for a file that cannot be read: that is its finding."""
     folder = context.folders.embeddings
-    there = files_inside(folder, SUFFIXES)
+    there = files_inside(folder, EMBEDDINGS)
     names = {path.resolve(): name for name, path in there.items()}
     wanted = [Path(settings.file)] if settings.file else list(there.values())
     if not wanted:
@@ -192,9 +167,3 @@ def _summary(files: int, off: int, findings: int, why: str) -> str:
         return f"Nothing wrong can be seen in {which}; what is drawn with it is another matter.{model}"
     told = f"{findings} thing{'s' * (findings > 1)} to know"
     return f"{told} of {off} of {files} embeddings.{model}" if files > 1 else f"{told}.{model}"
-
-
-TOOLS = (
-    Tool("embedding", "inspect", "what a file holds", InspectSettings, inspect),
-    Tool("embedding", "check", "why an embedding is off, and what helps", CheckSettings, check),
-)

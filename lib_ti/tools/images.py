@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from PIL import Image
 from lib_ti.core.errors import BadInput, Interrupted
 from lib_ti.core.files import new_folder
 from lib_ti.core.picture_settings import PictureSettings
-from lib_ti.core.settings import option, with_default
 from lib_ti.data.buckets import bucket_table
 from lib_ti.data.duplicates import Print, find_pairs, print_of
 from lib_ti.data.images import open_image
@@ -20,45 +18,8 @@ from lib_ti.data.looking import Look, damaged, draw_look, look_at
 from lib_ti.data.making import Making, survey, write_picture
 from lib_ti.data.shrinking import parse_areas
 from lib_ti.data.tags import count_tags
-from lib_ti.tools.tool import Answer, Context, Tool
-
-
-@dataclass(frozen=True)
-class MakeSettings:
-    source: str = option(
-        "",
-        "folder with pictures; nothing in it is changed",
-        group="file",
-        file="pictures",
-        needed=True,
-        label="Picture folder",
-    )
-    to: str = option(
-        "", "name of the new data set", group="file", file="new-dataset", needed=True, label="New data set"
-    )
-    leave_out: str = option(
-        "exact",
-        "duplicates that are left out: those of the same pixels, those that look alike too, or none",
-        group="picture",
-        choices=("exact", "alike", "none"),
-    )
-    flip: bool = option(False, "add a mirrored copy of each picture", group="picture")
-    split: float = option(
-        0.0,
-        "cut pictures longer than so many times their short side into squares that overlap; 0: none",
-        group="picture",
-        low=0,
-        high=20,
-    )
-    sizes: str = option(
-        "", "add smaller copies that have as many pixels, such as 512x512,256x256", group="picture"
-    )
-    alpha_masks: bool = option(
-        False,
-        "write the transparency of a picture as a mask beside it, which weighs the loss",
-        group="picture",
-    )
-    caption_extension: str = with_default(PictureSettings, "caption_extension", ".txt")
+from lib_ti.tools.image_tools import LookSettings, MakeSettings
+from lib_ti.tools.tool import Answer, Context
 
 
 def make(settings: MakeSettings, context: Context) -> Answer:
@@ -104,33 +65,6 @@ def _checked_split(split: float) -> float:
 
 def _left_out(names: dict[str, str]) -> str:
     return f"; {len(names)} left out" if names else ""
-
-
-@dataclass(frozen=True)
-class LookSettings:
-    images: str = option(
-        "",
-        "folder with pictures, or the name of a data set",
-        group="file",
-        file="pictures",
-        needed=True,
-        label="Pictures",
-    )
-    width: int = option(
-        512, "width they will be trained at", group="picture", low=32, high=4096, unit="pixels"
-    )
-    height: int = option(
-        512, "height they will be trained at", group="picture", low=32, high=4096, unit="pixels"
-    )
-    buckets: bool = with_default(PictureSettings, "buckets", True)
-    bucket_enlarge: bool = with_default(PictureSettings, "bucket_enlarge", True)
-    caption_extension: str = with_default(PictureSettings, "caption_extension", ".txt")
-    duplicates: bool = option(True, "look for pictures that are there twice", group="picture")
-    first: int = option(1, "the first picture to show", group="shown", low=1)
-    count: int = option(60, "so many are shown", group="shown", low=0, high=1000)
-    side: int = option(
-        320, "longest side of a picture that is shown", group="shown", low=32, high=2048, unit="pixels"
-    )
 
 
 def look(settings: LookSettings, context: Context) -> Answer:
@@ -201,9 +135,3 @@ def _line(row: dict[str, Any]) -> str:
     """Below a picture that is shown."""
     told = f"{row['file']}: {row['size']}, trained at {row['bucket']}, {row['lost']} cut off"
     return " | ".join([told, *row["warnings"], row["caption"]])
-
-
-TOOLS = (
-    Tool("images", "make", "a data set from any folder of pictures", MakeSettings, make),
-    Tool("images", "look", "pictures as training will cut them", LookSettings, look, shows=True),
-)

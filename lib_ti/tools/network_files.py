@@ -9,14 +9,14 @@ import torch
 from lib_ti.core.errors import BadInput, Interrupted
 from lib_ti.core.names import named_file, new_path
 from lib_ti.core.precision import DTYPES
-from lib_ti.formats.streaming import SUFFIXES
+from lib_ti.formats.suffixes import CHECKPOINTS
 from lib_ti.networks.tools.combine import Watch
 from lib_ti.tools.tool import Context, refuse_existing
 
 
 def free_file(name: str, overwrite: bool) -> Path:
     """Where the new file will be. Raises BadInput where its ending says no format, or something is there."""
-    path = named_file(Path(name), SUFFIXES)
+    path = named_file(Path(name), CHECKPOINTS)
     path = new_path(path.parent, path.name)
     refuse_existing([path], overwrite)
     return path

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
-from lib_ti.core.settings import option
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Update
 from lib_ti.networks.files import read_network
@@ -19,36 +17,9 @@ from lib_ti.networks.tools.combine import Term, add, add_at_rank, common_metadat
 from lib_ti.networks.tools.into_checkpoint import CheckpointMerge, tell, unmerged
 from lib_ti.networks.tools.saving import metadata_of, precision_of, save_network
 from lib_ti.networks.tools.stored import open_checkpoint
-from lib_ti.tools import network_options as options
-from lib_ti.tools.embedding_files import overwriting
 from lib_ti.tools.network_files import device_of, dtype_of, free_file, watched
-from lib_ti.tools.tool import Answer, Context, Tool, each, numbers_for, refuse_existing
-
-_RATIOS = "How strong each is, such as 0.8, -0.5; empty: 1. Negative ones take away."
-
-
-@dataclass(frozen=True)
-class MergeSettings:
-    files: str = options.network("The networks to merge.", several=True, label="Networks")
-    to: str = options.new_network()
-    ratios: str = option("", _RATIOS, group="merge")
-    how: str = option(
-        "exact",
-        "Exact: the very sum, the ranks add up. Nearest: the one of a given rank that comes nearest to it.",
-        group="merge",
-        choices=("exact", "nearest"),
-    )
-    rank: int = options.rank(0, "Of the nearest one; 0: the largest that each layer has among the files.")
-    conv_rank: int = options.conv_rank("as the rank")
-    clamp: float = options.clamp()
-    shuffle: bool = option(
-        False,
-        "Of the exact sum: an order by chance, so that none of the files can be cut out again.",
-        group="merge",
-    )
-    save_precision: str = options.save_precision()
-    device: str = options.device()
-    overwrite: bool = overwriting()
+from lib_ti.tools.network_tools import MergeIntoSettings, MergeSettings
+from lib_ti.tools.tool import Answer, Context, each, numbers_for, refuse_existing
 
 
 def merge(settings: MergeSettings, context: Context) -> Answer:
@@ -104,17 +75,6 @@ def _by_chance() -> torch.Generator:
     return generator
 
 
-@dataclass(frozen=True)
-class MergeIntoSettings:
-    checkpoint: str = options.checkpoint("The checkpoint; it stays as it is.")
-    files: str = options.network("The networks to merge into it.", several=True, label="Networks")
-    to: str = options.new_checkpoint()
-    ratios: str = option("", _RATIOS, group="merge")
-    save_precision: str = options.save_precision()
-    device: str = options.device()
-    overwrite: bool = overwriting()
-
-
 def merge_into(settings: MergeIntoSettings, context: Context) -> Answer:
     to = free_file(settings.to, settings.overwrite)
     source = open_checkpoint(Path(settings.checkpoint))
@@ -137,15 +97,3 @@ def merge_into(settings: MergeIntoSettings, context: Context) -> Answer:
     notes = tuple(filter(None, [new.rounding.note()]))
     values = {"networks": tell(new.applied), "lost in rounding": round(new.rounding.lost, 6)}
     return Answer(" ".join([*told, f"Wrote {to}."]), values, (to,), notes=notes)
-
-
-TOOLS = (
-    Tool("lora", "merge", "several networks as one", MergeSettings, merge),
-    Tool(
-        "lora",
-        "merge-into-checkpoint",
-        "networks into a checkpoint, which then draws as it does with them",
-        MergeIntoSettings,
-        merge_into,
-    ),
-)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from lib_ti.core.precision import DTYPES
 from lib_ti.core.settings import option
 
 _AS_READ = "as read"
@@ -32,7 +31,7 @@ def save_precision() -> Any:
         _AS_READ,
         "Of the numbers in the new file.",
         group="file",
-        choices=(_AS_READ, *DTYPES),
+        choices=(_AS_READ, "fp32", "fp16", "bf16"),
         label="Precision of the file",
     )
 
@@ -64,3 +63,7 @@ def device() -> Any:
 
 def layers() -> Any:
     return option(False, "Tell of every layer, too.", group="file", label="Every layer")
+
+
+def overwriting() -> Any:
+    return option(False, "Replace a file of that name.", group="file")

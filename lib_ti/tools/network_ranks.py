@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lib_ti.core.files import parse_json
-from lib_ti.core.settings import option
 from lib_ti.networks.files import Network, read_network
-from lib_ti.networks.svd import METHODS, check_method
+from lib_ti.networks.svd import check_method
 from lib_ti.networks.tools.describe import counted
 from lib_ti.networks.tools.extract import Extraction
 from lib_ti.networks.tools.extract import extract as extract_difference
 from lib_ti.networks.tools.resize import Resizing, cut_dylora, resized
 from lib_ti.networks.tools.saving import metadata_of, precision_of, save_network
 from lib_ti.networks.tools.stored import open_checkpoint
-from lib_ti.tools import network_options as options
-from lib_ti.tools.embedding_files import overwriting
 from lib_ti.tools.network_files import device_of, dtype_of, free_file, watched
-from lib_ti.tools.tool import Answer, Context, Tool
-
-
-@dataclass(frozen=True)
-class ExtractSettings:
-    original: str = options.checkpoint("The checkpoint that the network will be used with.")
-    tuned: str = options.checkpoint("The checkpoint that it shall come near to.")
-    to: str = options.new_network()
-    rank: int = options.rank(4, "Of the network.", low=1)
-    conv_rank: int = options.conv_rank("they are left out")
-    min_diff: float = option(
-        0.01,
-        "Text encoders in which no number differs by more are the same: U-Net only.",
-        group="rank",
-        low=0,
-        label="Smallest difference of text encoders",
-    )
-    clamp: float = options.clamp()
-    save_precision: str = options.save_precision()
-    device: str = options.device()
-    layers: bool = options.layers()
-    overwrite: bool = overwriting()
+from lib_ti.tools.network_tools import ExtractSettings, ResizeSettings, SplitSettings
+from lib_ti.tools.tool import Answer, Context
 
 
 def extract(settings: ExtractSettings, context: Context) -> Answer:
@@ -81,15 +57,6 @@ def extract(settings: ExtractSettings, context: Context) -> Answer:
     return Answer(sentence, told, (to,), notes=tuple(notes))
 
 
-@dataclass(frozen=True)
-class SplitSettings:
-    file: str = options.network("The DyLoRA.")
-    to: str = options.new_network()
-    unit: int = options.rank(0, "The unit that it was trained with; 0: as the file says, or 1.")
-    save_precision: str = options.save_precision()
-    overwrite: bool = overwriting()
-
-
 def split(settings: SplitSettings, context: Context) -> Answer:
     network = read_network(Path(settings.file))
     top = max((update.rank or 0) for update in network.updates.values())
@@ -117,27 +84,6 @@ def _unit_of(network: Network) -> int:
     return int(unit) if re.fullmatch("[1-9][0-9]{0,3}", unit) else 1
 
 
-@dataclass(frozen=True)
-class ResizeSettings:
-    file: str = options.network("The network.")
-    to: str = options.new_network()
-    rank: int = options.rank(4, "The most that is kept.", low=1)
-    conv_rank: int = options.conv_rank("as the rank")
-    method: str = option(
-        "fixed",
-        "Which singular values of each layer are kept. Fixed: as many as the rank. sv_ratio: those above the "
-        "largest divided by the parameter. sv_cumulative: as few as sum to that share. sv_fro: as few as "
-        "hold that share of the Frobenius norm.",
-        group="rank",
-        choices=tuple(METHODS),
-    )
-    parameter: float = option(0.0, "Of the method; fixed has none.", group="rank", low=0, high=1e6)
-    save_precision: str = options.save_precision()
-    device: str = options.device()
-    layers: bool = options.layers()
-    overwrite: bool = overwriting()
-
-
 def resize(settings: ResizeSettings, context: Context) -> Answer:
     check_method(settings.method, settings.parameter)
     to = free_file(settings.to, settings.overwrite)
@@ -161,16 +107,3 @@ def resize(settings: ResizeSettings, context: Context) -> Answer:
             {"layer": name, "rank": rank, "kept": round(kept[name], 6)} for name, rank in ranks.items()
         ]
     return Answer(sentence, told, (to,))
-
-
-TOOLS = (
-    Tool("lora", "extract", "the difference of two checkpoints as a network", ExtractSettings, extract),
-    Tool("lora", "split", "a DyLoRA as one file a rank: NAME-0004, NAME-0008", SplitSettings, split),
-    Tool(
-        "lora",
-        "resize",
-        "a network at a lower rank, as near to itself as that can be",
-        ResizeSettings,
-        resize,
-    ),
-)

@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 from lib_ti.core.errors import BadInput
-from lib_ti.tools import (
-    captions,
-    cards,
-    choosing,
-    describing,
-    embedding_files,
-    embedding_import,
-    embedding_vectors,
-    embeddings,
-    images,
-    network_merging,
-    network_ranks,
-    networks,
-    resizing,
-)
+from lib_ti.tools import card_tools, embedding_tools, image_tools, network_tools
 from lib_ti.tools.tool import Tool
 
 # The groups in the order of a page, and what it calls them.
 GROUPS = {"card": "Cards", "images": "Data sets", "embedding": "Embeddings", "lora": "LoRAs"}
 TOOLS: tuple[Tool, ...] = (
-    *embeddings.TOOLS,
-    *embedding_import.TOOLS,
-    *embedding_files.TOOLS,
-    *embedding_vectors.TOOLS,
-    *images.TOOLS,
-    *describing.TOOLS,
-    *captions.TOOLS,
-    *choosing.TOOLS,
-    *resizing.TOOLS,
-    *cards.TOOLS,
-    *networks.TOOLS,
-    *network_merging.TOOLS,
-    *network_ranks.TOOLS,
+    *embedding_tools.TOOLS,
+    *image_tools.TOOLS,
+    *card_tools.TOOLS,
+    *network_tools.TOOLS,
 )
 
 

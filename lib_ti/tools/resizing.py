@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from lib_ti.core.settings import option
-from lib_ti.data.shrinking import INTERPOLATIONS, Shrinking, parse_areas, planned, shrink_folder
-from lib_ti.tools.tool import Answer, Context, Tool, refuse_existing
-
-
-@dataclass(frozen=True)
-class ResizeSettings:
-    source: str = option("", "folder with pictures", group="file", file="pictures", needed=True)
-    target: str = option("", "folder to write into", group="file", file="new-dataset", needed=True)
-    sizes: str = option(
-        "512x512,384x384,256x256,128x128",
-        "how many pixels a copy has at most, as WIDTHxHEIGHT of a picture that has as many; its proportions "
-        "are the picture's own, and nothing is enlarged",
-        group="picture",
-    )
-    divisible_by: int = option(
-        1, "cut the middle so that this divides both sides", group="picture", low=1, high=1024, unit="pixels"
-    )
-    interpolation: str = option(
-        "area", "how pictures are scaled", group="picture", choices=tuple(INTERPOLATIONS)
-    )
-    png: bool = option(False, "copies as PNG, transparency kept, not as JPEG", group="picture")
-    together: bool = option(
-        False,
-        "copy files of a picture's name, such as its caption, with each of its copies",
-        group="picture",
-    )
-    overwrite: bool = option(False, "replace files of these names", group="file")
+from lib_ti.data.shrinking import Shrinking, parse_areas, planned, shrink_folder
+from lib_ti.tools.image_tools import ResizeSettings
+from lib_ti.tools.tool import Answer, Context, refuse_existing
 
 
 def resize(settings: ResizeSettings, context: Context) -> Answer:
@@ -55,14 +29,3 @@ def resize(settings: ResizeSettings, context: Context) -> Answer:
         written=tuple(written),
         stopped=len(written) < len(plan),
     )
-
-
-TOOLS = (
-    Tool(
-        "images",
-        "resize",
-        "copy a folder, with smaller copies of its pictures: cat+512x512.jpg",
-        ResizeSettings,
-        resize,
-    ),
-)

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import files_inside, find_named, folders_inside, local_path, new_path
 from lib_ti.core.settings import options_of
-from lib_ti.formats.embedding import SUFFIXES as EMBEDDINGS
-from lib_ti.formats.streaming import SUFFIXES as CHECKPOINTS
-from lib_ti.hosts.base import Folders, Host
-from lib_ti.networks.files import SUFFIXES as NETWORKS
+from lib_ti.formats.suffixes import CHECKPOINTS, EMBEDDINGS, NETWORKS
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from lib_ti.hosts.base import Folders, Host
 
 CARDS = frozenset({".png"})
 DATA_URL = "data:image/png;base64,"  # before a card that is given itself, and not by its name

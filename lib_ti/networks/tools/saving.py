@@ -11,7 +11,7 @@ import torch
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
 from lib_ti.formats.pickles import write_torch_pickle
-from lib_ti.formats.streaming import PICKLE_SUFFIXES
+from lib_ti.formats.suffixes import PICKLED_CHECKPOINTS
 from lib_ti.networks.algebra import LowRank, Update
 from lib_ti.networks.files import Network, network_metadata, tensors_of, write_network
 from lib_ti.networks.tools.combine import is_conv
@@ -32,7 +32,7 @@ def save_network(
     tensors = tensors_of(updates)
     if dtype is not None:
         tensors = {key: _cast(key, tensor, dtype) for key, tensor in tensors.items()}
-    if path.suffix.lower() in PICKLE_SUFFIXES:
+    if path.suffix.lower() in PICKLED_CHECKPOINTS:
         write_torch_pickle(tensors, path)
     else:
         write_network(path, tensors, metadata)
