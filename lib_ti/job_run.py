@@ -232,7 +232,10 @@ class Run:
         loop = self.loop
         if not loop.vectors:
             return []
-        means = {name: total / max(1, loop.step) for name, total in loop.gradients.items()}
+        means = {
+            name: total / max(1, loop.step - loop.settings.initial_step)
+            for name, total in loop.gradients.items()
+        }
         result = {name: parameters[name] for name in loop.vectors}
         reports = measure(self.host, self._by_parameter(result), self._by_parameter(loop.start), means)
         said = told(reports)

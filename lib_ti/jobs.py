@@ -211,7 +211,8 @@ def start(
             job.discard()
             raise
         length = f"{settings.steps} steps ({samples.steps_of_epoch} to an epoch)"
-        said.append(f"job {job.id}: {len(source.pictures)} pictures, {length}, rate {rate.at(1):g}")
+        first_rate = rate.at(settings.initial_step + 1)
+        said.append(f"job {job.id}: {len(source.pictures)} pictures, {length}, rate {first_rate:g}")
         with job.alone():
             for sentence in said:
                 report(Message(sentence))

@@ -14,18 +14,10 @@ from lib_ti.commands.sd_scripts_entry import (
     sets,
     switched,
 )
+from lib_ti.commands.sd_scripts_schedule import SCHEDULE
 
 _FEW = "of a few vectors 8 bits and pages save nothing"
-_STAGES = "write the stages into the rate, such as --learning_rate=0.005:500,0.001"
 _ADAPTIVE = ("DAdaptAdaGrad", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "DAdaptSGD")
-
-
-def _warmup(text: str) -> Ours:
-    """Steps, or a share of them: below 1, or in percent."""
-    given = number("lr_warmup_steps", text.removesuffix("%"))
-    if text.endswith("%"):
-        return {"--warmup": str(given / 100)}
-    return {"--warmup": str(int(given) if given.is_integer() else given)}
 
 
 def _largest_norm(text: str) -> Ours:
@@ -39,23 +31,7 @@ LEARNING: Mapping[str, Entry] = {
     "gradient_accumulation_steps": becomes("--accumulation"),
     "seed": becomes("--seed"),
     "learning_rate": becomes("--learning-rate"),
-    "lr_scheduler": Entry(
-        choices={
-            **{name: sets({"--decay": name}) for name in ("constant", "linear", "cosine")},
-            "constant_with_warmup": sets({"--decay": "constant"}),
-            "cosine_with_restarts": sets({"--decay": "cosine-restarts"}),
-            "polynomial": sets({"--decay": "polynomial", "--decay-power": "1"}),
-        },
-        instead=f"use constant, linear, cosine, cosine_with_restarts or polynomial, or {_STAGES}",
-    ),
-    "lr_warmup_steps": Entry(_warmup),
-    "lr_scheduler_num_cycles": becomes("--decay-cycles"),
-    "lr_scheduler_power": becomes("--decay-power"),
-    "lr_scheduler_type": missing("use --lr_scheduler"),
-    "lr_scheduler_args": missing("use --lr_scheduler", several=True),
-    "lr_scheduler_timescale": missing(_STAGES),
-    "lr_scheduler_min_lr_ratio": missing(_STAGES),
-    "lr_decay_steps": missing(_STAGES),
+    **SCHEDULE,
     "optimizer_type": Entry(
         becomes("--optimizer").ours,
         choices={
@@ -73,10 +49,7 @@ LEARNING: Mapping[str, Entry] = {
             },
             "dadaptation": missing("use DAdaptAdam"),
             "sgdnesterov": missing("use torch.optim.SGD with --optimizer_args momentum=0.9 nesterov=True"),
-            "adafactor": sets(
-                {"--optimizer": "Adafactor"},
-                told="its rate is that of --learning_rate, as relative_step=False",
-            ),
+            "adafactor": sets({"--optimizer": "Adafactor"}),  # see sd_scripts_schedule for its rate
         },
     ),
     "use_8bit_adam": sets({"--optimizer": "AdamW"}, told=f"AdamW it is: {_FEW}", switch=True),

@@ -12,6 +12,7 @@ S = TypeVar("S", bound=TrainSettings)
 # The setting in epochs, and the one in steps that it stands for.
 _STANDS_FOR = {
     "epochs": "steps",
+    "initial_epochs": "initial_step",
     "copy_every_epochs": "copy_every",
     "preview_every_epochs": "preview_every",
     "evaluate_every_epochs": "evaluate_every",

@@ -114,10 +114,15 @@ def check_learning(settings: LearningSettings, device: torch.device | None = Non
     """
     if device is not None:
         Precision(settings.precision, device)
+    if settings.initial_step >= settings.steps:
+        raise BadInput(
+            f"initial-step {settings.initial_step} leaves none of the {settings.steps} steps; give a smaller "
+            "one, or more steps."
+        )
     rate = learning_rate_of(settings)
     _clip_stages(settings)
     Evaluations.of(settings)
-    made = make_optimizer(settings.optimizer, settings.optimizer_args, {"": torch.zeros(1, 1)}, rate.at(1))
+    made = make_optimizer(settings.optimizer, settings.optimizer_args, {"": torch.zeros(1, 1)}, rate.base)
     if settings.staircase:
         _check_staircase(settings, rate)
     if settings.ema and averages(made):
@@ -130,7 +135,7 @@ def _check_staircase(settings: LearningSettings, rate: LearningRate) -> None:
         raise BadInput(
             "staircase: which vectors were best is told by evaluations alone; set evaluate-every, such as 25."
         )
-    if not rate.stages.ends(settings.steps):
+    if not rate.stage_ends(settings.steps):
         raise BadInput(
             f"staircase: learning-rate {settings.learning_rate!r} has one stage in {settings.steps} steps; "
             "expected several, such as 0.02:0.3, 0.01:0.7, 0.002."
@@ -168,9 +173,9 @@ class Loop:
         self.after_step = after_step
         self.clip_at = _clip_stages(self.settings)
         staircase = self.settings.staircase and evaluation
-        self.stage_ends = rate.stages.ends(self.settings.steps) if staircase else frozenset()
+        self.stage_ends = rate.stage_ends(self.settings.steps) if staircase else frozenset()
         self.parameters = dict(method.parameters())
-        self.step = 0
+        self.step = self.settings.initial_step
         self.one_by_one = False  # a micro-batch for every sample, whatever the method draws: less memory
         self.optimizer = self._make_optimizer()
         self.precision = Precision(self.settings.precision, next(iter(self.parameters.values())).device)
@@ -189,7 +194,7 @@ class Loop:
     def _make_optimizer(self) -> torch.optim.Optimizer:
         settings = self.settings
         return make_optimizer(
-            settings.optimizer, settings.optimizer_args, self.parameters, self.rate.at(1), self.shares
+            settings.optimizer, settings.optimizer_args, self.parameters, self.rate.base, self.shares
         )
 
     def snapshot(self) -> TrainState:
@@ -312,7 +317,11 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         self.after_step()
         if self.average:
-            update(self.average, self.parameters, decay_at(self.settings.ema, self.step))
+            update(
+                self.average,
+                self.parameters,
+                decay_at(self.settings.ema, self.step - self.settings.initial_step),
+            )
 
     def _evaluate(self, steps: int) -> float | None:
         """The loss of the fixed batch with what training has arrived at, where it is due."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,10 +112,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group[_SHARE]
 
 
-def parse_arguments(text: str) -> dict[str, Any]:
+def parse_arguments(
+    text: str, setting: str = "optimizer-args", ours: Sequence[str] = ("lr", "params")
+) -> dict[str, Any]:
     """Read ``{"betas": [0.9, 0.99]}`` (JSON) or ``betas=(0.9, 0.99) eps=1e-6``: literals, no code.
 
-    Raises BadInput for anything else, and for the learning rate, which has a setting of its own.
+    ``setting``: what ``text`` was given as; ``ours``: names that are settled elsewhere.
+    Raises BadInput for anything else, and for names that are ours.
     """
     text = text.strip()
     try:
@@ -128,12 +131,12 @@ def parse_arguments(text: str) -> dict[str, Any]:
             found = {key.strip(): _literal(value) for key, _, value in pairs}
     except ValueError:
         raise BadInput(
-            f"optimizer-args: cannot read {text[:_MAX_ARGUMENTS]!r}; expected a JSON object, or pairs such "
+            f"{setting}: cannot read {text[:_MAX_ARGUMENTS]!r}; expected a JSON object, or pairs such "
             "as betas=(0.9, 0.99) eps=1e-6."
         ) from None
-    for key in ("lr", "params"):
+    for key in ours:
         if key in found:
-            raise BadInput(f"optimizer-args: {key} is not an argument here; the rate is learning-rate's.")
+            raise BadInput(f"{setting}: {key} is not an argument here; the rate is learning-rate's.")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
 
 
@@ -240,6 +243,8 @@ def _literal(text: str) -> Any:
     text = text.strip()
     if text in _WORDS:
         return _WORDS[text]
+    if len(text) > 1 and text[0] in "'\"" and text.find(text[0], 1) == len(text) - 1:
+        return text[1:-1]
     bracketed = text[:1] + text[-1:] in ("()", "[]")
     if bracketed or "," in text:
         inside = (text[1:-1] if bracketed else text).strip().removesuffix(",")
@@ -247,8 +252,6 @@ def _literal(text: str) -> Any:
             raise ValueError("brackets in brackets")
         row = [_literal(part) for part in inside.split(",")] if inside else []
         return row if text[0] == "[" else tuple(row)
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1]
     return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else float(text)
 
 

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.train_settings import LearningSettings
 
-Decay = Literal["constant", "linear", "cosine", "cosine-restarts", "polynomial"]
+Decay = Literal[
+    "constant",
+    "linear",
+    "cosine",
+    "cosine-restarts",
+    "cosine-waves",
+    "polynomial",
+    "inverse-sqrt",
+    "one-minus-sqrt",
+    "adafactor",
+    "adafactor-warmup",
+]
+Rise = Literal["linear", "cosine", "one-minus-sqrt"]
 
+_TIMESCALE = 10_000  # steps
 
 _MAX_TEXT = 10_000  # characters
 
@@ -60,13 +74,18 @@ class Stages:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a rate is multiplied by over ``steps``: a rise from 0, then a decay (a pure function)."""
+    """What a rate is multiplied by over ``steps``: a rise, then a decay (a pure function)."""
 
     decay: Decay
     steps: int
-    warmup: int = 0  # steps of the rise; the last of them has the full rate
-    cycles: int = 1  # of cosine-restarts
+    warmup: int = 0  # steps of the rise
+    cycles: int = 1  # of cosine-restarts and cosine-waves
     power: float = 2.0  # of polynomial
+    floor: float = 0.0  # what a decay falls to
+    over: int = 0  # steps at the end over which it falls; 0: all after the rise
+    timescale: int = 0  # of inverse-sqrt, in steps; 0: the rise's, or 10,000
+    warmup_from: float = -1.0  # factor of the first step; below 0: 1 / warmup, and the last of the rise has 1
+    rise: Rise = "linear"
 
     def at(self, step: int) -> float:
         """The factor of optimizer step ``step`` (from 1), 0..1.
@@ -75,17 +94,44 @@ class Shape:
         the first step after the warm-up has factor 1, and the last one is not quite the end.
         """
         if step <= self.warmup:
-            return step / self.warmup
-        done = min(1.0, (step - 1 - self.warmup) / max(1, self.steps - self.warmup))
+            return self._rising(step)
+        begin = self.steps - self.over if self.over else self.warmup
+        if step <= begin or self.decay == "constant":
+            return 1.0
+        left = self._left(step, begin)
+        return left * (1 - self.floor) + self.floor if self.floor else left
+
+    def _rising(self, step: int) -> float:
+        done = (step if self.warmup_from < 0 else step - 1) / self.warmup
+        if self.rise == "cosine":
+            done = 0.5 * (1.0 - math.cos(math.pi * done))
+        elif self.rise == "one-minus-sqrt":
+            done = 1.0 - math.sqrt(1.0 - done)
+        start = max(0.0, self.warmup_from)
+        return done * (1 - start) + start if start else done
+
+    def _left(self, step: int, begin: int) -> float:
+        """The factor of a decay to zero that begins after step ``begin``."""
+        past = step - 1 - begin
+        done = min(1.0, past / max(1, self.steps - begin))
         if self.decay == "linear":
             return 1.0 - done
         if self.decay == "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * done))
         if self.decay == "cosine-restarts":
             return 0.0 if done == 1.0 else 0.5 * (1.0 + math.cos(math.pi * (self.cycles * done % 1.0)))
+        if self.decay == "cosine-waves":
+            return 0.5 * (1.0 + math.cos(math.pi * self.cycles * done))
         if self.decay == "polynomial":
             return (1.0 - done) ** self.power
-        return 1.0
+        if self.decay == "one-minus-sqrt":
+            return 1.0 - math.sqrt(done)
+        if self.decay == "inverse-sqrt":
+            timescale = self.timescale or self.warmup or _TIMESCALE
+            return 1.0 / math.sqrt((past + timescale) / timescale)
+        # Adafactor's own (arXiv 1804.04235, section 8), as multiples of 0.01: 1 / sqrt(step) at most.
+        rising = step / _TIMESCALE if self.decay == "adafactor-warmup" else 1.0
+        return min(rising, math.sqrt(_TIMESCALE / step))
 
 
 @dataclass(frozen=True)
@@ -94,27 +140,65 @@ class LearningRate:
 
     stages: Stages
     shape: Shape = Shape("constant", 1)
+    after: int = 0  # steps that are left out at a job's beginning: the first rate is that of the next one
+    told: Sequence[float] = ()  # the rates themselves, where an lr scheduler's class makes them
 
     def at(self, step: int) -> float:
         """The rate of optimizer step ``step`` (from 1)."""
+        step -= self.after
+        if self.told:
+            return self.told[min(step, len(self.told)) - 1]
         return self.stages.at(step) * self.shape.at(step)
+
+    @property
+    def base(self) -> float:
+        """The rate that the first step would have without a warm-up; never 0."""
+        return self.stages.at(1)
+
+    def stage_ends(self, steps: int) -> frozenset[int]:
+        """The steps, of a job that ends with ``steps``, after which the next stage begins."""
+        return frozenset(end + self.after for end in self.stages.ends(steps - self.after))
 
     def travel(self, steps: int) -> float:
         """The sum of the rates over ``steps``: with Adam, about how far one element can move."""
-        return math.fsum(self.at(step) for step in range(1, steps + 1))
+        return math.fsum(self.at(step) for step in range(self.after + 1, steps + 1))
 
 
 def learning_rate_of(settings: LearningSettings) -> LearningRate:
     """The learning rate that a job's settings describe. Raises BadInput."""
     stages = parse_stages(settings.learning_rate, "learning rate").over(settings.steps)
+    if settings.scheduler:
+        return LearningRate(stages, after=settings.initial_step, told=_told(settings, stages))
     shape = Shape(
         cast(Decay, settings.decay),
         settings.steps,
         parse_warmup(settings.warmup, settings.steps),
         settings.decay_cycles,
         settings.decay_power,
+        settings.decay_floor,
+        parse_warmup(settings.decay_over, settings.steps, "decay-over"),
+        settings.decay_timescale,
+        settings.warmup_from,
+        cast(Rise, settings.warmup_shape),
     )
-    return LearningRate(stages, shape)
+    return LearningRate(stages, shape, settings.initial_step)
+
+
+def _told(settings: LearningSettings, stages: Stages) -> Sequence[float]:
+    """The rates that the named lr scheduler makes. Raises BadInput."""
+    from lib_ti.core.scheduler_classes import rates_of  # which imports torch: settings are read without it
+
+    if settings.decay != "constant" or parse_warmup(settings.warmup, settings.steps):
+        raise BadInput(
+            f"scheduler {settings.scheduler} takes the place of decay and warm-up; leave out decay "
+            f"{settings.decay} and warmup {settings.warmup}."
+        )
+    if len(stages.stages) > 1:
+        raise BadInput(
+            f"learning-rate {settings.learning_rate!r}: the scheduler {settings.scheduler} begins at one "
+            "rate; expected a number such as 0.005."
+        )
+    return rates_of(settings.scheduler, settings.scheduler_args, stages.at(1), settings.steps)
 
 
 def parse_learning_rate(text: str) -> LearningRate:
@@ -160,8 +244,9 @@ def parse_stages(text: str, what: str) -> Stages:
     return Stages(tuple(stages))
 
 
-def parse_warmup(text: str, steps: int) -> int:
-    """Steps of a warm-up: a whole number, or with a decimal point a share of ``steps``. Raises BadInput."""
+def parse_warmup(text: str, steps: int, setting: str = "warmup") -> int:
+    """Steps of a warm-up, or of what ``setting`` names: a whole number, or with a decimal point a share of
+    ``steps``. Raises BadInput."""
     try:
         given = _step_or_share(text)
     except ValueError:
@@ -169,7 +254,7 @@ def parse_warmup(text: str, steps: int) -> int:
     limit = 1 if isinstance(given, float) else steps
     if not 0 <= given <= limit:
         raise BadInput(
-            f"warmup: got {text!r}, expected a number of steps of at most {steps}, such as 100, "
+            f"{setting}: got {text!r}, expected a number of steps of at most {steps}, such as 100, "
             "or a share of them with a decimal point, such as 0.1."
         )
     return _steps_of(given, steps) if isinstance(given, float) else given

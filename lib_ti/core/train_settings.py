@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from lib_ti.core.memory_settings import MemorySettings
 from lib_ti.core.picture_settings import PictureSettings
+from lib_ti.core.schedule_settings import ScheduleSettings
 from lib_ti.core.settings import option
 
 
 @dataclass(frozen=True)
-class LearningSettings:
+class LearningSettings(ScheduleSettings):
     """How long and how it learns."""
 
     steps: int = option(600, "Optimizer steps in all.", group="length", low=1, high=1_000_000, basic=True)
@@ -22,6 +23,24 @@ class LearningSettings:
         high=100_000,
         label="Length",
         unit="epochs",
+    )
+    initial_step: int = option(
+        0,
+        "Steps that are left out at the beginning: the first one has the pictures, prompts and noise of the "
+        "next, and the learning rate that a job begins with.",
+        group="length",
+        low=0,
+        high=1_000_000,
+        unit="steps",
+    )
+    initial_epochs: int = option(
+        0,
+        "As initial-step, in epochs, and before it; 0: the steps count.",
+        group="length",
+        low=0,
+        high=100_000,
+        unit="epochs",
+        label="Initial epochs",
     )
     evaluate_every: int = option(
         0,
@@ -69,39 +88,6 @@ class LearningSettings:
         group="length",
         low=0,
         high=1,
-    )
-    learning_rate: str = option(
-        "0.01:0.5, 0.002",
-        "A rate, or stages as rate:last step, e.g. 0.005:100, 1e-3:1000, 1e-4. An end with a point is a "
-        "share of all steps: 0.1:0.2, 0.01:0.5, 0.001.",
-        group="learning",
-        basic=True,
-    )
-    staircase: bool = option(
-        False,
-        "Start each stage of the learning rate from the vectors that did best so far, by evaluate-every, and "
-        "end with the best. The optimizer starts anew with each.",
-        group="learning",
-        label="Each stage from the best",
-    )
-    decay: str = option(
-        "constant",
-        "How the learning rate falls over the job, on top of its stages.",
-        group="learning",
-        choices=("constant", "linear", "cosine", "cosine-restarts", "polynomial"),
-        label="Learning rate decay",
-    )
-    warmup: str = option(
-        "0",
-        "Steps over which the learning rate rises from zero; with a point a share of all steps, e.g. 0.1.",
-        group="learning",
-        label="Learning rate warm-up",
-    )
-    decay_cycles: int = option(
-        1, "Falls of cosine-restarts.", group="learning", low=1, high=1000, label="Cosine restarts"
-    )
-    decay_power: float = option(
-        2.0, "Exponent of polynomial.", group="learning", low=0.1, high=10, label="Polynomial power"
     )
     optimizer: str = option(
         "AdamW",

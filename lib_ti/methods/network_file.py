@@ -50,7 +50,7 @@ def metadata_of(
             "ss_new_sd_model_hash": info.sha256,
             "ss_network_dropout": str(settings.dropout),
             "ss_optimizer": settings.optimizer,
-            "ss_lr_scheduler": settings.decay,
+            "ss_lr_scheduler": settings.scheduler or settings.decay,
             "ss_seed": str(settings.seed),
             "ss_clip_skip": str(settings.clip_skip or None),
             "ss_min_snr_gamma": str(settings.min_snr_gamma if settings.weighting == "min-snr" else None),
@@ -61,7 +61,7 @@ def metadata_of(
 
 def _rates(settings: NetworkSettings) -> dict[str, str]:
     """As they are before warm-up and decay."""
-    rate = learning_rate_of(settings).stages.at(1)
+    rate = learning_rate_of(settings).base
     return {
         "ss_learning_rate": str(rate),
         "ss_unet_lr": str(rate * settings.unet_rate),

@@ -112,8 +112,10 @@ def from_pictures(
     """
     if not settings.starts_from_pictures:
         return start
-    alone = replace(settings, decay="constant", warmup="0", ema=0.0, stop_rule="none")
-    rate = learning_rate_of(alone).at(1)
+    alone = replace(
+        settings, decay="constant", warmup="0", scheduler="", initial_step=0, ema=0.0, stop_rule="none"
+    )
+    rate = learning_rate_of(alone).base
     alone = replace(alone, steps=settings.init_steps, learning_rate=f"{rate}")
     rows = _spread(samples.pictures, MOST_PICTURES)
     found = list[Embeddings]()

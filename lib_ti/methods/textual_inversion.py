@@ -89,7 +89,7 @@ def preflight(host: Host, settings: VectorSettings, prompts: Sequence[str]) -> l
     """
     said = [found_in(host, word, prompts) for word in (settings.trigger, *settings.words.others)]
     known = known_as(settings.optimizer)
-    if known is KNOWN["Prodigy"] and learning_rate_of(settings).at(1) < 0.1:
+    if known is KNOWN["Prodigy"] and learning_rate_of(settings).base < 0.1:
         said.append(
             "warning: Prodigy multiplies the rate it finds by learning-rate, which should be about 1.0"
         )

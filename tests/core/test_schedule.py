@@ -128,8 +128,32 @@ def test_travel_counts_decay_and_warmup(decay: str) -> None:
     rate = learning_rate_of(
         replace(SETTINGS, steps=10_000, learning_rate="0.1", decay=decay, warmup="0.1", decay_cycles=2)
     )
-    mean = {"constant": 1, "linear": 1 / 2, "cosine": 1 / 2, "cosine-restarts": 1 / 2, "polynomial": 1 / 3}
+    mean = {
+        "constant": 1,
+        "linear": 1 / 2,
+        "cosine": 1 / 2,
+        "cosine-restarts": 1 / 2,
+        "polynomial": 1 / 3,
+        "cosine-waves": 1 / 2,
+        "one-minus-sqrt": 1 / 3,
+        "inverse-sqrt": 2 / 9 * (10**0.5 - 1),
+        "adafactor": 1,
+        "adafactor-warmup": 0.55,
+    }
     assert rate.travel(10_000) == pytest.approx(0.1 * (500 + 9000 * mean[decay]), rel=1e-3)
+
+
+def test_a_decay_may_begin_late_and_end_above_zero() -> None:
+    told = {"decay": "linear", "decay_over": "0.2", "decay_floor": 0.5}
+    rate = learning_rate_of(replace(SETTINGS, learning_rate="0.1", **told))
+    assert [rate.at(step) for step in (1, 80, 81, 91, 101)] == pytest.approx([0.1, 0.1, 0.1, 0.075, 0.05])
+
+
+def test_steps_that_are_left_out_at_the_beginning_leave_the_rates_as_they_are() -> None:
+    whole = learning_rate_of(SETTINGS)
+    later = learning_rate_of(replace(SETTINGS, initial_step=30))
+    assert [later.at(step) for step in range(31, 101)] == [whole.at(step) for step in range(1, 71)]
+    assert later.stage_ends(100) == {50, 80} and later.travel(100) == pytest.approx(whole.travel(70))
 
 
 def test_past_the_last_step_a_decay_stays_at_its_end() -> None:
