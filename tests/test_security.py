@@ -22,14 +22,15 @@ import pytest
 import torch
 from PIL import Image
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.settings import options_of
-from lib_ti.data.images import MAX_PIXELS, open_image, upright_size
+from lib_ti.data.images import open_image, upright_size
 from lib_ti.data.sd_scripts_config import read_dataset_config
 from lib_ti.data.templates import find_template, read_template
-from lib_ti.formats.content import MAX_TENSORS, content_of
+from lib_ti.formats.content import content_of
 from lib_ti.formats.embedding import Embedding, read_embeddings, write_pt, write_safetensors
 from lib_ti.formats.pickles import read_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, write_tensors
@@ -344,10 +345,10 @@ def test_s11_a_header_is_not_read_beyond_its_limit(tmp_path: Path) -> None:
 
 def test_s11_no_file_has_tensors_without_end(tmp_path: Path) -> None:
     path, empty = tmp_path / "x.safetensors", {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    header = json.dumps({str(number): empty for number in range(MAX_TENSORS + 1)}).encode()
+    header = json.dumps({str(number): empty for number in range(limits.TENSORS + 1)}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     for read in (read_embeddings, read_network, open_tensors):
-        with pytest.raises(BadInput, match=f"{MAX_TENSORS + 1} tensors; at most"):
+        with pytest.raises(BadInput, match=f"{limits.TENSORS + 1} tensors; at most"):
             read(path)  # type: ignore[operator]
 
 
@@ -420,7 +421,7 @@ def test_s13_a_hosts_higher_limit_changes_nothing(tmp_path: Path, monkeypatch: p
 def test_s13_large_photos_are_read_smaller(tmp_path: Path) -> None:
     path = tmp_path / "cat.jpg"
     Image.new("RGB", (8000, 6000), "red").save(path)
-    assert upright_size(path) == open_image(path).size == (4000, 3000) and MAX_PIXELS < 8000 * 6000
+    assert upright_size(path) == open_image(path).size == (4000, 3000) and limits.PIXELS < 8000 * 6000
 
 
 def test_s13_few_kinds_of_pictures_are_read_and_none_is_shown() -> None:

@@ -7,6 +7,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput, StudioError
 
 if sys.platform == "win32":
@@ -22,11 +24,22 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-MAX_TEXT = 1 << 20  # bytes of a caption, a template, a data set file
-
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _UNFINISHED = (".tmp", ".new", ".old")
+# Of TOML: what stands in quotes or behind a sharp, to its end or to that of the file.
+_QUOTED = re.compile(
+    r"""
+      [\"]{3}(?s:.*?)(?:[\"]{3}|\Z)
+    | '{3}(?s:.*?)(?:'{3}|\Z)
+    | "(?:[^"\\\n]|\\.)*"?
+    | '[^'\n]*'?
+    | \#.*
+    """,
+    re.VERBOSE,
+)
+_DOTS = re.compile(rf"(?:\.[ \t]*[\w'-]+[ \t]*){{{limits.DEPTH}}}")
+_DIGITS = re.compile(rf"[\d_]{{{limits.DIGITS + 1}}}")
 _BEYOND = 2**30  # a place in a file behind all that it holds: Windows lets nobody read what is locked
 
 
@@ -164,7 +177,7 @@ def checked_size(path: Path, most: int | None = None) -> int:
     return size
 
 
-def read_text(path: Path, most: int = MAX_TEXT) -> str:
+def read_text(path: Path, most: int = limits.TEXT) -> str:
     """A user's UTF-8 file, with or without a byte order mark. Raises BadInput, also for more than ``most``
     bytes."""
     checked_size(path, most)
@@ -176,16 +189,60 @@ def read_text(path: Path, most: int = MAX_TEXT) -> str:
         raise BadInput(f"{path} cannot be read ({error.strerror}); check that it is there.") from error
 
 
-def parse_json(text: str | bytes) -> Any:
-    """What JSON says. Raises ValueError, also for what is nested too deeply to be read."""
+def parse_json(text: str | bytes, most: int = limits.JSON) -> Any:
+    """What JSON says. Raises ValueError, also for what is longer than ``most`` bytes, nested too deeply, or
+    holds half a character."""
+    if len(text) > most:
+        raise ValueError(f"it has {len(text)} bytes, at most {most} are read")
     try:
-        return json.loads(text)
+        told = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), parse_int=_whole)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    return _checked(told)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > limits.DIGITS:
+        raise ValueError(f"it has a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _checked(told: Any) -> Any:
+    """Without a call for each level, of which Python has few."""
+    level = [told]
+    for _ in range(limits.DEPTH):
+        inside: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inside += value.keys()
+                inside += value.values()
+            elif isinstance(value, list):
+                inside += value
+            elif isinstance(value, str) and not is_text(value):
+                raise ValueError("it holds half a character, which is no text anywhere else")
+        level = inside
+        if not level:
+            return told
+    raise ValueError("it is nested too deeply")
+
+
+def is_text(value: str) -> bool:
+    """Whether it can be written down: half of a pair of characters, as bytes that are no UTF-8 become in the
+    name of a file, cannot."""
+    return as_text(value) == value
+
+
+def as_text(value: str) -> str:
+    """With a question mark in the place of each half of a character."""
+    return value if value.isascii() else value.encode(errors="replace").decode()
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """What TOML says. Raises ValueError, and BadInput where this Python cannot read it."""
+    """What TOML says. Raises ValueError, as ``parse_json``, and BadInput where this Python cannot read it."""
+    # A parser looks at every beginning of a long name with dots, and Python at every digit of a number.
+    for long, what in ((_DOTS, "it is nested too deeply"), (_DIGITS, "it has a number of too many digits")):
+        if long.search(_QUOTED.sub("''", text)):
+            raise ValueError(what)
     for name in ("tomllib", "tomli"):  # the first comes with Python 3.11
         with contextlib.suppress(ImportError):
             parser = importlib.import_module(name)
@@ -196,7 +253,7 @@ def parse_toml(text: str) -> dict[str, Any]:
             "JSON where that is taken."
         )
     try:
-        found: dict[str, Any] = parser.loads(text)
+        found: dict[str, Any] = _checked(parser.loads(text))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return found

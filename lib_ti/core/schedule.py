@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.train_settings import LearningSettings
 
@@ -25,9 +26,6 @@ Decay = Literal[
 Rise = Literal["linear", "cosine", "one-minus-sqrt"]
 
 _TIMESCALE = 10_000  # steps
-
-_MAX_TEXT = 10_000  # characters
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -219,8 +217,8 @@ def parse_stages(text: str, what: str) -> Stages:
             "0.005:100, 1e-3:1000, 1e-4 (value:last step), or with shares of all steps, 0.1:0.2, 0.01."
         )
 
-    if len(str(text)) > _MAX_TEXT:
-        raise BadInput(f"{what}: it has {len(str(text))} characters; at most {_MAX_TEXT} are read.")
+    if len(str(text)) > limits.ARGUMENTS:
+        raise BadInput(f"{what}: it has {len(str(text))} characters; at most {limits.ARGUMENTS} are read.")
     stages: list[Stage] = []
     parts = [part.strip() for part in str(text).split(",") if part.strip()]
     if not parts:

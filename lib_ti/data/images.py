@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import checked_size
 
@@ -20,9 +21,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK_ENDING = "_att"  # of a file that weighs the parts of the picture it is named after
 # Pillow reads dozens of formats; each is a parser that a stranger's file could attack.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-# Below Pillow's own limit, which hosts lift. It keeps 4 bytes of each, twice while a picture is turned.
-MAX_PIXELS = 1 << 25
-MAX_FILE = 256 << 20  # bytes
 _ORIENTATION = 0x0112  # of EXIF; from 5 on width and height change places
 # What damaged files were seen to raise in Pillow 9.5 and 13; it has no error of its own for them.
 _DAMAGE = (
@@ -81,7 +79,7 @@ def open_image(path: Path) -> Image.Image:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    checked_size(path, MAX_FILE)
+    checked_size(path, limits.PICTURE_FILE)
     try:
         with Image.open(path, formats=FORMATS) as file:
             _limit_pixels(file, path)
@@ -98,16 +96,17 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _limit_pixels(file: Image.Image, path: Path) -> None:
     """Large photos, as JPEG, are read at half their size or less. Raises BadInput for other pictures."""
     width, height = file.size
-    if width * height <= MAX_PIXELS:
+    if width * height <= limits.PIXELS:
         return
     # A progressive one takes the memory of all its pixels, however few are wanted.
     shrinks = (2, 4, 8) if file.format == "JPEG" and "progressive" not in file.info else ()
     for shrink in shrinks:
-        if width * height <= MAX_PIXELS * shrink**2:
+        if width * height <= limits.PIXELS * shrink**2:
             file.draft(None, (max(1, width // shrink), max(1, height // shrink)))
             return
     raise BadInput(
-        f"{path} has {width} x {height} pixels, at most {MAX_PIXELS:,} are read; save a smaller copy of it."
+        f"{path} has {width} x {height} pixels, at most {limits.PIXELS:,} are read; "
+        "save a smaller copy of it."
     )
 
 
@@ -181,7 +180,7 @@ def flatten(image: Image.Image) -> Image.Image:
 
 def image_hash(path: Path) -> str:
     """SHA-256 of the file's bytes, in hexadecimal."""
-    checked_size(path, MAX_FILE)
+    checked_size(path, limits.PICTURE_FILE)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

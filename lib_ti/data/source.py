@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.train_settings import TrainSettings
@@ -19,7 +20,7 @@ from lib_ti.data.latent_store import Encode, LatentStore
 from lib_ti.data.latents import LatentCache, cache_latents
 from lib_ti.data.samples import TrainingSet, steps_to_show
 from lib_ti.data.sd_scripts_config import read_dataset_config
-from lib_ti.data.templates import MAX_PROMPTS, as_one_word, fill
+from lib_ti.data.templates import as_one_word, fill
 from lib_ti.data.views import Framed, frame
 
 
@@ -48,7 +49,7 @@ class Source:
         same."""
         prompts: dict[str, None] = {}
         for called, caption in zip(self.names(name, others), self.captions, strict=True):
-            if len(prompts) >= MAX_PROMPTS:
+            if len(prompts) >= limits.DRAWN_PROMPTS:
                 break
             filled = (fill(line, name=called, filewords=caption, others=others) for line in self.lines)
             prompts |= dict.fromkeys(filled)

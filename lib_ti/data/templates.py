@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import read_text
 
 OUR_TEMPLATES = Path(__file__).resolve().parents[2] / "textual_inversion_templates"
-MAX_PROMPTS = 2_000  # reading 10,000 to count a trigger takes seconds
 
 
 def list_templates(folders: Sequence[Path] = (OUR_TEMPLATES,)) -> dict[str, Path]:
@@ -88,7 +88,7 @@ def as_one_word(text: str, word: str) -> str:
 
 
 def all_prompts(
-    lines: Iterable[str], name: str, captions: Iterable[str], limit: int = MAX_PROMPTS
+    lines: Iterable[str], name: str, captions: Iterable[str], limit: int = limits.DRAWN_PROMPTS
 ) -> list[str]:
     """Each distinct prompt that can be drawn, in order, before tags are shuffled or dropped.
 

@@ -25,29 +25,23 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
 from lib_ti.core.names import safe_name
 from lib_ti.formats.card_pixels import find_hidden, hide
 from lib_ti.formats.embedding import (
     ENCODERS,
-    MAX_VECTORS,
-    MAX_WIDTH,
     Embedding,
     assemble,
     pt_content,
 )
-
-MAX_FILE = 64 * 2**20  # bytes; base64 of it is a third longer
-MAX_PIXELS = 4096 * 4096
-MAX_JSON = 5 * 2**20  # bytes; 75 vectors of SDXL in stock A1111's digits take 3.9 million
 
 _CHUNK, _OUR_CHUNK = "sd-ti-embedding", "ti-studio-card"
 _MARK = b"ti-studio-card\n"  # before our record in the borders, where A1111's cards repeat themselves
 _TENSOR = "TORCHTENSOR"
 _DIGITS = 4  # in the borders
 _ZIPPED_TEXT = 2**20  # bytes; Pillow refuses a compressed chunk with more in it
-_MAX_METADATA = 2**18  # characters
 _KEPT = {0: 2**13, _DIGITS: 100}  # characters; what is longer of the metadata is left out
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What damaged files were seen to raise in Pillow 9.5 and 13; it has no error of its own for them.
@@ -118,17 +112,17 @@ def read_card(content: bytes, name: str) -> Card:
 
 def _open(content: bytes, name: str) -> Any:
     """Its pixels are not read yet."""
-    if len(content) > MAX_FILE:
-        raise BadInput(f"{name} has {len(content)} bytes; a card has at most {MAX_FILE}.")
+    if len(content) > limits.CARD_FILE:
+        raise BadInput(f"{name} has {len(content)} bytes; a card has at most {limits.CARD_FILE}.")
     if not content.startswith(_SIGNATURE):
         raise BadInput(f"{name} is no PNG file; cards are, and what a site made of one is no card any more.")
     try:
         image = Image.open(io.BytesIO(content), formats=("PNG",))
     except _DAMAGE as error:
         raise BadInput(f"{name} cannot be read as a PNG picture ({error}).") from error
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > limits.CARD_PIXELS:
         told = f"{image.width} x {image.height}"
-        raise BadInput(f"{name} has {told} pixels; a card has at most {MAX_PIXELS}.")
+        raise BadInput(f"{name} has {told} pixels; a card has at most {limits.CARD_PIXELS}.")
     return image
 
 
@@ -170,8 +164,8 @@ def _usable(name: object) -> str:
 def _metadata(record: Mapping[str, Any]) -> dict[str, str]:
     told = record.get("metadata")
     found = {str(k): str(v) for k, v in told.items()} if isinstance(told, Mapping) else {}
-    if sum(len(key) + len(value) for key, value in found.items()) > _MAX_METADATA:
-        raise BadInput(f"the card tells more than {_MAX_METADATA} characters about its embedding.")
+    if sum(len(key) + len(value) for key, value in found.items()) > limits.CARD_METADATA:
+        raise BadInput(f"the card tells more than {limits.CARD_METADATA} characters about its embedding.")
     return found
 
 
@@ -215,7 +209,7 @@ def _add_text(info: PngInfo, key: str, text: str) -> None:
 
 
 def _decode(text: str) -> bytes:
-    if len(text) > MAX_JSON * 4 // 3 + 4:
+    if len(text) > limits.CARD_JSON * 4 // 3 + 4:
         raise _too_long()
     return base64.b64decode(text)
 
@@ -236,7 +230,7 @@ def _hidden_record(rest: bytes) -> dict[str, Any]:
 def _inflate(content: bytes) -> tuple[bytes, bytes]:
     """The whole zlib stream at the beginning of ``content``, and what comes behind it."""
     stream = zlib.decompressobj()
-    found = stream.decompress(content, MAX_JSON)
+    found = stream.decompress(content, limits.CARD_JSON)
     if stream.unconsumed_tail:
         raise _too_long()
     if not stream.eof:
@@ -246,7 +240,7 @@ def _inflate(content: bytes) -> tuple[bytes, bytes]:
 
 def _parse(text: bytes) -> dict[str, Any]:
     """JSON with tensors in it. Raises BadInput, ValueError."""
-    if len(text) > MAX_JSON:
+    if len(text) > limits.CARD_JSON:
         raise _too_long()
     try:
         found = json.loads(text, object_hook=_tensor, parse_int=_whole)
@@ -258,7 +252,9 @@ def _parse(text: bytes) -> dict[str, Any]:
 
 
 def _too_long() -> BadInput:
-    return BadInput(f"the card's data are longer than {MAX_JSON} bytes, more than any embedding needs.")
+    return BadInput(
+        f"the card's data are longer than {limits.CARD_JSON} bytes, more than any embedding needs."
+    )
 
 
 def _whole(digits: str) -> int:
@@ -272,11 +268,11 @@ def _tensor(told: dict[str, Any]) -> Any:
     if _TENSOR not in told:
         return told
     rows = told[_TENSOR]
-    if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_VECTORS:
-        raise ValueError(f"a tensor that is not 1 to {MAX_VECTORS} vectors")
+    if not isinstance(rows, list) or not 1 <= len(rows) <= limits.VECTORS:
+        raise ValueError(f"a tensor that is not 1 to {limits.VECTORS} vectors")
     for row in rows:
-        if not isinstance(row, list) or not 1 <= len(row) <= MAX_WIDTH or len(row) != len(rows[0]):
-            raise ValueError(f"vectors that are not all of one width of at most {MAX_WIDTH}")
+        if not isinstance(row, list) or not 1 <= len(row) <= limits.WIDTH or len(row) != len(rows[0]):
+            raise ValueError(f"vectors that are not all of one width of at most {limits.WIDTH}")
         if not all(type(number) in (int, float) for number in row):
             raise ValueError("vectors that are not numbers")
     return torch.tensor(rows, dtype=torch.float64).to(torch.float32)

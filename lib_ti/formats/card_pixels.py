@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
-
-MAX_BYTES = 4 * 2**20  # in the borders of one picture
 
 Bytes = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -46,7 +45,7 @@ def find_hidden(image: Image.Image) -> bytes | None:
     """What the borders of ``image`` hold, followed by what fills them up; None: it has none.
 
     ``image`` may have got black margins, an alpha channel or a palette since. Most pictures are let go after
-    a glance at few rows. Raises BadInput for borders of more than MAX_BYTES.
+    a glance at few rows. Raises BadInput for borders of more than limits.CARD_BORDERS.
     """
     width, height = image.size
     everywhere = (0, 0, width, height)
@@ -58,7 +57,7 @@ def find_hidden(image: Image.Image) -> bytes | None:
     if box is None or columns is None:
         return None
     left, top, right, bottom = box
-    if columns * (bottom - top) * 3 > MAX_BYTES:
+    if columns * (bottom - top) * 3 > limits.CARD_BORDERS:
         raise BadInput(f"the picture's borders are {columns} columns wide, more than any embedding fills.")
     low = _cells(image, (left, top, left + columns, bottom))
     high = _cells(image, (right - columns, top, right, bottom))

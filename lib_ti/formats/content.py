@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import checked_size
+from lib_ti.core.files import checked_size, parse_json
 
-MAX_HEADER = 16 << 20  # bytes of a safetensors header; the format allows 100 MB
-_MAX_NAME = 500  # letters of a tensor's name
-MAX_TENSORS = 50_000  # in a file; a whole SDXL checkpoint has 2,515
 ZIP_MAGIC = b"PK\x03\x04"
+METADATA = "__metadata__"  # the key of a safetensors header that is no tensor's name
+# Bytes of a number, by the names that safetensors has for those that torch has had since 2.1.
+BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+_LARGEST = 1 << 63  # bytes that torch can count
 
 Content = Literal["safetensors", "pickle", "unknown"]
 
@@ -28,15 +45,61 @@ def content_of(path: Path, most: int | None = None) -> tuple[Content, bytes]:
         raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
     if head[8:] == b"{":
         header = int.from_bytes(head[:8], "little")
-        if header > MAX_HEADER:
-            raise BadInput(f"{path.name} claims a header of {header} bytes; at most {MAX_HEADER} are read.")
+        if header > limits.HEADER:
+            raise BadInput(
+                f"{path.name} claims a header of {header} bytes; at most {limits.HEADER} are read."
+            )
         return "safetensors", head
     return "pickle" if head.startswith((ZIP_MAGIC, b"\x80")) else "unknown", head
 
 
+def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    """What the header of a safetensors file says, and where the tensors begin.
+
+    ``content_of`` has told what it is. Whoever reads tensors has the library check their places, too. Raises
+    BadInput for shapes, types and names that no tensor of ours has.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            text = file.read(min(size, limits.HEADER))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
+    if (count := text.count(b'"data_offsets"')) > limits.TENSORS:
+        raise BadInput(f"{path.name} has {count} tensors; at most {limits.TENSORS} are read.")
+    try:
+        header = parse_json(text, limits.HEADER)
+    except ValueError as error:
+        raise BadInput(f"{path.name} is not a whole safetensors file: {error}.") from error
+    if not isinstance(header, dict):
+        raise BadInput(f"{path.name} is not a whole safetensors file: its header names no tensors.")
+    for name, entry in header.items():
+        if name != METADATA:
+            _check_entry(path, name, entry)
+    check_names(path, header)
+    return header, 8 + size
+
+
+def _check_entry(path: Path, name: str, entry: Any) -> None:
+    told = entry if isinstance(entry, Mapping) else {}
+    shape, dtype = told.get("shape"), told.get("dtype")
+    if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
+        raise BadInput(f"{path.name} is not a whole safetensors file: {name[:80]!r} has no shape.")
+    if dtype not in BYTES:
+        raise BadInput(
+            f"{path.name} has tensors of the type {str(dtype)[:20]}; expected one of {', '.join(BYTES)}."
+        )
+    # Also where a side is 0: torch counts the steps from one number to the next.
+    if len(shape) > limits.AXES or math.prod(max(1, side) for side in shape) * BYTES[dtype] >= _LARGEST:
+        raise BadInput(
+            f"{path.name} has a tensor of the shape {json.dumps(shape)[:80]}, {name[:80]!r}; expected at "
+            f"most {limits.AXES} axes, and no more numbers than a file can hold."
+        )
+
+
 def check_names(path: Path, names: Collection[str]) -> None:
     """Raises BadInput for more tensors than any file of ours can need, and for names as nobody has."""
-    if len(names) > MAX_TENSORS:
-        raise BadInput(f"{path.name} has {len(names)} tensors; at most {MAX_TENSORS} are read.")
-    if longest := next((name for name in names if len(name) > _MAX_NAME), ""):
+    if len(names) > limits.TENSORS:
+        raise BadInput(f"{path.name} has {len(names)} tensors; at most {limits.TENSORS} are read.")
+    if longest := next((name for name in names if len(name) > limits.TENSOR_NAME), ""):
         raise BadInput(f"{path.name} has a tensor with a name of {len(longest)} letters, {longest[:40]!r}...")

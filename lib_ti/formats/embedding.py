@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
 from lib_ti.formats.content import check_names, content_of
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 Family = Literal["sd1", "sd2", "sdxl"]
 
 IS_NEGATIVE = "modelspec.is_negative_embedding"  # the metadata that says so with "true"
-MAX_VECTORS = 75  # what one chunk of a prompt holds
-MAX_WIDTH = 4096
 
 _FAMILIES: Mapping[frozenset[str], Family] = {
     frozenset({"clip_l"}): "sd1",
@@ -104,10 +103,14 @@ class Embedding:
 
 
 def _check_shape(what: str, tensor: torch.Tensor) -> None:
-    if tensor.ndim != 2 or not 1 <= tensor.shape[0] <= MAX_VECTORS or not 1 <= tensor.shape[1] <= MAX_WIDTH:
+    if (
+        tensor.ndim != 2
+        or not 1 <= tensor.shape[0] <= limits.VECTORS
+        or not 1 <= tensor.shape[1] <= limits.WIDTH
+    ):
         raise BadInput(
-            f"{what} has the shape {tuple(tensor.shape)}; expected 1 to {MAX_VECTORS} vectors of at most "
-            f"{MAX_WIDTH} numbers."
+            f"{what} has the shape {tuple(tensor.shape)}; expected 1 to {limits.VECTORS} vectors of at most "
+            f"{limits.WIDTH} numbers."
         )
 
 

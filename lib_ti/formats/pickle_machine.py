@@ -17,6 +17,7 @@ from typing import IO, Any, Literal, cast
 import torch
 
 from lib_ti.core import limits
+from lib_ti.core.files import as_text
 
 STORAGE_DTYPES = {
     "torch.DoubleStorage": torch.float64,
@@ -207,19 +208,11 @@ def _instructions(stream: _Limited) -> Iterator[tuple[str, Any]]:
         if opcode.name not in _INSTRUCTIONS:
             raise Refused(f"its pickle uses the instruction {opcode.name}")
         argument = opcode.arg.reader(cast(IO[bytes], stream)) if opcode.arg else None
-        if isinstance(argument, str) and not argument.isascii():
-            _check_text(argument)
-        yield opcode.name, argument
+        # Of a file's name that was no UTF-8, such as a checkpoint's, pickles keep what no other file can.
+        yield opcode.name, as_text(argument) if isinstance(argument, str) else argument
         if opcode.name == "STOP":
             return
     raise Refused(f"its pickle has more than {limits.INSTRUCTIONS} instructions")
-
-
-def _check_text(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise Refused("a text in it holds half a character, which is no text anywhere else") from error
 
 
 def _extend(target: object, items: list[Any]) -> None:
@@ -263,6 +256,8 @@ def _rebuild_tensor(
         raise Refused("the shape or the stride of a tensor is not made of numbers")
     count = storage.elements.numel()
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    if math.prod(max(1, size) for size in shape) >= 1 << 60:  # also where a side is 0: torch counts the steps
+        raise Refused(f"a tensor of shape {shape!s:.60} is larger than any")
     if math.prod(shape) > count or (0 not in shape and last >= count):
         raise Refused(f"a tensor of shape {shape!s:.60} reaches out of its storage of {count} elements")
     return storage.elements.as_strided(shape, stride, offset)

@@ -11,16 +11,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_ti.core.errors import BadInput
-from lib_ti.formats.content import check_names, content_of
+from lib_ti.formats.content import content_of, safetensors_header
 from lib_ti.formats.streaming import bytes_of, header, in_order, stream_safetensors
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors, on the CPU and mapped from the file, and metadata. Raises BadInput."""
     with opened(path) as content:
-        keys = content.keys()
-        check_names(path, keys)
-        return {key: content.get_tensor(key) for key in keys}, content.metadata() or {}
+        return {key: content.get_tensor(key) for key in content.keys()}, content.metadata() or {}
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -34,17 +32,17 @@ def read_metadata(path: Path) -> dict[str, str]:
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Of the tensors, without reading them. Raises BadInput."""
     with opened(path) as content:
-        keys = content.keys()
-        check_names(path, keys)
-        return {key: tuple(content.get_slice(key).get_shape()) for key in keys}
+        return {key: tuple(content.get_slice(key).get_shape()) for key in content.keys()}
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The library's own handle, which checks every offset against the file. Raises BadInput."""
+    """The library's own handle, which checks every offset against the file; shapes, types and names are
+    checked before. Raises BadInput."""
     kind, head = content_of(path)
     if kind != "safetensors":
         raise BadInput(f"{path.name} is not a whole safetensors file: it begins with {head!r}.")
+    safetensors_header(path)
     try:
         with safe_open(path, framework="pt") as content:
             yield content

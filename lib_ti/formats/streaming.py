@@ -11,14 +11,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
-from lib_ti.formats.content import check_names, content_of
+from lib_ti.formats.content import METADATA, check_names, content_of, safetensors_header
 from lib_ti.formats.pickles import read_torch_pickle, write_torch_pickle
 from lib_ti.formats.suffixes import CHECKPOINTS, PICKLED_CHECKPOINTS
 
@@ -76,28 +75,21 @@ def open_tensors(path: Path) -> TensorFile:
 
 
 def _open_safetensors(path: Path) -> TensorFile:
+    content, start = safetensors_header(path)
+    content.pop(METADATA, None)
     try:
         with safe_open(path, framework="pt") as checked:  # checks every offset against the file
             metadata = checked.metadata() or {}
     except SafetensorError as error:
         raise BadInput(f"{path.name} is not a whole safetensors file: {error}.") from error
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        content: dict[str, Any] = json.loads(file.read(size))
-    content.pop("__metadata__", None)
-    check_names(path, content)
     entries = dict(sorted(content.items(), key=lambda item: item[1]["data_offsets"]))
-    if odd := {entry["dtype"] for entry in entries.values()} - DTYPES.keys():
-        raise BadInput(
-            f"{path.name} has tensors of the type {min(odd)}; expected one of {', '.join(DTYPES)}."
-        )
     plan = {name: meta(entry["shape"], DTYPES[entry["dtype"]]) for name, entry in entries.items()}
 
     def read(name: str) -> torch.Tensor:
         # Not mapped: every page of a mapped file that was looked at counts as this process's memory.
         tensor = torch.empty_like(plan[name], device="cpu")
         with path.open("rb") as file:
-            file.seek(8 + size + entries[name]["data_offsets"][0])
+            file.seek(start + entries[name]["data_offsets"][0])
             if file.readinto(bytes_of(tensor)) != tensor.nbytes:
                 raise BadInput(f"{path.name} became shorter while it was read.")
         return tensor
@@ -159,7 +151,7 @@ def in_order(plan: Plan) -> list[str]:
 def header(names: Sequence[str], plan: Plan, metadata: Mapping[str, str]) -> bytes:
     """What stands before the tensors, which follow in the order of ``names``."""
     # The library writes metadata in an order that changes from run to run; here it is sorted.
-    content: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    content: dict[str, object] = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
     end = 0
     for name in names:
         tensor = plan[name]

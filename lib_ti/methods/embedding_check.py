@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from lib_ti.formats.embedding import MAX_VECTORS, Embedding
+from lib_ti.core import limits
+from lib_ti.formats.embedding import Embedding
 from lib_ti.hosts.base import Host
 from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX
 from lib_ti.methods.vocabulary import Vocabulary, misfit
 
-_MANY = MAX_VECTORS // 3  # vectors that leave little of a chunk to other words
+_MANY = limits.VECTORS // 3  # vectors that leave little of a chunk to other words
 _SAME = 0.999  # cosine of vectors that say the same
 _STILL = 0.02  # of a word's length: no further from it means hardly trained
 _FAINT = 0.1  # of the usual length: hardly heard
@@ -34,7 +35,7 @@ def check_alone(embedding: Embedding) -> Iterator[Finding]:
     yield from _twins(embedding)
     if embedding.count > _MANY:
         yield Finding(
-            f"It takes {embedding.count} of the {MAX_VECTORS} places that a chunk of a prompt has.",
+            f"It takes {embedding.count} of the {limits.VECTORS} places that a chunk of a prompt has.",
             "Keep the rest of the prompt short, or keep fewer of its vectors (embedding prune).",
         )
     if unused := embedding.metadata.get("not_used"):
@@ -159,9 +160,9 @@ def check_prompts(embedding: Embedding, prompt: str, negative: str, host: Host) 
         )
     for place, times in found.items():
         tokens = len(said[place]) + times * (embedding.count - len(ids))
-        if times and tokens > MAX_VECTORS:
+        if times and tokens > limits.VECTORS:
             yield Finding(
-                f"With it the {place} has {tokens} tokens, more than the {MAX_VECTORS} of one chunk; what "
+                f"With it the {place} has {tokens} tokens, more than the {limits.VECTORS} of one chunk; what "
                 "stands in another chunk is heard less together with it.",
                 "Shorten the prompt, or write BREAK where it may be cut.",
             )

@@ -19,7 +19,7 @@ from typing import Literal
 
 import torch
 
-from lib_ti.formats.embedding import MAX_VECTORS
+from lib_ti.core import limits
 from lib_ti.methods.expression import Node, Parser, apply, constant, tokens_of
 
 MAX_LENGTH = 1000  # characters
@@ -51,8 +51,10 @@ class Rows:
     def then(self, other: object) -> Rows:
         """The vectors of both, one after the other."""
         theirs = self._alike(other)
-        if (count := self.count + theirs.count) > MAX_VECTORS:
-            raise ValueError(f"it has {count} vectors, and {MAX_VECTORS} are what a chunk of a prompt holds")
+        if (count := self.count + theirs.count) > limits.VECTORS:
+            raise ValueError(
+                f"it has {count} vectors, and {limits.VECTORS} are what a chunk of a prompt holds"
+            )
         vectors = {e: torch.cat([v, theirs.vectors[e]]) for e, v in self.vectors.items()}
         return replace(self, name=f"{self.name}, {theirs.name}", vectors=vectors)
 

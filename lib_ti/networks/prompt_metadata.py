@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import parse_json, write_atomically
-from lib_ti.formats.content import MAX_HEADER, content_of
+from lib_ti.formats.content import content_of
 from lib_ti.formats.safetensors_file import opened
 from lib_ti.networks.files import check_network
 from lib_ti.networks.prompt_files import metadata_of
@@ -32,7 +33,7 @@ def save_metadata_text(path: Path, text: str) -> dict[str, str]:
     """
     if content_of(path)[0] != "safetensors":
         raise BadInput(f"{path.name} is no safetensors file, so it has no metadata; nothing was saved.")
-    if len(text) > MAX_HEADER:
+    if len(text) > limits.HEADER:
         raise BadInput(f"{len(text)} characters are too many for metadata; nothing was saved.")
     check_network(path)
     before = metadata_of(path)

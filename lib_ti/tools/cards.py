@@ -10,10 +10,11 @@ from typing import Any
 
 from PIL import Image
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import MAX_NAME, files_inside, folded, safe_name, suggest_name
 from lib_ti.data.images import open_image
-from lib_ti.formats.card import MAX_FILE, Card, read_card, write_card
+from lib_ti.formats.card import Card, read_card, write_card
 from lib_ti.formats.card_picture import FAMILIES, draw_embedding_card
 from lib_ti.formats.embedding import read_embedding, write_safetensors
 from lib_ti.formats.embedding_layouts import renamed
@@ -99,7 +100,7 @@ def _content(card: str) -> tuple[bytes, str]:
         path = Path(card)
         try:
             with path.open("rb") as file:
-                return file.read(MAX_FILE + 1), path.name  # one more than is allowed, to be seen
+                return file.read(limits.CARD_FILE + 1), path.name  # one more than is allowed, to be seen
         except OSError as error:
             raise BadInput(f"{card} cannot be read: {error.strerror}.") from error
     try:

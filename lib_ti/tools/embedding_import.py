@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import files_inside, folded, safe_name, suggest_name
 from lib_ti.formats.content import content_of
@@ -18,14 +19,13 @@ from lib_ti.tools.embedding_tools import ImportSettings
 from lib_ti.tools.embeddings import describe
 from lib_ti.tools.tool import Answer, Context
 
-MAX_FILE = 64 << 20  # bytes; 75 vectors for both of SDXL's text encoders are 0.6 MB
 _SUFFIX = ".safetensors"
 
 
 def import_embedding(settings: ImportSettings, context: Context) -> Answer:
     """Raises BadInput for what is no embedding, and for a name that is taken, with one that is free."""
     path = Path(settings.file)
-    kind, _ = content_of(path, MAX_FILE)
+    kind, _ = content_of(path, limits.EMBEDDING_FILE)
     found = read_embeddings(path)
     told = {"file": path.name, "content": kind, "embeddings": [describe(embedding) for embedding in found]}
     folder = Path(settings.to).parent if settings.to else context.folders.embeddings

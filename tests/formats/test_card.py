@@ -17,9 +17,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lib_ti.bench.cards import bytes_per_vector, photo, plain_pictures
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.formats import card as card_module
-from lib_ti.formats.card import MAX_JSON, MAX_PIXELS, Card, read_card, write_card
+from lib_ti.formats.card import Card, read_card, write_card
 from lib_ti.formats.card_picture import draw_embedding_card
 from lib_ti.formats.card_pixels import find_hidden, hide
 from lib_ti.formats.embedding import IS_NEGATIVE, Embedding
@@ -154,7 +155,7 @@ def test_tensors_that_are_none_are_refused(tensor: object, told: str) -> None:
     [
         (base64.b64encode(DEEP).decode(), "nested too deep"),
         (base64.b64encode(b"9" * 1_000_000).decode(), "1000000 digits"),
-        ("A" * (2 * MAX_JSON), "longer than"),
+        ("A" * (2 * limits.CARD_JSON), "longer than"),
         ("!", "damaged"),
         (base64.b64encode(b"[1]").decode(), "list"),
         (base64.b64encode(b'{"__import__": "os"}').decode(), "no embedding"),
@@ -196,7 +197,7 @@ def test_more_pixels_than_a_card_has_are_not_read() -> None:
     content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
     with pytest.raises(BadInput):
         read_card(content, "x.png")
-    with pytest.raises(BadInput, match=f"at most {MAX_PIXELS}"):
+    with pytest.raises(BadInput, match=f"at most {limits.CARD_PIXELS}"):
         read_card(png(Image.new("1", (4097, 4096))), "x.png")
 
 
