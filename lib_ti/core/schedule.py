@@ -27,6 +27,7 @@ Rise = Literal["linear", "cosine", "one-minus-sqrt"]
 
 _TIMESCALE = 10_000  # steps
 
+
 @dataclass(frozen=True)
 class Stage:
     """``value`` up to and including ``until``: a step, a share of all steps (float), None: to the end."""
