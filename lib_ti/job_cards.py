@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import forget_unfinished
+from lib_ti.core.files import forget_unfinished, reserved
 from lib_ti.core.job import Job
 from lib_ti.data.images import open_image
 from lib_ti.formats.card import Card, write_card
@@ -61,6 +61,7 @@ def _make(job: Job, settings: JobSettings, card: Card, number: int, step: int, f
     drawn = previews[-1][number * settings.preview_count :] if previews else []
     picture = draw_embedding_card(open_image(drawn[0]) if drawn else None, card)
     path = folders.cards / f"{card.embedding.name}.png"
-    write_card(card, picture, path)
-    forget_unfinished(path.parent, path.name)
+    with reserved([path], job.id):
+        write_card(card, picture, path)
+        forget_unfinished(path.parent, path.name)
     return path

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from lib_ti.core.errors import BadInput, JobFailed
-from lib_ti.core.files import CannotWrite, write_atomically
+from lib_ti.core.files import CannotWrite, new_files, reserved, write_atomically
 from lib_ti.core.job import Job, TrainState
 from lib_ti.core.loop import Loop, Progress
 from lib_ti.core.schedule import learning_rate_of
@@ -138,6 +138,22 @@ def started_from(job: Job, settings: JobSettings) -> Embeddings | None:
     return kind_of(settings).vectors(start, settings)
 
 
+@contextmanager
+def in_their_place(
+    job: Job, still_free: Callable[[], Mapping[Product, Path]]
+) -> Iterator[Mapping[Product, Path]]:
+    """The places of the job's files are this block's alone, to write into. What lies there may be replaced
+    when ``still_free`` gives the places; where nothing lies, nothing that comes meanwhile is replaced.
+
+    Raises BadInput as that does, and where somebody else makes a file of one of the names.
+    """
+    places = still_free()
+    with reserved(places.values(), job.id):
+        places = still_free()
+        with new_files([path for path in places.values() if not path.exists()], whose=job.id):
+            yield places
+
+
 class Run:
     """One job on one host: trains from the saved state, or from the start, to the end."""
 
@@ -150,9 +166,9 @@ class Run:
         targets: Mapping[Product, Path],
         report: Callable[[Event], None],
         start: Embeddings,
-        still_free: Callable[[], object] = lambda: None,
+        still_free: Callable[[], Mapping[Product, Path]],
     ) -> None:
-        """``still_free`` raises BadInput where another file has taken the place of one of ``targets``."""
+        """``still_free``: ``targets``; raises BadInput where another file has taken the place of one."""
         self.still_free = still_free
         self.host, self.settings, self.samples = host, settings, samples
         self.job, self.targets, self.report = job, targets, report
@@ -297,10 +313,10 @@ class Run:
     def _publish(self, step: int, parameters: Mapping[str, torch.Tensor]) -> Mapping[Product, Path]:
         """Put what was learned where prompts find it, but in the place of nobody else's file."""
         try:
-            self.still_free()
+            with in_their_place(self.job, self.still_free):
+                return self._save(self.targets, step, parameters)
         except BadInput as error:
             raise JobFailed(f"The job is trained, and not put in its place: {error}") from error
-        return self._save(self.targets, step, parameters)
 
     def _save_copy(self) -> Mapping[Product, Path]:
         step = self.loop.step

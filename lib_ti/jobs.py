@@ -13,7 +13,13 @@ from typing import Any
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import CannotWrite, forget_unfinished, is_writable, write_atomically
+from lib_ti.core.files import (
+    CannotWrite,
+    forget_unfinished,
+    is_writable,
+    new_files,
+    write_atomically,
+)
 from lib_ti.core.job import Job
 from lib_ti.core.lengths import in_steps
 from lib_ti.core.loop import check_learning
@@ -36,6 +42,7 @@ from lib_ti.job_run import (
     Outcome,
     Run,
     copies_of,
+    in_their_place,
     memory_told,
     picture_size,
     preview_prompts,
@@ -108,15 +115,16 @@ def _samples(
 
 
 def create(host: Host, settings: JobSettings, folders: Folders) -> dict[Product, Path]:
-    """Write the files of a job that has not begun: its start. Raises BadInput."""
+    """Write the files of a job that has not begun: its start. Raises BadInput, also where there is one."""
     kind = kind_of(settings)
     if kind.create is None:
         raise BadInput(f"{kind.title}: there is nothing to create before training; start the training.")
     check_names(host, settings)
     targets = check_targets(settings, folders)
-    with host.lend() if settings.start_asks_model else nullcontext():
-        made = kind.create(host, settings)
-    write_together(dict(zip(targets.values(), made, strict=True)))
+    with new_files(targets.values(), overwrite=settings.overwrite):
+        with host.lend() if settings.start_asks_model else nullcontext():
+            made = kind.create(host, settings)
+        write_together(dict(zip(targets.values(), made, strict=True)))
     return targets
 
 
@@ -315,7 +323,7 @@ def _say_what_changed(job: Job, record: Mapping[str, Any], source: Source) -> Ba
     )
 
 
-def publish(job: Job, step: int, folders: Folders) -> dict[Product, Path]:
+def publish(job: Job, step: int, folders: Folders) -> Mapping[Product, Path]:
     """Put the job's copies of ``step`` where prompts find them, in the place of what the job left there.
 
     Raises BadInput where there are none, or where a file there is not the job's.
@@ -325,8 +333,8 @@ def publish(job: Job, step: int, folders: Folders) -> dict[Product, Path]:
     if not all(copy.is_file() for copy in copies.values()):
         steps = ", ".join(map(str, saved_steps(job))) or "none"
         raise BadInput(f"job {job.id} has no saved step {step}; there are {steps}.")
-    targets = check_targets(settings, folders, job)
-    write_together({target: partial(_copy, copies[product]) for product, target in targets.items()})
+    with in_their_place(job, partial(check_targets, settings, folders, job)) as targets:
+        write_together({target: partial(_copy, copies[product]) for product, target in targets.items()})
     make_cards(job, settings, targets, step, folders)
     return targets
 

@@ -71,14 +71,20 @@ def jobs(host: StandaloneHost, tmp_path: Path, settings: dict[str, Any]) -> Jobs
 
 def full_for(monkeypatch: pytest.MonkeyPatch, is_full: Callable[[Path], bool]) -> None:
     """Let the disk have no room for what is renamed to a path that ``is_full`` knows."""
-    replace_file = Path.replace
+    replace_file, link = Path.replace, os.link
 
     def failing(self: Path, target: Path) -> Path:
         if is_full(Path(target)):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return replace_file(self, target)
 
+    def failing_link(source: Path, target: Path) -> None:
+        if is_full(Path(target)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        link(source, target)
+
     monkeypatch.setattr(Path, "replace", failing)
+    monkeypatch.setattr(os, "link", failing_link)
 
 
 def test_a_disk_that_fills_up_costs_the_steps_since_the_last_save(

@@ -143,7 +143,7 @@ def _install(fault: Fault) -> None:
 
 def _changed(event: str, details: tuple[Any, ...], fault: Fault) -> Any:
     """The path of the file that Python is about to change, or to read; None where it does not."""
-    if event in ("os.rename", "os.remove"):
+    if event in ("os.rename", "os.link", "os.remove"):
         return details[0]
     if event != "open" or isinstance(details[0], int):
         return None

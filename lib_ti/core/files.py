@@ -11,13 +11,16 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lib_ti.core import limits
 from lib_ti.core.errors import BadInput, StudioError
+from lib_ti.core.names import folded
 
 if sys.platform == "win32":
     import msvcrt
@@ -41,6 +44,12 @@ _QUOTED = re.compile(
 _DOTS = re.compile(rf"(?:\.[ \t]*[\w'-]+[ \t]*){{{limits.DEPTH}}}")
 _DIGITS = re.compile(rf"[\d_]{{{limits.DIGITS + 1}}}")
 _BEYOND = 2**30  # a place in a file behind all that it holds: Windows lets nobody read what is locked
+
+
+_making = threading.Lock()
+_owners: dict[Path, object] = {}  # names that files are being made for in this program -> by whom
+_blocks: Counter[Path] = Counter()  # name -> how many blocks of its owner reserve it
+_new: set[Path] = set()  # paths where a file may be put only as long as nothing is there
 
 
 class CannotWrite(StudioError, OSError):
@@ -91,30 +100,129 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
+            publish(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raises BadInput where one of ``paths`` exists and may not be replaced."""
+    there = [path for path in paths if path.exists()]
+    if there and not overwrite:
+        raise BadInput(f"{there[0]} exists; choose another name, or allow overwriting to replace it.")
+
+
+@contextmanager
+def reserved(paths: Iterable[Path], whose: str = "") -> Iterator[None]:
+    """Nobody else in this program makes files of these names, in whatever capitals, until the block ends.
+    ``whose``: who may reserve them again, such as a job that has waited for its turn.
+
+    Raises BadInput where somebody else has reserved one.
+    """
+    owner: object = whose or object()
+    names = {_exact(path).with_name(folded(path.name)): path for path in paths}
+    with _making:
+        for name, path in names.items():
+            other = _owners.get(name, owner)
+            if other != owner:
+                by = f"for {other}" if isinstance(other, str) else "by somebody else"
+                raise BadInput(f"{path} is being made {by}; choose another name, or wait until that ends.")
+        _owners.update(dict.fromkeys(names, owner))
+        _blocks.update(names.keys())
+    try:
+        yield
+    finally:
+        with _making:
+            _blocks.subtract(names.keys())
+            for name in names:
+                if not _blocks[name]:
+                    del _blocks[name], _owners[name]
+
+
+@contextmanager
+def new_files(paths: Iterable[Path], *, overwrite: bool = False, whose: str = "") -> Iterator[None]:
+    """Reserve the names of files that the block makes by ``write_atomically`` or ``write_together``. They are
+    put where nothing is, even if another program was faster; an error leaves none of them. With
+    ``overwrite`` what is there is replaced.
+
+    Raises BadInput where there is something, or comes to be meanwhile.
+    """
+    paths = list(paths)
+    with reserved(paths, whose):
+        refuse_existing(paths, overwrite)
+        new = set() if overwrite else set(map(_exact, paths))
+        _new.update(new)
+        try:
+            yield
+        except BaseException:
+            for path in new - _new:
+                path.unlink(missing_ok=True)
+            raise
+        finally:
+            _new.difference_update(new)
+
+
+def _exact(path: Path) -> Path:
+    """One path for all ways to a file, which may be a link itself."""
+    return path.parent.resolve() / path.name
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Rename ``temporary`` to ``path`` beside it: onto nothing, where it is one of ``new_files``, else in
+    the place of what is there. Raises BadInput where something is that may not be replaced."""
+    if _exact(path) not in _new:
+        temporary.replace(path)
+        return
+    try:
+        _move_onto_nothing(temporary, path)
+    except FileExistsError:
+        raise BadInput(f"{path} exists, since this moment; choose another name.") from None
+    _new.discard(_exact(path))
+
+
+def _move_onto_nothing(temporary: Path, path: Path) -> None:
+    """Raises FileExistsError."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a disk that knows no links: an empty file keeps the place
+        path.open("x").close()
+        try:
+            temporary.replace(path)
+        except BaseException:
+            path.unlink()
+            raise
+    else:
+        temporary.unlink()
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes ``path`` in the end; an exception, or a kill, leaves nothing there.
 
-    Raises BadInput where there is something already.
+    Raises BadInput where there is something already, or comes to be meanwhile.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise BadInput(f"{path} exists; choose another name, or take it away.")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        if path.exists():
-            path.rmdir()  # an empty one; Windows renames onto nothing
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with reserved([path]):
+        _refuse_full(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            _refuse_full(path)
+            with writing(path):
+                if path.exists():
+                    path.rmdir()  # an empty one; Windows renames onto nothing
+                temporary.rename(path)  # no system replaces a folder that has something in it
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_full(folder: Path) -> None:
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise BadInput(f"{folder} exists; choose another name, or take it away.")
 
 
 def _umask() -> int:

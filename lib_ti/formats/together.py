@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from lib_ti.core.files import writing
+from lib_ti.core.errors import BadInput
+from lib_ti.core.files import publish, writing
 
 
 def write_together(files: Mapping[Path, Callable[[Path], object]]) -> None:
     """Let every writer write its file; what lay there stays if one of them cannot be written.
 
-    Raises CannotWrite.
+    Raises CannotWrite, and BadInput where something has come to lie where one of ``new_files`` goes.
     """
-    staged = {path: path.with_name(f".{path.name}.new") for path in files}
+    staged = {path: _beside(path, "new") for path in files}
     try:
         for path, write in files.items():
             with writing(path):
@@ -27,16 +29,16 @@ def write_together(files: Mapping[Path, Callable[[Path], object]]) -> None:
 
 def _replace_all(staged: Mapping[Path, Path]) -> None:
     """Rename each value to its key; meanwhile copies are kept of what they replace, if there are several."""
-    before = {path: path.with_name(f".{path.name}.old") for path in staged}
+    before = {path: _beside(path, "old") for path in staged}
     replaced: list[Path] = []
     try:
         for path, new in staged.items():
             with writing(path):
                 if len(staged) > 1 and path.is_file():
                     shutil.copyfile(path, before[path])
-                new.replace(path)
+                publish(new, path)
             replaced.append(path)
-    except OSError:
+    except (OSError, BadInput):
         for path in replaced:
             if before[path].exists():
                 before[path].replace(path)
@@ -46,3 +48,8 @@ def _replace_all(staged: Mapping[Path, Path]) -> None:
     finally:
         for old in before.values():
             old.unlink(missing_ok=True)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A hidden name that nobody else has, who may be writing the same file."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{ending}")

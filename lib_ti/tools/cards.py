@@ -12,6 +12,7 @@ from PIL import Image
 
 from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import new_files
 from lib_ti.core.names import MAX_NAME, files_inside, folded, safe_name, suggest_name
 from lib_ti.data.images import open_image
 from lib_ti.formats.card import Card, read_card, write_card
@@ -23,7 +24,7 @@ from lib_ti.formats.together import write_together
 from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX
 from lib_ti.tools.card_tools import ImportSettings, LookSettings, MakeSettings
 from lib_ti.tools.embedding_files import calling, partner_of
-from lib_ti.tools.tool import DATA_URL, Answer, Context, refuse_existing
+from lib_ti.tools.tool import DATA_URL, Answer, Context
 
 
 def make(settings: MakeSettings, context: Context) -> Answer:
@@ -32,10 +33,10 @@ def make(settings: MakeSettings, context: Context) -> Answer:
     card = Card(read_embedding(file), read_embedding(partner) if partner else None)
     target = Path(settings.to) if settings.to else context.folders.cards / card.embedding.name
     target = target if target.suffix.lower() == ".png" else target.with_name(f"{target.name}.png")
-    refuse_existing([target], settings.overwrite)
-    preview = Path(settings.preview) if settings.preview else _preview_of(file)
-    picture = draw_embedding_card(open_image(preview) if preview else None, card)
-    write_card(card, picture, target)
+    with new_files([target], overwrite=settings.overwrite):
+        preview = Path(settings.preview) if settings.preview else _preview_of(file)
+        picture = draw_embedding_card(open_image(preview) if preview else None, card)
+        write_card(card, picture, target)
     shown = read_card(target.read_bytes(), target.name)
     told = f"The card lies in {target}; who drops it into TI Studio owns {_words(shown)}."
     return Answer(told, describe(shown), (target,), ((open_image(target), target.stem),))
@@ -68,19 +69,25 @@ def take_in(settings: ImportSettings, context: Context) -> Answer:
         free = _free_name(name, folder)
         told = f"{name[:MAX_NAME]!r} cannot be a word; choose another name, such as {free!r}."
         raise BadInput(told) from error
-    if taken := [each for each in names if folded(each) in _taken(folder)]:
-        free = _free_name(name, folder)
-        raise BadInput(f"there is a word {taken[0]!r} already; choose another name, such as {free!r}.")
+    _refuse_taken(names, folder)
     new = {embedding.name: called for embedding, called in zip(found, names, strict=True)}
     writers = {
         folder / f"{called}.safetensors": partial(write_safetensors, calling(renamed(embedding, called), new))
         for embedding, called in zip(found, names, strict=True)
     }
-    write_together(writers)
+    with new_files(writers):
+        _refuse_taken(names, folder)  # others may have been faster
+        write_together(writers)
     words = " and ".join(names)
     told = f"You own {words} now. The card: {_told(card)}."
     preview = Image.open(io.BytesIO(content), formats=("PNG",))
     return Answer(told, {"words": names, **describe(card)}, tuple(writers), preview=preview)
+
+
+def _refuse_taken(names: list[str], folder: Path) -> None:
+    if taken := [name for name in names if folded(name) in _taken(folder)]:
+        free = _free_name(names[0], folder)
+        raise BadInput(f"there is a word {taken[0]!r} already; choose another name, such as {free!r}.")
 
 
 def _free_name(name: str, folder: Path) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import new_files, write_atomically
 from lib_ti.core.names import folded, named_file, new_path, safe_name
 from lib_ti.formats.embedding import (
     IS_NEGATIVE,
@@ -25,7 +28,7 @@ from lib_ti.formats.embedding_layouts import (
 from lib_ti.formats.suffixes import EMBEDDINGS
 from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX
 from lib_ti.tools.embedding_tools import AUTO, ConvertSettings, JoinSettings, RenameSettings, SplitSettings
-from lib_ti.tools.tool import Answer, Context, refuse_existing
+from lib_ti.tools.tool import Answer, Context
 
 _SUFFIX = ".safetensors"
 # What WebUIs keep beside an embedding: its picture, its text, what its card says.
@@ -37,8 +40,8 @@ def save(embedding: Embedding, to: str, *, overwrite: bool) -> Path:
     """Write ``embedding`` as ``to``, whose name it takes, in the usual layout. Raises BadInput."""
     path = named_file(Path(to), EMBEDDINGS)
     path = new_path(path.parent, path.name)
-    refuse_existing(targets_of(embedding, path), overwrite)
-    write_embedding(renamed(embedding, path.stem), path)
+    with new_files(targets_of(embedding, path), overwrite=overwrite):
+        write_embedding(renamed(embedding, path.stem), path)
     return path
 
 
@@ -52,15 +55,14 @@ def convert(settings: ConvertSettings, context: Context) -> Answer:
     elif to == second_file(to):  # not called as diffusers does, which keeps the word inside
         found = [renamed(found[0], safe_name(to.stem))]
     pairs = list(zip(found, targets, strict=True))
-    refuse_existing(
-        [file for one, path in pairs for file in targets_of(one, path, layout)], settings.overwrite
-    )
     written, lost = list[Path](), dict[str, list[str]]()
-    for one, path in pairs:
-        files = write_embedding(one, path, layout, settings.precision)
-        written += files
-        if missing := lost_in(one, files):
-            lost[path.name] = missing
+    new = [file for one, path in pairs for file in targets_of(one, path, layout)]
+    with new_files(new, overwrite=settings.overwrite):
+        for one, path in pairs:
+            files = write_embedding(one, path, layout, settings.precision)
+            written += files
+            if missing := lost_in(one, files):
+                lost[path.name] = missing
     every = dict.fromkeys(one for missing in lost.values() for one in missing)
     kept = f"Not kept in it: {'; '.join(every)}." if every else "It keeps everything."
     return Answer(f"{_wrote(written)} {kept}", {"not kept": lost} if lost else {}, tuple(written))
@@ -84,15 +86,16 @@ def rename(settings: RenameSettings, context: Context) -> Answer:
         for suffix in _BESIDE
         if _beside(old, suffix).is_file()
     }
-    # The same name in other letters is the same file where a system does not tell them apart.
-    refuse_existing([new for old, new in {**moves, **beside}.items() if not _same_file(old, new)], False)
     names = {one.name: moves[old].stem for old, one in embeddings.items()}
-    for old, new in moves.items():
-        write_embedding(calling(renamed(embeddings[old], new.stem), names), new)
-        if not _same_file(old, new):
-            old.unlink()
-    for old, new in beside.items():
-        old.replace(new)
+    # The same name in other letters is the same file where a system does not tell them apart.
+    others = {old: new for old, new in {**moves, **beside}.items() if not _same_file(old, new)}
+    with new_files(others.values()):
+        for old, new in moves.items():
+            write_embedding(calling(renamed(embeddings[old], new.stem), names), new)
+        for old, new in beside.items():
+            write_atomically(new, partial(shutil.copyfile, old))
+    for old in others:
+        old.unlink()
     said = " and ".join(f"{old} is now {new}" for old, new in names.items())
     return Answer(
         f"{said}. Prompts that say the old name find nothing any more.", written=tuple(moves.values())
@@ -147,7 +150,6 @@ def join(settings: JoinSettings, context: Context) -> Answer:
         raise BadInput(f"cannot write {to.name}: two embeddings go into a .safetensors file only.")
     if "." in first.stem:
         raise BadInput(f"{first.stem} has a dot, at which WebUIs cut it in such a file; rename it first.")
-    refuse_existing([to], settings.overwrite)
     words = first.stem, first.stem + NEGATIVE_SUFFIX
     positive, negative = (
         renamed(read_embedding(file), word) for file, word in zip((first, second), words, strict=True)
@@ -158,7 +160,8 @@ def join(settings: JoinSettings, context: Context) -> Answer:
         raise BadInput(
             f"{words[0]} is for {positive.family} and {second.stem} for {negative.family}; no pair."
         )
-    write_bundle([positive, negative], to)
+    with new_files([to], overwrite=settings.overwrite):
+        write_bundle([positive, negative], to)
     use = f"Write <lora:{to.stem}:1> and {words[0]} into the prompt and {words[1]} into the negative prompt."
     return Answer(f"{_wrote([to])} {use}", {"words": list(words)}, (to,))
 
@@ -179,7 +182,7 @@ def split(settings: SplitSettings, context: Context) -> Answer:
             origin[IS_NEGATIVE] = "true"
         new.append(replace(one, metadata=origin))
     files = [new_path(context.folders.embeddings, name + _SUFFIX) for name in names]
-    refuse_existing(files, settings.overwrite)
-    for one, file in zip(new, files, strict=True):
-        write_embedding(one, file)
+    with new_files(files, overwrite=settings.overwrite):
+        for one, file in zip(new, files, strict=True):
+            write_embedding(one, file)
     return Answer(_wrote(files), {"words": names}, tuple(files))

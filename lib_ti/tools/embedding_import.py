@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
+from lib_ti.core.files import new_files
 from lib_ti.core.names import files_inside, folded, safe_name, suggest_name
 from lib_ti.formats.content import content_of
 from lib_ti.formats.embedding import Embedding, read_embeddings, write_safetensors
@@ -29,7 +30,7 @@ def import_embedding(settings: ImportSettings, context: Context) -> Answer:
     found = read_embeddings(path)
     told = {"file": path.name, "content": kind, "embeddings": [describe(embedding) for embedding in found]}
     folder = Path(settings.to).parent if settings.to else context.folders.embeddings
-    taken = [Path(name).stem for name in files_inside(folder, EMBEDDINGS)]
+    taken = _words_in(folder)
     if not settings.to:
         free = {embedding.name: suggest_name(embedding.name, taken) for embedding in found}
         words = ", ".join(f"{name} as {word}" if name != word else name for name, word in free.items())
@@ -39,8 +40,14 @@ def import_embedding(settings: ImportSettings, context: Context) -> Answer:
             told,
         )
     embedding, target = _chosen(found, settings.word, path), _target(Path(settings.to), taken)
-    write_safetensors(renamed(embedding, target.stem), target)
+    with new_files([target]):
+        _target(target, _words_in(folder))  # others may have been faster
+        write_safetensors(renamed(embedding, target.stem), target)
     return Answer(f"Wrote {target}: the numbers alone, as safetensors.", told, written=(target,))
+
+
+def _words_in(folder: Path) -> list[str]:
+    return [Path(name).stem for name in files_inside(folder, EMBEDDINGS)]
 
 
 def _chosen(found: list[Embedding], word: str, path: Path) -> Embedding:

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from lib_ti.core.errors import BadInput, Interrupted
+from lib_ti.core.files import refuse_existing
 from lib_ti.core.names import named_file, new_path
 from lib_ti.core.precision import DTYPES
 from lib_ti.formats.suffixes import CHECKPOINTS
 from lib_ti.networks.tools.combine import Watch
-from lib_ti.tools.tool import Context, refuse_existing
+from lib_ti.tools.tool import Context
 
 
 def free_file(name: str, overwrite: bool) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import write_atomically
+from lib_ti.core.files import new_files, refuse_existing, write_atomically
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Update
 from lib_ti.networks.files import read_network
@@ -19,7 +19,7 @@ from lib_ti.networks.tools.saving import metadata_of, precision_of, save_network
 from lib_ti.networks.tools.stored import open_checkpoint
 from lib_ti.tools.network_files import device_of, dtype_of, free_file, watched
 from lib_ti.tools.network_tools import MergeIntoSettings, MergeSettings
-from lib_ti.tools.tool import Answer, Context, each, numbers_for, refuse_existing
+from lib_ti.tools.tool import Answer, Context, each, numbers_for
 
 
 def merge(settings: MergeSettings, context: Context) -> Answer:
@@ -36,7 +36,9 @@ def merge(settings: MergeSettings, context: Context) -> Answer:
     names = [term.network.name for term in terms]
     family = next(iter(families), None)
     metadata = metadata_of(to, updates, family, common_metadata(terms), merged_from=names)
-    save_network(to, updates, dtype_of(settings.save_precision) or precision_of(terms[0].network), metadata)
+    dtype = dtype_of(settings.save_precision) or precision_of(terms[0].network)
+    with new_files([to], overwrite=settings.overwrite):
+        save_network(to, updates, dtype, metadata)
     told = f"Merged {' and '.join(names)}: {len(updates)} modules. Wrote {to}."
     return Answer(told, {"modules": len(updates)}, (to,))
 
@@ -86,11 +88,12 @@ def merge_into(settings: MergeIntoSettings, context: Context) -> Answer:
         refuse_existing([beside], settings.overwrite)
     terms = _terms(settings.files, settings.ratios, source.family)
     new = CheckpointMerge(source, terms, dtype_of(settings.save_precision), device_of(settings.device))
-    new.write(to, watched(context))
-    if described.is_file():
-        write_atomically(beside, lambda temporary: shutil.copyfile(described, temporary))
-    else:
-        beside.unlink(missing_ok=True)
+    with new_files({to, beside} - {described}, overwrite=settings.overwrite):
+        new.write(to, watched(context))
+        if described.is_file():
+            write_atomically(beside, lambda temporary: shutil.copyfile(described, temporary))
+        else:
+            beside.unlink(missing_ok=True)
     told = [f"{applied}." for applied in new.applied]
     if averages := sum(1 for _ in unmerged(source.file)):
         told.append(f"{averages} averaged weights (model_ema) stay as they were.")

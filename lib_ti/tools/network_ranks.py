@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lib_ti.core.files import parse_json
+from lib_ti.core.files import new_files, parse_json
 from lib_ti.networks.files import Network, read_network
 from lib_ti.networks.svd import check_method
 from lib_ti.networks.tools.describe import counted
@@ -32,7 +32,8 @@ def extract(settings: ExtractSettings, context: Context) -> Answer:
         to, found.updates, original.family, {}, comment=comment, prediction=original.prediction
     )
     # A difference has no precision of its own: it is computed in float32.
-    save_network(to, found.updates, dtype_of(settings.save_precision) or torch.float32, metadata)
+    with new_files([to], overwrite=settings.overwrite):
+        save_network(to, found.updates, dtype_of(settings.save_precision) or torch.float32, metadata)
     which = "U-Net and text encoder" if found.with_text else "U-Net only"
     missed = sum(found.error.values()) / len(found.error)
     told: dict[str, Any] = {
@@ -66,10 +67,13 @@ def split(settings: SplitSettings, context: Context) -> Answer:
         rank: free_file(str(to.with_name(f"{to.stem}-{rank:04d}{to.suffix}")), settings.overwrite)
         for rank in cuts
     }
-    for rank, cut in cuts.items():
-        comment = f"split from DyLoRA {network.name}, rank {top} to {rank}"
-        metadata = metadata_of(paths[rank], cut.updates, network.family, network.metadata, comment=comment)
-        save_network(paths[rank], cut.updates, dtype_of(settings.save_precision), metadata)
+    with new_files(paths.values(), overwrite=settings.overwrite):
+        for rank, cut in cuts.items():
+            comment = f"split from DyLoRA {network.name}, rank {top} to {rank}"
+            metadata = metadata_of(
+                paths[rank], cut.updates, network.family, network.metadata, comment=comment
+            )
+            save_network(paths[rank], cut.updates, dtype_of(settings.save_precision), metadata)
     names = ", ".join(path.name for path in paths.values())
     return Answer(f"Split {network.name} of rank {top}. Wrote {names}.", {}, tuple(paths.values()))
 
@@ -94,7 +98,8 @@ def resize(settings: ResizeSettings, context: Context) -> Answer:
     how = "" if settings.method == "fixed" else f"{settings.method} {settings.parameter:g}, at most "
     comment = f"resized from {network.name}, {how}rank {settings.rank} (conv {conv_rank})"
     metadata = metadata_of(to, updates, network.family, network.metadata, comment=comment)
-    save_network(to, updates, dtype_of(settings.save_precision) or precision_of(network), metadata)
+    with new_files([to], overwrite=settings.overwrite):
+        save_network(to, updates, dtype_of(settings.save_precision) or precision_of(network), metadata)
     mean, least = sum(kept.values()) / len(kept), min(kept, key=lambda name: kept[name])
     sentence = (
         f"Resized {network.name}: {mean:.1%} of the norm is kept in the mean, {kept[least]:.1%} of {least}. "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lib_ti.core.files import new_files
 from lib_ti.data.shrinking import Shrinking, parse_areas, planned, shrink_folder
 from lib_ti.tools.image_tools import ResizeSettings
-from lib_ti.tools.tool import Answer, Context, refuse_existing
+from lib_ti.tools.tool import Answer, Context
 
 
 def resize(settings: ResizeSettings, context: Context) -> Answer:
@@ -19,11 +20,11 @@ def resize(settings: ResizeSettings, context: Context) -> Answer:
         settings.together,
     )
     plan = planned(Path(settings.source), Path(settings.target), shrinking)
-    refuse_existing(list(plan), settings.overwrite)
     written = []
-    for path in shrink_folder(plan, shrinking, context.stopped):
-        written.append(path)
-        context.progress(len(written), len(plan))
+    with new_files(plan, overwrite=settings.overwrite):
+        for path in shrink_folder(plan, shrinking, context.stopped):
+            written.append(path)
+            context.progress(len(written), len(plan))
     return Answer(
         f"Wrote {len(written)} files to {settings.target}.",
         written=tuple(written),

@@ -92,13 +92,6 @@ def numbers_for(name: str, text: str, count: int) -> list[float]:
     return numbers
 
 
-def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
-    """Raises BadInput where one of ``paths`` exists and may not be replaced."""
-    there = [path for path in paths if path.exists()]
-    if there and not overwrite:
-        raise BadInput(f"{there[0]} exists; choose another name, or allow overwriting to replace it.")
-
-
 def in_folders(settings: Any, folders: Folders) -> Any:
     """``settings`` from a page or over HTTP, with the names of files as paths in the folders meant for them.
     Raises BadInput for what is not there, and for names that leave their folder."""
