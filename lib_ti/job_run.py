@@ -28,6 +28,7 @@ from lib_ti.hosts.base import Embeddings, Host, SampleRequest
 from lib_ti.job_memory import MEMORY_REMEDY, Memory, out_of_memory
 from lib_ti.methods.gauge import VectorReport, measure, told
 from lib_ti.methods.kind import ROLES, JobSettings, Product
+from lib_ti.methods.loss_advice import LossAdvice
 from lib_ti.methods.registry import kind_of
 
 
@@ -193,6 +194,8 @@ class Run:
         )
         self.saved = saved.step if saved else None
         job.forget_losses_after(self.loop.step)
+        self.advice = LossAdvice(settings, self.kind.failing_loss, samples.steps_of_epoch)
+        self.advice(job.losses())  # what was said before the job was broken off is not said again
         self.memory = Memory(host, settings, self.loop, lambda sentence: report(Message(sentence)))
 
     def execute(self, stopped: Callable[[], bool]) -> Outcome:
@@ -276,6 +279,8 @@ class Run:
         self.job.append_losses(progress.rows)
         self.recent.extend(row[1] for row in progress.rows)
         self.report(progress)
+        for sentence in self.advice(progress.rows):
+            self.report(Message(sentence))
         if progress.evaluation is not None:
             self.job.append_evaluations([(step, progress.evaluation)])
             best, _ = self.loop.evaluations.best_row

@@ -61,8 +61,8 @@ def test_two_words_are_trained_shown_saved_and_gone_on_with(
     assert {report.name for report in whole.vectors} == {"clip_l", "zqx-dog clip_l"}
     assert all(report.moved > 0 for report in whole.vectors)
     said = [event.text for event in events if isinstance(event, Message)]
-    assert "trigger 'zqx-cat' found in 16 of 32 prompts; steps with the others teach nothing" in said
-    assert "trigger 'zqx-dog' found in 16 of 32 prompts; steps with the others teach nothing" in said
+    assert "trigger 'zqx-cat' found in 16 of 32 prompts; steps with the others teach it nothing" in said
+    assert "trigger 'zqx-dog' found in 16 of 32 prompts; steps with the others teach it nothing" in said
     previews = [event for event in events if isinstance(event, Preview)]
     assert [len(preview.paths) for preview in previews] == [2, 2]
     assert len(list(whole.job.copies.glob("*-000010.safetensors"))) == 2

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lib_ti.commands.shared import Stopped, shared_options
 from lib_ti.core.errors import BadInput
-from lib_ti.formats.embedding import read_embedding, read_embeddings
+from lib_ti.core.names import as_prompted
+from lib_ti.formats.embedding import Embedding, read_embeddings
 from lib_ti.hosts.base import Host, SampleRequest
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under
-from lib_ti.networks.prompt import HOST_WORD, WORD, take_calls
+from lib_ti.methods.embedding_check import why_missed
+from lib_ti.networks.prompt import HOST_WORD, WORD, take_calls, unread_tags
 from lib_ti.networks.prompt_files import NetworkFolders
 from lib_ti.networks.prompt_run import Called, PromptNetworks
 from lib_ti.report import save_png
 
-_WORDS = (WORD, HOST_WORD)  # here is no other loader that the WebUI's own tag could belong to
+# Here is no other loader that the WebUI's own tag, or the one of its LyCORIS extension, could belong to.
+_WORDS = (WORD, HOST_WORD, "lyco")
 
 
 def add_to(commands: Any) -> None:
@@ -58,10 +64,17 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     prompt, called = _take_called(args.prompt, folders, negative=False)
     negative, called_there = _take_called(args.negative, folders, negative=True)
     called += called_there
+    notes = [*unread_tags(prompt, _WORDS), *unread_tags(negative, _WORDS)]
     host = StandaloneHost.load(args.model, args.device, args.clip_skip)
     with host.lend(), hung(host, called) as networks:
-        load_embeddings(host, folders_under(args.data).embeddings, args.embedding)
+        if networks:
+            notes += [*networks.reports.values(), *networks.told]
+        loaded = load_embeddings(host, folders_under(args.data).embeddings, args.embedding)
         counts = host.count_triggers(f"{prompt} BREAK {negative}")
+        found = {name for name, count in counts.items() if count}
+        notes += [*loaded.notes, *loaded.said_of(found, f"{prompt}\n{negative}")]
+        for note in notes:
+            print(note, file=sys.stderr)
         paths: list[Path] = []
         for seed in range(args.seed, args.seed + args.count):
             if stopped():
@@ -82,8 +95,9 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     return {
         "status": status,
         "images": [str(path) for path in paths],
-        "embeddings": sorted(name for name, count in counts.items() if count),
+        "embeddings": sorted(found),
         "networks": sorted({str(each.file) for each in called}),
+        "notes": notes,
     }
 
 
@@ -96,7 +110,7 @@ def _take_called(text: str, folders: NetworkFolders, *, negative: bool) -> tuple
 @contextmanager
 def hung(host: StandaloneHost, called: Sequence[Called]) -> Iterator[PromptNetworks | None]:
     """The networks in the model, for a while; None where none is called. Raises BadInput for one that
-    cannot be used; what is missing of one that can is said."""
+    cannot be used."""
     if not called:
         yield None
         return
@@ -104,40 +118,76 @@ def hung(host: StandaloneHost, called: Sequence[Called]) -> Iterator[PromptNetwo
     try:
         if networks.refused:
             raise BadInput(networks.refused[0])
-        for sentence in (*networks.reports.values(), *networks.told):
-            print(sentence, file=sys.stderr)
         yield networks
     finally:
         networks.remove()
 
 
-def load_embeddings(host: Host, folder: Path, files: list[Path]) -> None:
+@dataclass
+class Loaded:
+    """Embeddings that prompts can call: each by its file's name, and by the word that it was trained as."""
+
+    vectors: dict[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    given: dict[Path, list[str]] = field(default_factory=dict)  # file that was named -> what calls it
+    trained_as: dict[str, str] = field(default_factory=dict)  # such a word -> the name of its file
+    notes: list[str] = field(default_factory=list)  # what is not used
+
+    def add(self, embedding: Embedding, host: Host, file: Path, *, given: bool) -> None:
+        """A file's name goes before a word that another was trained as."""
+        self.vectors[embedding.name] = embedding.vectors
+        self.trained_as.pop(embedding.name, None)
+        names = [embedding.name]
+        token = embedding.token
+        # One that is a token of the vocabulary, such as * or a plain word, would take over every prompt.
+        if token and token not in self.vectors and len(host.tokenize(token)) > 1:
+            self.vectors[token] = embedding.vectors
+            self.trained_as[token] = embedding.name
+            names.append(token)
+        if given:
+            self.given.setdefault(file, []).extend(names)
+
+    def said_of(self, found: set[str], prompts: str) -> Iterator[str]:
+        """What there is to say where prompts call the words ``found``."""
+        for token in sorted(self.trained_as.keys() & found):
+            yield (
+                f"{token} is the word that {self.trained_as[token]} was trained as; a WebUI knows it by its "
+                f"file's name alone."
+            )
+        for file, names in self.given.items():
+            if not found & set(names):
+                calls = " or ".join(map(as_prompted, names))
+                yield f"{file.name} is in no prompt, so it was not used; write {calls} into one."
+        for name in sorted(self.vectors.keys() - found):
+            if missed := why_missed(name, prompts):
+                yield f"{missed.what} {missed.remedy}"
+
+
+def load_embeddings(host: Host, folder: Path, files: Sequence[Path]) -> Loaded:
     """Let prompts call the embeddings in ``folder``, as a WebUI does, and those in ``files``.
 
-    One in the folder that is for another family is passed over with a word; a named one is refused.
+    One in the folder that is for another family is passed over with a note; a named one is refused.
     """
-    live = {}
+    loaded = Loaded()
     for path in sorted(folder.glob("*")) if folder.is_dir() else []:
         try:
             found = read_embeddings(path) if path.is_file() and not path.name.startswith(".") else []
         except BadInput as error:
-            print(f"not used: {error}", file=sys.stderr)
+            loaded.notes.append(f"not used: {error}")
             continue
         for embedding in found:
             widths = {name: vectors.shape[1] for name, vectors in embedding.vectors.items()}
             if widths == dict(host.info.text_encoders):
-                live[embedding.name] = embedding.vectors
+                loaded.add(embedding, host, path, given=False)
             else:
-                print(
-                    f"not used: {path.name} is for {embedding.family}, this is another model", file=sys.stderr
-                )
+                loaded.notes.append(f"not used: {path.name} is for {embedding.family}, this is another model")
     for path in files:
-        embedding = read_embedding(path)
-        live[embedding.name] = embedding.vectors
+        for embedding in read_embeddings(path):
+            loaded.add(embedding, host, path, given=True)
     device = host.info.device
     host.set_embeddings(
-        {name: {k: v.to(device) for k, v in vectors.items()} for name, vectors in live.items()}
+        {name: {k: v.to(device) for k, v in vectors.items()} for name, vectors in loaded.vectors.items()}
     )
+    return loaded
 
 
 def _free_name(folder: Path, seed: int) -> Path:

@@ -215,7 +215,9 @@ def _shown(option: str, value: str) -> str:
 
 def _save_embedding(made: Path, path: Path) -> None:
     """As sd-scripts names and stores it; as there, what was at ``path`` is replaced."""
-    embedding = replace(read_embedding(made), name=path.stem)
+    trained = read_embedding(made)
+    metadata = trained.metadata if trained.name == path.stem else {**trained.metadata, "token": trained.name}
+    embedding = replace(trained, name=path.stem, metadata=metadata)
     (write_pt if path.suffix == ".pt" else write_safetensors)(embedding, path)
     print(f"saved: {path}; a prompt calls it by the file's name, {path.stem}", file=sys.stderr)
 

@@ -17,6 +17,7 @@ from lib_ti.core.job import TrainState
 from lib_ti.core.optimizers import (
     WHOLE,
     averages,
+    check_rate,
     make_optimizer,
     restore_state,
     result_of,
@@ -120,6 +121,7 @@ def check_learning(settings: LearningSettings, device: torch.device | None = Non
             "one, or more steps."
         )
     rate = learning_rate_of(settings)
+    check_rate(settings.optimizer, max(stage.value for stage in rate.stages.stages))
     _clip_stages(settings)
     Evaluations.of(settings)
     made = make_optimizer(settings.optimizer, settings.optimizer_args, {"": torch.zeros(1, 1)}, rate.base)

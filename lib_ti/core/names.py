@@ -70,6 +70,11 @@ def suggest_name(name: str, taken: Collection[str] = ()) -> str:
     return next(name for name in names if folded(name) not in others)
 
 
+def as_prompted(name: str) -> str:
+    """``name`` as a prompt must write it: a bracket without a backslash before it would be emphasis."""
+    return re.sub(r"([()\[\]])", r"\\\1", name)
+
+
 def folded(name: str) -> str:
     """Alike for names that some file system takes for the same: other capitals, accents put otherwise."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -68,6 +68,23 @@ def known_as(name: str) -> Known | None:
     return next((known for short, known in KNOWN.items() if short.lower() == name.lower()), None)
 
 
+# Above these nothing is learned. By its rate AdamW moves each element of a vector, which is about 0.01, in a
+# single step; of an optimizer that does not, the gradient's size decides, or its own estimate.
+_MOST_BY_RATE = 1.0
+_MOST = 1000.0
+
+
+def check_rate(optimizer: str, rate: float) -> None:
+    """Raises BadInput where ``rate``, the highest of a job, is above any that could teach something."""
+    known = known_as(optimizer)
+    most = _MOST_BY_RATE if known and known.moves_by_rate else _MOST
+    if rate > most:
+        raise BadInput(
+            f"learning-rate: got {rate:g}, expected at most {most:g} with {optimizer}; usual are 0.001 to "
+            "0.02 for an embedding and 1e-5 to 1e-3 for a network."
+        )
+
+
 def make_optimizer(
     name: str,
     arguments: str,

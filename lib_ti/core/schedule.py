@@ -26,6 +26,7 @@ Decay = Literal[
 Rise = Literal["linear", "cosine", "one-minus-sqrt"]
 
 _TIMESCALE = 10_000  # steps
+_TO_THE_END = "-1"  # as the WebUI writes the end of a last stage
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,8 @@ def parse_learning_rate(text: str) -> LearningRate:
 def parse_stages(text: str, what: str) -> Stages:
     """Read ``0.005`` or ``0.005:100, 1e-3:1000, 1e-4``: value, colon, the last step it holds for.
 
-    An end with a decimal point is a share of the job's steps: ``0.1:0.2, 0.01:0.5, 0.001``.
+    An end with a decimal point is a share of the job's steps: ``0.1:0.2, 0.01:0.5, 0.001``. The last stage
+    lasts to the job's end, whether it says nothing of it or, as in the WebUI, ``1e-4:-1``.
     Raises BadInput for anything else: unreadable, not positive, or ends that do not grow.
     """
 
@@ -228,7 +230,7 @@ def parse_stages(text: str, what: str) -> Stages:
         value_text, colon, until_text = part.partition(":")
         try:
             value = float(value_text)
-            until = _step_or_share(until_text) if colon else None
+            until = _step_or_share(until_text) if colon and until_text.strip() != _TO_THE_END else None
         except ValueError:
             raise refuse(f"cannot read {part!r}") from None
         if not math.isfinite(value) or value <= 0:

@@ -41,6 +41,9 @@ _COG_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
 _NAMELESS = {*ENCODERS, *_COG_NAMES, "emb_params", "emp_params", "*"}  # any other key is a trigger
 _A1111_NAMES = {"sd_checkpoint_name": "base_model"}
 
+# Where trainers write the word: diffusers, ours and sai_model_spec, AUTOMATIC1111's .pt.
+_TOKEN_KEYS = ("token", "modelspec.trigger_phrase", "trigger", "name")
+
 _BUNDLED = re.compile(r"bundle_emb\.(?P<name>.+?)\.(?P<key>string_to_param\.[^.]+|[^.]+)")
 _OTHER_KINDS = (
     (r"[._](lora[._](up|down|A|B)|hada_w|lokr_w|oft_|alpha$)", "a LoRA without an embedding in it"),
@@ -95,6 +98,12 @@ class Embedding:
     @property
     def family(self) -> Family:
         return _FAMILIES[frozenset(self.vectors)]
+
+    @property
+    def token(self) -> str:
+        """The word that it was trained as, by what its file says; "" where that is its name, or not said."""
+        told = (self.metadata.get(key, "") for key in _TOKEN_KEYS)
+        return next((word for word in told if word not in ("", self.name, f"<{self.name}>")), "")
 
     @property
     def is_negative(self) -> bool:
@@ -173,7 +182,7 @@ def pt_content(embedding: Embedding) -> dict[str, object]:
     return {
         "string_to_token": {"*": 265},
         "string_to_param": {"*": next(iter(embedding.vectors.values()))},
-        "name": embedding.name,
+        "name": embedding.metadata.get("token", embedding.name),
         "step": embedding.step,
         "sd_checkpoint": metadata.get("base_model_sha256", "")[:10] or metadata.get("sd_checkpoint"),
         "sd_checkpoint_name": metadata.get("base_model"),

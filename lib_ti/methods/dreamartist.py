@@ -21,7 +21,7 @@ from lib_ti.methods import textual_inversion
 from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX, DreamArtistSettings
 from lib_ti.methods.guidance import is_plain, parse_guidance
 from lib_ti.methods.kind import Writer
-from lib_ti.methods.starts import initial_vectors
+from lib_ti.methods.starts import initial_vectors, words_left_out
 from lib_ti.methods.textual_inversion import TextualInversion, as_embedding, writer_of
 
 _NEGATIVE_NOISE = 0.07  # of the vocabulary's spread: the 1e-3 that DreamArtist adds on SD 1
@@ -86,6 +86,8 @@ def preflight(
         lines = negative_lines(lines, settings.negative_filewords)
         found = textual_inversion.found_in(host, words.negative, all_prompts(lines, words.negative, captions))
         said.append(f"negative {found}")
+        like = replace(settings, vectors=settings.negative_vectors, weights=_partner(settings.weights))
+        said += words_left_out(host, "negative-init-text", settings.negative_init_text, like)
     elif settings.negative_vectors:
         said.append("warning: at guidance 1 a negative embedding has nothing to learn, so none is made")
     return said

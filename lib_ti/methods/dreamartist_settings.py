@@ -16,8 +16,9 @@ NEGATIVE_SUFFIX = "-neg"
 _parse_guidance = Later("lib_ti.methods.guidance", "parse_guidance")
 _is_plain = Later("lib_ti.methods.guidance", "is_plain")
 
-# What the guide that is shared most advises for each purpose: the original's loss and its batches of one.
-_AS_PUBLISHED = {"batch_size": 1, "accumulation": 1, "weighting": "none"}
+# What the guide that is shared most advises for each purpose: the original's loss and its batches of one, the
+# average that its extension recommends (its author: 0.95), and the text encoder's last layer.
+_AS_PUBLISHED = {"batch_size": 1, "accumulation": 1, "weighting": "none", "ema": 0.97, "clip_skip": 1}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "character": {
         **_AS_PUBLISHED,
@@ -42,8 +43,8 @@ class DreamArtistSettings(VectorSettings):
 
     preset: str = option(
         "none",
-        "Published settings for a purpose: rate, guidance, template, steps and batch. What is set besides "
-        "counts more.",
+        "Published settings for a purpose: rate, guidance, template, steps, batch, EMA and clip skip. What "
+        "is set besides counts more.",
         group="embedding",
         choices=("none", *PRESETS),
         label="Preset",

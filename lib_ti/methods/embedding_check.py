@@ -9,16 +9,19 @@ from dataclasses import dataclass
 import torch
 
 from lib_ti.core import limits
+from lib_ti.core.names import as_prompted
 from lib_ti.formats.embedding import Embedding
 from lib_ti.hosts.base import Host
 from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX
+from lib_ti.methods.textual_inversion import tokens_found
 from lib_ti.methods.vocabulary import Vocabulary, misfit
 
 _MANY = limits.VECTORS // 3  # vectors that leave little of a chunk to other words
 _SAME = 0.999  # cosine of vectors that say the same
 _STILL = 0.02  # of a word's length: no further from it means hardly trained
 _FAINT = 0.1  # of the usual length: hardly heard
-_SYNTAX = re.compile(r"<[^>]*>|[()\[\]]|:[0-9.]+(?=\))")  # of a prompt, that is no token: networks, emphasis
+# Of a prompt, what is no token (networks, emphasis), beside brackets that are text.
+_SYNTAX = re.compile(r"\\(?P<text>[()\[\]\\])|<[^>]*>|[()\[\]]|:[0-9.]+(?=\))")
 
 
 @dataclass(frozen=True)
@@ -146,13 +149,10 @@ def check_prompts(embedding: Embedding, prompt: str, negative: str, host: Host) 
     for_negative = embedding.is_negative or embedding.name.endswith(NEGATIVE_SUFFIX)
     ids = host.tokenize(embedding.name)
     places = {"prompt": prompt, "negative prompt": negative}
-    said = {place: host.tokenize(_SYNTAX.sub(" ", text)) for place, text in places.items() if text.strip()}
-    found = {place: _count(tokens, ids) for place, tokens in said.items()}
+    said = {place: host.tokenize(_plain(text)) for place, text in places.items() if text.strip()}
+    found = {place: tokens_found(tokens, ids) for place, tokens in said.items()}
     if found and not any(found.values()):
-        yield Finding(
-            f"{embedding.name} is not in the {' or the '.join(found)}.",
-            "Write its name there, as it stands here.",
-        )
+        yield _not_called(embedding.name, places)
     if for_negative and found.get("prompt"):
         yield Finding(
             "It is for the negative prompt, and stands in the prompt: pictures get what it should keep away.",
@@ -168,10 +168,34 @@ def check_prompts(embedding: Embedding, prompt: str, negative: str, host: Host) 
             )
 
 
-def _count(ids: Sequence[int], word: Sequence[int]) -> int:
-    if not word:
-        return 0
-    return sum(list(ids[at : at + len(word)]) == list(word) for at in range(len(ids) - len(word) + 1))
+def _plain(prompt: str) -> str:
+    """Its text alone: a blank for each part of its syntax."""
+    return _SYNTAX.sub(lambda part: part["text"] or " ", prompt)
+
+
+def _not_called(name: str, prompts: Mapping[str, str]) -> Finding:
+    """``prompts``: by what they are for, those that are looked at not empty."""
+    if missed := why_missed(name, "\n".join(prompts.values())):
+        return missed
+    where = " or the ".join(place for place, text in prompts.items() if text.strip())
+    return Finding(f"{name} is not in the {where}.", f"Write it there as {as_prompted(name)}.")
+
+
+def why_missed(name: str, prompt: str) -> Finding | None:
+    """Why ``prompt``, in which an embedding was not found, does not call it though its name stands there;
+    None where it does not stand there."""
+    written = as_prompted(name)
+    if written in prompt and not name[-1].isalnum():
+        return Finding(
+            f"{name} is not called: its last sign and the one that follows are one token to the model.",
+            f"Write a blank after {written}.",
+        )
+    if written != name and name in prompt:
+        return Finding(
+            f"{name} is not called: without backslashes the brackets of its name are emphasis.",
+            f"Write {written} there; or give it a name without brackets (embedding rename).",
+        )
+    return None
 
 
 def _same(one: Embedding, other: Embedding) -> bool:

@@ -129,6 +129,8 @@ class Kind:
     others: Callable[[Any], tuple[Product, ...]] = lambda settings: ()
     # A writer for each product, untrained; None: there is nothing worth having.
     create: Callable[[Host, Any], Sequence[Writer]] | None = None
+    # A mean of the plain loss above which a job seldom becomes anything.
+    failing_loss: float = 0.3
     # The setting "preset" names one; its values stand in for those that were not given.
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

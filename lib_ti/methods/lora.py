@@ -22,8 +22,15 @@ from lib_ti.methods.kind import Product, Words, Writer
 from lib_ti.methods.network_file import metadata_of
 from lib_ti.methods.network_plan import base_networks, dropout_of, layer_share, plan_sizes, up_ratio
 from lib_ti.methods.network_settings import DyLoraSettings, NetworkSettings, check_network
-from lib_ti.methods.starts import initial_vectors
-from lib_ti.methods.textual_inversion import as_embedding, found_in, writer_of
+from lib_ti.methods.starts import initial_vectors, words_left_out
+from lib_ti.methods.textual_inversion import (
+    as_embedding,
+    found_in,
+    room_taken,
+    tokens_found,
+    told_found,
+    writer_of,
+)
 from lib_ti.methods.vector_settings import VectorSettings
 from lib_ti.networks.algebra import LowRank
 from lib_ti.networks.attach import attach
@@ -34,6 +41,7 @@ from lib_ti.networks.trainable import Learning, Size, Turn, rank_of_step
 
 BUNDLE_SUFFIX = "-bundle"
 _PROMPTS_KEPT = 256  # conditions of prompts; one of SD1's takes 0.2 MB
+_IN_FRONT = "put it in front of every caption (caption-prefix '[name],'), or [name] into template or captions"
 _DOWN, _UP, _ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 
 
@@ -52,13 +60,17 @@ def initial_word(host: Host, settings: NetworkSettings) -> Embeddings:
     """The vectors of the trigger word, where it has any. Raises BadInput."""
     if not settings.word_vectors:
         return {}
-    like = VectorSettings(
+    return {settings.trigger_word: initial_vectors(host, _word_settings(settings))}
+
+
+def _word_settings(settings: NetworkSettings) -> VectorSettings:
+    """What is said of the trigger word's vectors, as textual inversion says it."""
+    return VectorSettings(
         name=settings.trigger_word,
         vectors=settings.word_vectors,
         init_text=settings.init_text,
         seed=settings.seed,
     )
-    return {settings.trigger_word: initial_vectors(host, like)}
 
 
 def vectors_of(parameters: Mapping[str, torch.Tensor], settings: NetworkSettings) -> Embeddings:
@@ -293,7 +305,22 @@ def preflight(
     said += _left_out(known, sizes)
     if not settings.trigger_word and any("[name]" in text for text in (*lines, *captions)):
         said.append("[name] stands for nothing in the captions or the template: no trigger-word is given")
-    if settings.word_vectors:
-        prompts = all_prompts(lines, settings.trigger, captions)
-        said.append(found_in(host, settings.trigger, prompts))
+    if settings.trigger_word:
+        said += _said_of_trigger(host, settings, all_prompts(lines, settings.trigger, captions))
     return said
+
+
+def _said_of_trigger(host: Host, settings: NetworkSettings, prompts: Sequence[str]) -> list[str]:
+    """In how many prompts the trigger word stands, and what its vectors leave out. Raises BadInput where it
+    stands in none: prompts would call what was never learned with it."""
+    word = settings.trigger_word
+    if not settings.word_vectors:
+        tokens = host.tokenize(word)
+        found = sum(tokens_found(host.tokenize(prompt), tokens) > 0 for prompt in prompts)
+        return [told_found(word, found, prompts, _IN_FRONT)]
+    like = _word_settings(settings)
+    return [
+        found_in(host, word, prompts, _IN_FRONT),
+        *words_left_out(host, "init-text", settings.init_text, like),
+        *room_taken(host, word, settings.word_vectors, prompts),
+    ]

@@ -53,6 +53,7 @@ DREAMARTIST: Kind = Kind(
     start=Later(_DREAMARTIST, "initial_pair"),
     make=Later(_DREAMARTIST, "DreamArtist"),
     preflight=Later(_DREAMARTIST, "preflight"),
+    failing_loss=0.2,
     vectors=Later(_DREAMARTIST, "vectors_of"),
     refine=lambda *given: _from_pictures(DREAMARTIST, *given),
     create=Later(_DREAMARTIST, "untrained"),

@@ -40,6 +40,22 @@ def initial_vectors(host: Host, settings: VectorSettings) -> Vectors:
     return _through_encoder(host, settings.trigger, words) if settings.init == "cross" else words
 
 
+def words_left_out(host: Host, option: str, text: str, settings: VectorSettings) -> list[str]:
+    """What of ``text``, which ``option`` gives for the start, is not in the vectors: "*" stands for nothing
+    said."""
+    if text in ("", "*"):
+        return []
+    if not settings.asks_text:
+        start = "an existing file" if settings.weights else settings.init
+        return [f"{option} {text!r} is not in the vectors, whose start is {start}"]
+    count = len(host.tokenize(text))
+    if count <= settings.vectors:
+        return []
+    left = "last one is" if count == settings.vectors + 1 else f"last {count - settings.vectors} are"
+    said = f"warning: {option} {text!r} has {count} tokens, and the word {settings.vectors} vectors"
+    return [f"{said}: the {left} left out of the start; {count} vectors would hold them all"]
+
+
 def _random(host: Host, encoder: str, settings: VectorSettings) -> torch.Tensor:
     vocabulary = host.token_vectors(encoder)
     width = vocabulary.shape[1]

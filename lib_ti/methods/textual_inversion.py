@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
 from lib_ti.core.optimizers import KNOWN, known_as
@@ -22,12 +23,12 @@ from lib_ti.formats.embedding import IS_NEGATIVE, Embedding, write_safetensors
 from lib_ti.hosts.base import Embeddings, Host
 from lib_ti.methods.denoising import denoising_losses, noise_schedule
 from lib_ti.methods.kind import JobSettings, Writer
-from lib_ti.methods.starts import initial_vectors
+from lib_ti.methods.starts import initial_vectors, words_left_out
 from lib_ti.methods.vector_settings import VectorSettings, split_words
 
 
-def initial_words(host: Host, settings: VectorSettings) -> Embeddings:
-    """The start of each word, what is random drawn for each anew. Raises BadInput."""
+def init_texts(settings: VectorSettings) -> dict[str, str]:
+    """The init text of each word. Raises BadInput where they are not as many as the words."""
     words = settings.words.all
     texts = [settings.init_text] * len(words)
     if len(words) > 1 and len(parts := split_words(settings.init_text)) > 1:
@@ -37,11 +38,16 @@ def initial_words(host: Host, settings: VectorSettings) -> Embeddings:
             f"init-text: got {len(texts)} texts, expected one for all words or one for each of the "
             f"{len(words)} ({', '.join(words)})."
         )
+    return dict(zip(words, texts, strict=True))
+
+
+def initial_words(host: Host, settings: VectorSettings) -> Embeddings:
+    """The start of each word, what is random drawn for each anew. Raises BadInput."""
     return {
         word: initial_vectors(
             host, replace(settings, name=word, init_text=text, seed=(settings.seed + i) % 2**32)
         )
-        for i, (word, text) in enumerate(zip(words, texts, strict=True))
+        for i, (word, text) in enumerate(init_texts(settings).items())
     }
 
 
@@ -69,17 +75,44 @@ def relative_travel(host: Host, settings: VectorSettings) -> float:
     return min(shares)
 
 
-def found_in(host: Host, trigger: str, prompts: Sequence[str]) -> str:
-    """In how many of ``prompts`` the host finds ``trigger``. Raises BadInput where it is in none: nothing
-    could be learned."""
+_INTO_TEMPLATE = "put [name] into the template's lines"
+
+
+def found_in(host: Host, trigger: str, prompts: Sequence[str], remedy: str = _INTO_TEMPLATE) -> str:
+    """In how many of ``prompts`` the host finds ``trigger``, whose vectors it knows. Raises BadInput where it
+    is in none: nothing could be learned."""
     found = sum(1 for prompt in prompts if host.count_triggers(prompt).get(trigger))
+    return told_found(trigger, found, prompts, remedy)
+
+
+def told_found(trigger: str, found: int, prompts: Sequence[str], remedy: str) -> str:
+    """That ``trigger`` is in ``found`` of ``prompts``. Raises BadInput where it is in none."""
     if not found:
         raise BadInput(
             f"the trigger {trigger!r} occurs in none of the {len(prompts)} prompts "
-            f"(first: {prompts[0]!r}); put [name] into the template's lines."
+            f"(first: {prompts[0]!r}); {remedy}."
         )
     said = f"trigger {trigger!r} found in {found} of {len(prompts)} prompts"
-    return said if found == len(prompts) else said + "; steps with the others teach nothing"
+    return said if found == len(prompts) else said + "; steps with the others teach it nothing"
+
+
+def tokens_found(tokens: Sequence[int], word: Sequence[int]) -> int:
+    """How often the tokens of ``word`` stand one after the other in ``tokens``."""
+    if not word:
+        return 0
+    return sum(list(tokens[at : at + len(word)]) == list(word) for at in range(len(tokens) - len(word) + 1))
+
+
+def room_taken(host: Host, word: str, vectors: int, prompts: Sequence[str]) -> list[str]:
+    """What to say where a word's vectors leave the other words of a prompt no room in their chunk."""
+    own = len(host.tokenize(word))
+    beside = [len(host.tokenize(prompt)) - own for prompt in prompts]
+    full = sum(0 < count <= limits.VECTORS < count + vectors for count in beside)
+    if not full:
+        return []
+    said = f"warning: {vectors} vectors of {word!r} leave the other words of {full} of {len(prompts)} prompts"
+    where = f"no room in its chunk of {limits.VECTORS} tokens, and in another one they are heard less with it"
+    return [f"{said} {where}; fewer vectors leave them room"]
 
 
 def preflight(host: Host, settings: VectorSettings, prompts: Sequence[str]) -> list[str]:
@@ -88,6 +121,9 @@ def preflight(host: Host, settings: VectorSettings, prompts: Sequence[str]) -> l
     Raises BadInput where one of them occurs in none of ``prompts``.
     """
     said = [found_in(host, word, prompts) for word in (settings.trigger, *settings.words.others)]
+    for text in dict.fromkeys(init_texts(settings).values()):
+        said += words_left_out(host, "init-text", text, settings)
+    said += room_taken(host, settings.trigger, settings.vectors, prompts)
     known = known_as(settings.optimizer)
     if known is KNOWN["Prodigy"] and learning_rate_of(settings).base < 0.1:
         said.append(

@@ -20,6 +20,8 @@ WORD = "net"
 HOST_WORD = "lora"  # of the WebUI's own tags
 HIRES = ("both", "only", "no")
 _NAMED_AT_MOST = 12
+_SHOWN = 60  # characters of a tag
+_LIKE_A_TAG = re.compile(r"<\s*([A-Za-z]\w{1,19})\s*:[^<>]*(>?)")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,23 @@ def take_tags(prompt: str, words: Iterable[str] = (WORD,)) -> tuple[str, list[st
 
     # Not over another "<", or a row of beginnings would be searched to its end from each of them.
     return re.sub(rf"<(?:{'|'.join(map(re.escape, words))}):([^<>]+)>", take, prompt), found
+
+
+def unread_tags(prompt: str, words: Sequence[str]) -> list[str]:
+    """A sentence for each part of ``prompt``, from which ``take_tags`` has taken what it knows, that looks
+    like a tag of one of ``words`` or of another kind, and stands there as text."""
+    said = []
+    for match in _LIKE_A_TAG.finditer(prompt):
+        shown, word = match[0].strip(), match[1].lower()
+        if word not in words:
+            remedy = f"nothing here reads <{match[1]}:...>, take it out" if match[2] else ""
+        elif not match[2]:
+            remedy = f"close it, as in <{word}:NAME:0.8>"
+        else:
+            remedy = f"write <{word}: in small letters and without blanks, and a name after it"
+        if remedy:
+            said.append(f"{shown[:_SHOWN]} calls no network and is read as text: {remedy}.")
+    return said
 
 
 def take_calls(prompt: str, words: Iterable[str] = (WORD,)) -> tuple[str, list[NetworkCall]]:
