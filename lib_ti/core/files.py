@@ -297,13 +297,17 @@ def read_text(path: Path, most: int = limits.TEXT) -> str:
         raise BadInput(f"{path} cannot be read ({error.strerror}); check that it is there.") from error
 
 
-def parse_json(text: str | bytes, most: int = limits.JSON) -> Any:
-    """What JSON says. Raises ValueError, also for what is longer than ``most`` bytes, nested too deeply, or
-    holds half a character."""
+def parse_json(
+    text: str | bytes, most: int = limits.JSON, make: Callable[[dict[str, Any]], Any] | None = None
+) -> Any:
+    """What JSON says; ``make``: what becomes of its objects, the innermost first. Raises ValueError, also for
+    what is longer than ``most`` bytes, nested too deeply, or holds half a character."""
     if len(text) > most:
         raise ValueError(f"it has {len(text)} bytes, at most {most} are read")
     try:
-        told = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), parse_int=_whole)
+        told = json.loads(
+            text if isinstance(text, str) else text.decode("utf-8-sig"), parse_int=_whole, object_hook=make
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return _checked(told)

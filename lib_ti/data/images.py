@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import re
 import struct
 from collections.abc import Collection, Iterator
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import checked_size
+from lib_ti.core.picture_parts import check_parts
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK_ENDING = "_att"  # of a file that weighs the parts of the picture it is named after
@@ -81,6 +83,8 @@ def open_image(path: Path) -> Image.Image:
 def _opened(path: Path) -> Iterator[Image.Image]:
     checked_size(path, limits.PICTURE_FILE)
     try:
+        with path.open("rb") as parts, mmap.mmap(parts.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            check_parts(data, str(path))
         with Image.open(path, formats=FORMATS) as file:
             _limit_pixels(file, path)
             yield file

@@ -27,8 +27,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import write_atomically
+from lib_ti.core.files import parse_json, write_atomically
 from lib_ti.core.names import safe_name
+from lib_ti.core.picture_parts import PNG_MAGIC, check_parts
 from lib_ti.formats.card_pixels import find_hidden, hide
 from lib_ti.formats.embedding import (
     ENCODERS,
@@ -43,7 +44,6 @@ _TENSOR = "TORCHTENSOR"
 _DIGITS = 4  # in the borders
 _ZIPPED_TEXT = 2**20  # bytes; Pillow refuses a compressed chunk with more in it
 _KEPT = {0: 2**13, _DIGITS: 100}  # characters; what is longer of the metadata is left out
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What damaged files were seen to raise in Pillow 9.5 and 13; it has no error of its own for them.
 _DAMAGE = (OSError, SyntaxError, ValueError, IndexError, KeyError, EOFError, Image.DecompressionBombError)
 
@@ -114,8 +114,9 @@ def _open(content: bytes, name: str) -> Any:
     """Its pixels are not read yet."""
     if len(content) > limits.CARD_FILE:
         raise BadInput(f"{name} has {len(content)} bytes; a card has at most {limits.CARD_FILE}.")
-    if not content.startswith(_SIGNATURE):
+    if not content.startswith(PNG_MAGIC):
         raise BadInput(f"{name} is no PNG file; cards are, and what a site made of one is no card any more.")
+    check_parts(content, name)
     try:
         image = Image.open(io.BytesIO(content), formats=("PNG",))
     except _DAMAGE as error:
@@ -242,10 +243,7 @@ def _parse(text: bytes) -> dict[str, Any]:
     """JSON with tensors in it. Raises BadInput, ValueError."""
     if len(text) > limits.CARD_JSON:
         raise _too_long()
-    try:
-        found = json.loads(text, object_hook=_tensor, parse_int=_whole)
-    except RecursionError as error:
-        raise ValueError("lists nested too deep") from error
+    found = parse_json(text, limits.CARD_JSON, _tensor)
     if not isinstance(found, dict):
         raise ValueError(f"{type(found).__name__} in the place of an embedding")
     return found
@@ -255,12 +253,6 @@ def _too_long() -> BadInput:
     return BadInput(
         f"the card's data are longer than {limits.CARD_JSON} bytes, more than any embedding needs."
     )
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > 20:  # Python takes its time for long ones
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
 
 
 def _tensor(told: dict[str, Any]) -> Any:

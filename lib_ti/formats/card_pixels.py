@@ -7,8 +7,6 @@ with a fixed noise. The high halves of the values are free: here they go on with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -22,6 +20,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 _HALF = 0x0F
 _DARKEST = 0x10  # of a border's values: readers cut black margins off
 _NARROWEST = 8  # columns; rows full of noise pack better than a little in every row
+_AT_ONCE = 1 << 20  # pixels
 _GLANCES = (16, 128)  # rows of a picture that are looked at before all of them
 
 
@@ -91,12 +90,27 @@ def _dark_columns(image: Image.Image, box: Box, count: int) -> npt.NDArray[np.in
     return np.flatnonzero(seen & _HALF == 0)
 
 
+def _dark_to_the_end(image: Image.Image, box: Box) -> npt.NDArray[np.intp]:
+    """The same of all rows, after a glance at some: a picture can have a hundred thousand columns."""
+    left, top, right, bottom = box
+    if not len(_dark_columns(image, box, _GLANCES[1])):
+        return np.empty(0, np.intp)
+    seen = np.zeros(right - left, np.uint8)
+    step = max(1, _AT_ONCE // (right - left))
+    for row in range(top, bottom, step):
+        strip = np.asarray(image.crop((left, row, right, min(bottom, row + step))))
+        seen |= np.bitwise_or.reduce(np.bitwise_or.reduce(strip, axis=0), axis=1)
+    return np.flatnonzero(seen & _HALF == 0)
+
+
 def _border(image: Image.Image, box: Box) -> int | None:
     """How many columns the left and the right border of ``box`` have; None: there is no such pair that
     could begin a zlib stream."""
     left, top, right, _ = box
-    ahead = _first(_columns_from(image, box, 1))
-    back = _first(_columns_from(image, box, -1)) if ahead else None
+    dark = _dark_to_the_end(image, box)
+    if len(dark) == 0:
+        return None
+    ahead, back = int(dark[0]), right - left - 1 - int(dark[-1])
     if not ahead or ahead != back or 2 * ahead + 2 > right - left:
         return None
     low = _cells(image, (left, top, left + 1, top + 1))[:2]
@@ -104,16 +118,3 @@ def _border(image: Image.Image, box: Box) -> int | None:
     noise = _noise(2)
     method, flags = ((high ^ noise) << 4) | (low ^ noise)
     return ahead if method & _HALF == 8 and (int(method) * 256 + int(flags)) % 31 == 0 else None
-
-
-def _first(found: Iterator[int]) -> int | None:
-    return next(found, None)
-
-
-def _columns_from(image: Image.Image, box: Box, direction: int) -> Iterator[int]:
-    """The dark columns of ``box``, counted from the left (1) or from the right (-1) edge inwards."""
-    left, top, right, bottom = box
-    for column in _dark_columns(image, box, _GLANCES[1])[::direction]:
-        x = left + int(column)
-        if not _cells(image, (x, top, x + 1, bottom)).any():
-            yield int(column) if direction == 1 else right - 1 - x
