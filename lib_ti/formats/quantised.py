@@ -32,6 +32,7 @@ _PACKED = (
     (r"weight_packed", "packed weights of compressed-tensors"),
     (r"weight\._data", "packed weights of quanto"),
 )
+_WEIGHT = re.compile(r"(?:.+\.)?(?:in_proj_)?weight")  # and not a layer's reshape_weight, which is a shape
 _KINDS = tuple((re.compile(rf"(?:.+\.)?(?:{pattern})"), kind) for pattern, kind in _PACKED)
 
 
@@ -96,7 +97,7 @@ def refuse_packed(path: Path, plan: Plan) -> None:
     typed = (
         (f"weights in {str(entry.dtype).removeprefix('torch.')}", name)
         for name, entry in plan.items()
-        if name.endswith("weight") and not entry.is_floating_point()
+        if _WEIGHT.fullmatch(name) and not entry.is_floating_point()
     )
     if found := next(chain(named, typed), None):
         raise BadInput(

@@ -89,6 +89,8 @@ def known_weights(host: Host, settings: NetworkSettings) -> dict[str, LowRank]:
     known, network = {}, read_network(file, family)
     if network.family not in (None, family):
         raise BadInput(f"network-weights: {file.name} was made for {network.family}, this model is {family}.")
+    for name, why in network.left_out.items():
+        raise BadInput(f"network-weights: {name} in {file.name} is not understood: {why}.")
     for name, update in network.updates.items():
         if not isinstance(update, LowRank) or update.mid is not None or update.bias is not None:
             raise BadInput(f"network-weights: {name} in {file.name} is no LoRA, and only LoRA is trained on.")
@@ -294,13 +296,16 @@ def preflight(
     layers = find_layers(host.parts(), host.info.family)
     known = known_weights(host, settings)
     sizes = sizes_of(layers, settings, host, known)
+    said = list[str]()
     for base, multiplier in base_networks(settings):
-        attach(host.parts(), base, multiplier, family=host.info.family).remove()
+        with attach(host.parts(), base, multiplier, family=host.info.family) as attached:
+            partly = attached.network.left_out or attached.unmatched
+            said += [f"base network {attached.network.name}: {attached.report}"] if partly else []
     check_rates([layers[name] for name in sizes], settings, host.info.family)
     in_unet = sum(layers[name].part == "unet" for name in sizes)
     ranks = sorted({size.rank for size in sizes.values()})
     rank = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 1 else f"{ranks[0]}"
-    said = [f"network of {in_unet} layers of the U-Net and {len(sizes) - in_unet} of text, rank {rank}"]
+    said += [f"network of {in_unet} layers of the U-Net and {len(sizes) - in_unet} of text, rank {rank}"]
     said += notices([layers[name] for name in sizes], settings, host.info.family)
     said += _left_out(known, sizes)
     if not settings.trigger_word and any("[name]" in text for text in (*lines, *captions)):

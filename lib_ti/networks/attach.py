@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Full, LowRank, Update, is_trained, moved
-from lib_ti.networks.applied import applied
+from lib_ti.networks.applied import applied, listed
 from lib_ti.networks.attach_arguments import (
     Multiplier,
     check_blocks,
@@ -192,9 +192,14 @@ class Attached:
 
     @property
     def report(self) -> str:
-        """Such as "applied 264 of 264 modules (linear 232, conv 32), rank 16, alpha 8"."""
+        """Such as "applied 264 of 266 modules (linear 232, conv 32), rank 16, alpha 8; not understood:
+        lora_unet_conv_in (why); not applied: lora_unet_conv_out (why)"."""
         changed = ((change.layer, change.update) for change in self._changes)
-        return applied(changed, len(self.network.updates))
+        told = [applied(changed, self.network.layers)]
+        for what, reasons in (("not understood", self.network.left_out), ("not applied", self.unmatched)):
+            if reasons:
+                told.append(f"{what}: {listed(reasons)}")
+        return "; ".join(told)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

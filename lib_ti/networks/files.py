@@ -30,8 +30,9 @@ from lib_ti.formats.safetensors_file import (
 )
 from lib_ti.networks.adapter_config import adapter_config, add_alphas
 from lib_ti.networks.algebra import Tensors, Update, truncated
+from lib_ti.networks.foreign import SUPPORTED, algorithm_of
 from lib_ti.networks.keys import Key, name_of, parse_key
-from lib_ti.networks.reading import read_update
+from lib_ti.networks.reading import beside_factors, read_update
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ _LEGACY_HASH = slice(0x100000, 0x110000)  # bytes of the file
 class Network:
     """A file of the LoRA family. ``updates``: layer name, as sd-scripts gives it -> what changes there.
 
-    ``unread``: what was of no use -> why. ``embeddings``: words that the file brings besides, to be read
+    ``left_out``: layers that are not understood -> why; ``unread``: keys that are of no use -> why, both by
+    their names in the file. ``embeddings``: words that the file brings besides, to be read
     with ``formats.embedding.read_embeddings``.
     """
 
@@ -62,8 +64,14 @@ class Network:
     family: Family | None  # None: the file does not tell SD1 from SD2
     updates: Mapping[str, Update]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
     embeddings: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> int:
+        """How many the file changes, understood or not."""
+        return len(self.updates) + len(self.left_out)
 
     def truncated(self, rank: int) -> Network:
         """A DyLoRA at that rank, at full strength."""
@@ -84,11 +92,7 @@ def read_network(path: Path, model: Family = "sd1") -> Network:
     if not keys:
         raise _no_network(path, tensors)
     family = _family(keys, {key: tensor.shape for key, tensor in tensors.items()}, metadata)
-    unread = {
-        key: "no key of a network that we know"
-        for key in tensors
-        if key not in keys and not _BUNDLED.fullmatch(key)
-    }
+    unread = {key: _why_unread(key) for key in tensors if key not in keys and not _BUNDLED.fullmatch(key)}
     layers: dict[str, Tensors] = defaultdict(dict)
     named = [(name_of(found, family or model), found) for found in keys.values()]
     for key, (name, found) in zip(keys, named, strict=True):
@@ -96,18 +100,27 @@ def read_network(path: Path, model: Family = "sd1") -> Network:
             unread[key] = "another key says the same of the same layer"
         layers[name].setdefault(found.suffix, tensors[key])
     add_alphas(layers, named, adapter_config(path, metadata))
-    updates = {}
+    updates: dict[str, Update] = {}
+    left_out: dict[str, str] = {}
     for name, parts in layers.items():
         try:
             updates[name] = read_update(_own(_with_lengths(parts)))
         except BadInput as error:
-            unread[name] = str(error)
+            left_out[name] = str(error).rstrip(".")
+        else:
+            whole = "holds whole numbers that no algorithm here reads"
+            unread |= {f"{name}.{key}": whole for key in beside_factors(parts)}
     if not updates:
-        name, why = next(iter(unread.items()))
-        raise BadInput(f"{path.name}: none of its {len(layers)} layers is understood; {name}: {why}")
-    for name, why in unread.items():
+        name, why = next(iter(left_out.items()))
+        raise BadInput(f"{path.name}: none of its {len(layers)} layers is understood; {name}: {why}.")
+    for name, why in (left_out | unread).items():
         log.warning("%s: %s is left out: %s", path.name, name, why)
-    return Network(path.stem, family, updates, metadata, unread, tuple(embeddings))
+    return Network(path.stem, family, updates, metadata, left_out, unread, tuple(embeddings))
+
+
+def _why_unread(key: str) -> str:
+    algorithm = algorithm_of([key])
+    return f"of {algorithm}, which is not supported" if algorithm else "no key of a network that we know"
 
 
 def _read_content(path: Path) -> tuple[Tensors, dict[str, str]]:
@@ -131,6 +144,10 @@ def _no_network(path: Path, content: Iterable[str]) -> BadInput:
     for pattern, kind in _OTHER_KINDS:
         if any(re.match(pattern, key) for key in content):
             return BadInput(f"{path.name} is {kind}; a network file (LoRA and its like) is needed here.")
+    if algorithm := algorithm_of(content):
+        return BadInput(
+            f"{path.name} is a network of the algorithm {algorithm}, which is not supported; {SUPPORTED} are."
+        )
     found = ", ".join(content[:5]) or "nothing"
     return BadInput(f"{path.name} is no network of the LoRA family that we know; it holds {found}.")
 

@@ -14,7 +14,7 @@ from torch import nn
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Update
-from lib_ti.networks.applied import applied
+from lib_ti.networks.applied import applied, notes_of
 from lib_ti.networks.files import Network, read_network
 from lib_ti.networks.layers import Layer, Parts, find_layers
 from lib_ti.networks.names import Part
@@ -96,14 +96,9 @@ class PromptNetworks:
                 f"{call.name}: {len(missing)} of {len(network.updates)} layers are not in the checkpoint, "
                 f"or of another size: {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}."
             )
-        if network.unread:
-            (key, why), *_ = network.unread.items()
-            self.told.append(
-                f"{call.name}: {len(network.unread)} of its layers or keys are left out, such as {key}: "
-                f"{why.removesuffix('.')}."
-            )
+        self.told += notes_of(network)
         changed = ((layers[name], update) for name, update in fitting.items())
-        self.reports[called] = f"{call.name}: {applied(changed, len(network.updates))}"
+        self.reports[called] = f"{call.name}: {applied(changed, network.layers)}"
         for name, update in fitting.items():
             layer = layers[name]
             weight = call.unet if layer.part == _UNET else call.text

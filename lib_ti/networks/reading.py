@@ -6,24 +6,44 @@ Key names: sd-scripts, LyCORIS; for what is PEFT's, ``files`` translates.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.networks.algebra import IA3, DoRA, Full, LoHa, LoKr, LowRank, Product, Tensors, Update
+from lib_ti.networks.foreign import SUPPORTED, algorithm_of
+
+_NUMBERS = ("alpha", "scale", "scalar")  # of a layer, in whatever type
+_KEYS = frozenset(
+    (
+        *_NUMBERS,
+        *("lora_down.weight", "lora_up.weight", "lora_mid.weight", "lora_up.bias"),
+        *("hada_w1_a", "hada_w1_b", "hada_t1", "hada_w2_a", "hada_w2_b", "hada_t2"),
+        *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_t1", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+        *("weight", "on_input", "diff", "diff_b", "w_norm", "b_norm", "dora_scale"),
+    )
+)
+
+
+def beside_factors(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """The keys of whole numbers that no algorithm here reads, such as ``rank`` or ``reshape_weight``: a layer
+    is the same without them."""
+    others = (key for key, tensor in tensors.items() if key not in _KEYS and not tensor.is_floating_point())
+    return [key for key in others if algorithm_of([key]) is None]
 
 
 def read_update(tensors: Mapping[str, torch.Tensor]) -> Update:
     """The update of one layer, from its tensors by what follows the layer's name in a file
-    ("lora_down.weight", "hada_w1_a", ...).
+    ("lora_down.weight", "hada_w1_a", ...); ``beside_factors`` names those that it leaves.
 
-    Raises BadInput where they are of no algorithm we know, or not all of them are of use.
+    Raises BadInput where they are of no algorithm we know, or not all others are of use.
     """
-    left = dict(tensors)
+    beside = beside_factors(tensors)
+    left = {key: tensor for key, tensor in tensors.items() if key not in beside}
     for key, tensor in left.items():
-        if key != "on_input" and not tensor.is_floating_point():
+        if key not in ("on_input", *_NUMBERS) and not tensor.is_floating_point():
             raise BadInput(f"{key} is of type {tensor.dtype}; expected floating point numbers.")
         if not tensor.ndim and key in ("diff", "w_norm", "dora_scale"):
             raise BadInput(f"{key} is one number; expected one for each of the layer's.")
@@ -36,8 +56,7 @@ def read_update(tensors: Mapping[str, torch.Tensor]) -> Update:
             update = read(left)
             break
     else:
-        known = ", ".join(sorted(tensors))
-        raise BadInput(f"{known}: of no algorithm we know (LoRA, LoHa, LoKr, IA3, full, norm, DoRA).")
+        raise _of_no_algorithm(tensors)
     if left:
         raise BadInput(f"{', '.join(sorted(left))}: not understood beside {type(update).__name__}.")
     update = _scaled(update, alpha, scale, scalar)
@@ -45,6 +64,13 @@ def read_update(tensors: Mapping[str, torch.Tensor]) -> Update:
         bias = up_bias * update.scale
     update = replace(update, bias=bias)
     return update if magnitude is None else DoRA(direction=update, magnitude=magnitude, bias=bias)
+
+
+def _of_no_algorithm(keys: Iterable[str]) -> BadInput:
+    listed, algorithm = ", ".join(sorted(keys)), algorithm_of(keys)
+    if algorithm is not None:
+        return BadInput(f"{listed}: of the algorithm {algorithm}, which is not supported ({SUPPORTED} are).")
+    return BadInput(f"{listed}: of no algorithm we know ({SUPPORTED}).")
 
 
 def _optional(left: Tensors, key: str) -> torch.Tensor | None:
@@ -55,7 +81,7 @@ def _number(left: Tensors, key: str) -> float | None:
     tensor = _optional(left, key)
     if tensor is None:
         return None
-    if tensor.numel() != 1 or not math.isfinite(tensor.item()):
+    if tensor.numel() != 1 or tensor.is_complex() or not math.isfinite(tensor.item()):
         raise BadInput(f"{key} must be one finite number, not a tensor of shape {tuple(tensor.shape)}.")
     return float(tensor)
 
@@ -81,8 +107,12 @@ def _scaled(update: Update, alpha: float | None, scale: float | None, scalar: fl
 
 def _read_low_rank(left: Tensors) -> Update:
     down, up = left.pop("lora_down.weight"), left.pop("lora_up.weight")
+    mid = _kernel(left, "lora_mid.weight")
     _check_ndim(down, up)
-    return LowRank(down=down, up=up, mid=_kernel(left, "lora_mid.weight"))
+    _check_kernel("lora_up.weight", up)
+    if mid is not None:
+        _check_kernel("lora_down.weight", down)
+    return LowRank(down=down, up=up, mid=mid)
 
 
 def _read_loha(left: Tensors) -> Update:
@@ -103,7 +133,9 @@ def _product(left: Tensors, name: str, core: str) -> Product:
     if a is None or b is None:
         raise BadInput(f"{name}_a and {name}_b belong together; one of them is missing.")
     _check_ndim(a, b)
-    return Product(a=a, b=b, core=_kernel(left, core))
+    _check_kernel(f"{name}_a", a)
+    # OneTrainer's factors of a convolution are (p, r, 1, 1) and (r, q, k, k), LyCORIS' (p, r) and (r, q k k).
+    return Product(a=a.flatten(1), b=b.flatten(1), core=_kernel(left, core))
 
 
 def _kernel(left: Tensors, name: str) -> torch.Tensor | None:
@@ -118,6 +150,14 @@ def _check_ndim(*tensors: torch.Tensor) -> None:
     for tensor in tensors:
         if tensor.ndim not in (2, 4) or tensor.numel() == 0:
             raise BadInput(f"a factor has the shape {tuple(tensor.shape)}; expected a matrix or a kernel.")
+
+
+def _check_kernel(name: str, tensor: torch.Tensor) -> None:
+    """Raises BadInput where a factor that mixes channels alone sees more than one pixel."""
+    if tensor[0, 0].numel() != 1:
+        raise BadInput(
+            f"{name} has the shape {tuple(tensor.shape)}; expected a matrix, or a kernel of 1 x 1."
+        )
 
 
 def _read_ia3(left: Tensors) -> Update:

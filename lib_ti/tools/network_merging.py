@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.files import new_files, refuse_existing, write_atomically
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Update
+from lib_ti.networks.applied import notes_of
 from lib_ti.networks.files import read_network
 from lib_ti.networks.tools.combine import Term, add, add_at_rank, common_metadata
 from lib_ti.networks.tools.into_checkpoint import CheckpointMerge, tell, unmerged
@@ -40,7 +41,11 @@ def merge(settings: MergeSettings, context: Context) -> Answer:
     with new_files([to], overwrite=settings.overwrite):
         save_network(to, updates, dtype, metadata)
     told = f"Merged {' and '.join(names)}: {len(updates)} modules. Wrote {to}."
-    return Answer(told, {"modules": len(updates)}, (to,))
+    return Answer(told, {"modules": len(updates)}, (to,), notes=_notes(terms))
+
+
+def _notes(terms: Sequence[Term]) -> tuple[str, ...]:
+    return tuple(note for term in terms for note in notes_of(term.network))
 
 
 def _check(settings: MergeSettings) -> None:
@@ -97,6 +102,6 @@ def merge_into(settings: MergeIntoSettings, context: Context) -> Answer:
     told = [f"{applied}." for applied in new.applied]
     if averages := sum(1 for _ in unmerged(source.file)):
         told.append(f"{averages} averaged weights (model_ema) stay as they were.")
-    notes = tuple(filter(None, [new.rounding.note()]))
+    notes = (*_notes(terms), *filter(None, [new.rounding.note()]))
     values = {"networks": tell(new.applied), "lost in rounding": round(new.rounding.lost, 6)}
     return Answer(" ".join([*told, f"Wrote {to}."]), values, (to,), notes=notes)

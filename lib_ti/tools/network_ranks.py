@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lib_ti.core.files import new_files, parse_json
+from lib_ti.networks.applied import notes_of
 from lib_ti.networks.files import Network, read_network
 from lib_ti.networks.svd import check_method
 from lib_ti.networks.tools.describe import counted
@@ -42,6 +44,7 @@ def extract(settings: ExtractSettings, context: Context) -> Answer:
         "with text encoder": found.with_text,
         "text encoders differ by": found.text_difference,
         "missed in the mean": round(missed, 6),
+        "not covered": len(found.uncovered),
     }
     if settings.layers:
         told["layers"] = [{"layer": name, "missed": round(error, 6)} for name, error in found.error.items()]
@@ -55,7 +58,16 @@ def extract(settings: ExtractSettings, context: Context) -> Answer:
         for each in (original, tuned)
         if each.file.in_eight_bits
     ]
-    return Answer(sentence, told, (to,), notes=tuple(notes))
+    return Answer(sentence, told, (to,), notes=(*notes, *_beyond(found.uncovered)))
+
+
+def _beyond(uncovered: Sequence[str]) -> tuple[str, ...]:
+    """What the models differ in besides, which no such network changes."""
+    if not uncovered:
+        return ()
+    some = ", ".join([*uncovered[:3], *(["..."] if len(uncovered) > 3 else [])])
+    told = f"The checkpoints differ in {len(uncovered)} tensors more, which such a network does not change"
+    return (f"{told}: {some}.",)
 
 
 def split(settings: SplitSettings, context: Context) -> Answer:
@@ -75,7 +87,12 @@ def split(settings: SplitSettings, context: Context) -> Answer:
             )
             save_network(paths[rank], cut.updates, dtype_of(settings.save_precision), metadata)
     names = ", ".join(path.name for path in paths.values())
-    return Answer(f"Split {network.name} of rank {top}. Wrote {names}.", {}, tuple(paths.values()))
+    return Answer(
+        f"Split {network.name} of rank {top}. Wrote {names}.",
+        {},
+        tuple(paths.values()),
+        notes=notes_of(network),
+    )
 
 
 def _unit_of(network: Network) -> int:
@@ -111,4 +128,4 @@ def resize(settings: ResizeSettings, context: Context) -> Answer:
         told["layers"] = [
             {"layer": name, "rank": rank, "kept": round(kept[name], 6)} for name, rank in ranks.items()
         ]
-    return Answer(sentence, told, (to,))
+    return Answer(sentence, told, (to,), notes=notes_of(network))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lib_ti.networks.applied import notes_of
 from lib_ti.networks.files import read_network
 from lib_ti.networks.prompt_metadata import metadata_shown, save_metadata_text
 from lib_ti.networks.tools.describe import describe
@@ -12,7 +13,8 @@ from lib_ti.tools.tool import Answer, Context
 
 
 def inspect(settings: InspectSettings, context: Context) -> Answer:
-    found = describe(read_network(Path(settings.file)))
+    network = read_network(Path(settings.file))
+    found = describe(network)
     layers = found.pop("layers")
     if settings.layers:
         found["layers"] = [{"layer": name, **told} for name, told in layers.items()]
@@ -20,7 +22,7 @@ def inspect(settings: InspectSettings, context: Context) -> Answer:
     rank = f" of rank {next(iter(found['ranks']))}" if len(found["ranks"]) == 1 else ""
     family = f"for {found['family']}" if found["family"] else "it does not say for which family"
     sentence = f"{found['name']}: {algorithms}{rank} in {found['modules']} layers; {family}."
-    return Answer(sentence, found)
+    return Answer(sentence, found, notes=notes_of(network))
 
 
 def edit_metadata(settings: MetadataSettings, context: Context) -> Answer:

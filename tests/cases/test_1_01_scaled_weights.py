@@ -212,7 +212,7 @@ def test_extraction_says_that_rounding_is_in_the_difference(
     path = write(tmp_path / "scaled.safetensors", scaled("scale_weight")[0])
     words = ["lora", "extract", str(BUILTIN), str(path), str(tmp_path / "net.safetensors"), "--json"]
     assert main(words) == 0
-    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    note, *_ = json.loads(capsys.readouterr().out)["notes"]
     assert note.startswith("scaled.safetensors keeps ") and "float8" in note
 
 

@@ -231,8 +231,8 @@ def test_every_key_is_used_or_named(tmp_path):
     }
     network = read_network(save(tmp_path / "x.safetensors", tensors))
     assert network.updates.keys() == {NAME} and network.embeddings == ("word",)
-    assert network.unread.keys() == {"lora_unet_conv_in", "something.else"}
-    assert "oft_blocks" in network.unread["lora_unet_conv_in"]
+    assert network.unread.keys() == {"something.else"} and network.left_out.keys() == {"lora_unet_conv_in"}
+    assert "oft_blocks" in network.left_out["lora_unet_conv_in"]
 
 
 def test_of_two_keys_for_the_same_one_is_named(tmp_path):

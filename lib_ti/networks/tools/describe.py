@@ -38,7 +38,8 @@ def describe(network: Network) -> dict[str, Any]:
         "alphas": _told(layer["alpha"] for layer in layers.values()),
         "layers": layers,
         "embeddings": list(network.embeddings),
-        "unread": dict(network.unread),
+        "not understood": dict(network.left_out),
+        "unread": {**network.left_out, **network.unread},
         "metadata": dict(network.metadata),
     }
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.ldm import UNET
 from lib_ti.networks.algebra import LowRank
 from lib_ti.networks.layers import StoredLayer, trained_layers
 from lib_ti.networks.svd import clamped, svd_of
 from lib_ti.networks.tools.combine import Updates, Watch
-from lib_ti.networks.tools.stored import Checkpoint
+from lib_ti.networks.tools.stored import TEXT_ENCODERS, Checkpoint
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,15 @@ class Extraction:
 class Extracted:
     """``equal``: layers in which the checkpoints do not differ; ``text_difference``: the largest of any
     number in the text encoders; ``error``: of each update, the share of the difference that it misses
-    (Frobenius norm)."""
+    (Frobenius norm); ``uncovered``: tensors beside these layers in which the models differ too, such as
+    biases and norms."""
 
     updates: Updates
     equal: Sequence[str]
     text_difference: float
     with_text: bool
     error: Mapping[str, float]
+    uncovered: Sequence[str]
 
 
 def extract(
@@ -72,7 +75,23 @@ def extract(
             f"changes; in the text encoder they do by {difference:.2g} at most (min-diff "
             f"{extraction.min_diff:g})."
         )
-    return Extracted(updates, equal, difference, with_text, error)
+    others = (UNET, *(TEXT_ENCODERS[original.family] if with_text else ()))
+    uncovered = _differing(original, tuned, others, {layers[name].key for name in names})
+    return Extracted(updates, equal, difference, with_text, error, list(uncovered))
+
+
+def _differing(
+    original: Checkpoint, tuned: Checkpoint, prefixes: tuple[str, ...], besides: Collection[str]
+) -> Iterator[str]:
+    """Tensors whose names begin so that differ, or are in one of the two alone, ``besides`` those."""
+    before, after = original.file, tuned.file
+    for key in dict.fromkeys((*before.plan, *after.plan)):
+        if key.startswith(prefixes) and key not in besides:
+            there = (
+                key in before.plan and key in after.plan and before.plan[key].shape == after.plan[key].shape
+            )
+            if not there or not torch.equal(before.read(key).float(), after.read(key).float()):
+                yield key
 
 
 def _common_layers(original: Checkpoint, tuned: Checkpoint, *, conv: bool) -> Mapping[str, StoredLayer]:

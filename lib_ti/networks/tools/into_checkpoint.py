@@ -14,6 +14,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.formats.quantised import converted, divided, is_float8, scale_for
 from lib_ti.formats.streaming import HASH, TensorFile, meta, write_streamed
 from lib_ti.networks.algebra import IA3, DoRA, Update, moved
+from lib_ti.networks.applied import listed
 from lib_ti.networks.layers import StoredLayer
 from lib_ti.networks.tools.combine import Term, Watch
 from lib_ti.networks.tools.stored import Checkpoint
@@ -39,8 +40,7 @@ class Applied:
         done = self.total - len(self.left_out)
         told = f"{self.name}: applied {done} of {self.total} modules"
         if self.left_out:
-            some = ", ".join(f"{name} ({why})" for name, why in list(self.left_out.items())[:3])
-            told += f"; left out: {some}{', ...' if len(self.left_out) > 3 else ''}"
+            told += f"; left out: {listed(self.left_out)}"
         return told
 
 
@@ -127,7 +127,7 @@ class CheckpointMerge:
                 f"{term.network.name} was made for {term.network.family}, "
                 f"{self.checkpoint.file.path.name} is {self.checkpoint.family}."
             )
-        applied = Applied(term.network.name, len(term.network.updates))
+        applied = Applied(term.network.name, term.network.layers, dict(term.network.left_out))
         for name, update in term.network.updates.items():
             layer = self.checkpoint.layers.get(name)
             if layer is None:
@@ -139,10 +139,9 @@ class CheckpointMerge:
             else:
                 self._add(layer, _Change(name, applied, update, term.ratio, layer.rows))
         if len(applied.left_out) == applied.total:
-            why = next(iter(applied.left_out.values()))
             raise BadInput(
                 f"nothing of {term.network.name} fits {self.checkpoint.file.path.name}, a checkpoint of "
-                f"{self.checkpoint.family}: {next(iter(applied.left_out))}: {why}."
+                f"{self.checkpoint.family}: {listed(applied.left_out)}."
             )
         return applied
 

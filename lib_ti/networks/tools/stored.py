@@ -15,7 +15,7 @@ from lib_ti.formats.quantised import WeightFile, open_weights
 from lib_ti.networks.layers import StoredLayer, find_stored_layers
 
 # Which text encoders a checkpoint carries, by the prefix of their weights.
-_TEXT_ENCODERS: Mapping[Family, tuple[str, ...]] = {
+TEXT_ENCODERS: Mapping[Family, tuple[str, ...]] = {
     "sd1": (CLIP,),
     "sd2": (OPEN_CLIP,),
     "sdxl": (CLIP_L, CLIP_G),
@@ -67,7 +67,7 @@ def _family(keys: Iterable[str]) -> Family | None:
     keys = list(keys)
     if not any(key.startswith(UNET) for key in keys):
         return None
-    for family, prefixes in _TEXT_ENCODERS.items():
+    for family, prefixes in TEXT_ENCODERS.items():
         if all(any(key.startswith(prefix) for key in keys) for prefix in prefixes):
             return family
     return None
