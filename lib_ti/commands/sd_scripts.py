@@ -20,6 +20,7 @@ from typing import Any
 from lib_ti.commands import train
 from lib_ti.commands.sd_scripts_entry import Entry, Ours
 from lib_ti.commands.sd_scripts_file import read_options
+from lib_ti.commands.sd_scripts_learning import learning_told, weighting_of
 from lib_ti.commands.sd_scripts_network import NETWORK_DEFAULTS, NETWORK_OPTIONS, network_ours
 from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS
 from lib_ti.commands.sd_scripts_saving import kept_copies, preview_of
@@ -148,12 +149,12 @@ def translate(
             told.append(f"{_shown(option, value)}: {entry.told}")
     ours |= kept_copies(given)
     ours |= _checked(f"--sample_prompts={given.get('sample_prompts')}", preview_of(given))
-    ours |= adafactor_args(given)
+    ours |= {**weighting_of(given), **adafactor_args(given)}
     rates = ("unet_lr", "text_encoder_lr") if relative_step(given) else ()
     ours |= script.together({key: value for key, value in given.items() if key not in rates}, ours)
     schedule, said = schedule_of(given, ours["--learning-rate"])
     ours |= _checked("--lr_scheduler", schedule)
-    told += said
+    told += [*said, *learning_told(given)]
     if "--buckets" in ours:
         del ours["--no-buckets"]
     suffix = given.get("save_model_as", script.suffix).lower()

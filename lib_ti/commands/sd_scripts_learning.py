@@ -10,7 +10,6 @@ from lib_ti.commands.sd_scripts_entry import (
     becomes,
     missing,
     number,
-    only,
     sets,
     switched,
 )
@@ -22,6 +21,34 @@ _ADAPTIVE = ("DAdaptAdaGrad", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "DAdaptS
 
 def _largest_norm(text: str) -> Ours:
     return {"--clip": "norm", "--clip-at": text} if number("max_grad_norm", text) else {"--clip": "none"}
+
+
+def _is_set(option: str, text: str) -> bool:
+    return number(option, text) != 0
+
+
+def _min_snr(gamma: str) -> Ours:
+    return {"--min-snr-gamma": gamma} if _is_set("min_snr_gamma", gamma) else {}
+
+
+# What they limit the ratio of signal to noise to; there only timestep 0 is above.
+_SNR_LIMIT = "1000"
+
+
+def weighting_of(given: Mapping[str, str]) -> Ours:
+    """The loss weighting of all options that change it: there each multiplies what the others leave."""
+    by_snr = _is_set("min_snr_gamma", given.get("min_snr_gamma", "0"))
+    debiased = "debiased_estimation_loss" in given
+    weighting = "-".join(name for name, there in (("min-snr", by_snr), ("debiased", debiased)) if there)
+    limited = debiased or {"scale_v_pred_loss_like_noise_pred", "v_pred_like_loss"} & given.keys()
+    return {"--weighting": weighting or "none", **({"--snr-limit": _SNR_LIMIT} if limited else {})}
+
+
+def learning_told(given: Mapping[str, str]) -> list[str]:
+    """What to say of options that nothing comes of, there either."""
+    if "huber_scale" in given and given.get("huber_schedule", "snr") == "snr":
+        return ["--huber_scale: there too it does nothing to the schedule snr, which is the default"]
+    return []
 
 
 LEARNING: Mapping[str, Entry] = {
@@ -65,18 +92,19 @@ LEARNING: Mapping[str, Entry] = {
     ),
     "huber_schedule": becomes("--huber-schedule"),
     "huber_c": becomes("--huber-c"),
-    "huber_scale": only("1", "1.0", instead="set the threshold itself, --huber_c"),
-    "min_snr_gamma": Entry(lambda gamma: {"--weighting": "min-snr", "--min-snr-gamma": gamma}),
-    "debiased_estimation_loss": switched("--weighting", "debiased"),
-    "scale_v_pred_loss_like_noise_pred": missing("use --min_snr_gamma", switch=True),
-    "v_pred_like_loss": missing("use --debiased_estimation_loss"),
+    "huber_scale": becomes("--huber-scale"),
+    # See weighting_of for these four.
+    "min_snr_gamma": Entry(_min_snr),
+    "debiased_estimation_loss": Entry(switch=True),
+    "scale_v_pred_loss_like_noise_pred": switched("--scale-v-loss"),
+    "v_pred_like_loss": becomes("--v-like-loss"),
     "noise_offset": becomes("--noise-offset"),
-    "noise_offset_random_strength": missing("leave it out; --noise_offset is constant", switch=True),
-    "adaptive_noise_scale": missing("leave it out; --noise_offset is constant"),
+    "noise_offset_random_strength": switched("--noise-offset-random"),
+    "adaptive_noise_scale": becomes("--adaptive-noise"),
     "multires_noise_iterations": becomes("--multires-iterations"),
     "multires_noise_discount": becomes("--multires-discount"),
     "ip_noise_gamma": becomes("--input-perturbation"),
-    "ip_noise_gamma_random_strength": missing("leave it out; --ip_noise_gamma is constant", switch=True),
+    "ip_noise_gamma_random_strength": switched("--input-perturbation-random"),
     "zero_terminal_snr": switched("--zero-terminal-snr"),
     "min_timestep": becomes("--min-timestep"),
     "max_timestep": becomes("--max-timestep"),

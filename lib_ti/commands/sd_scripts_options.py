@@ -27,7 +27,6 @@ NOT_TOGETHER = (
     ("caption_extension", "dataset_config", "write caption_extension into the file"),
     ("caption_extention", "dataset_config", "write caption_extension into the file"),
     ("save_every_n_steps", "save_every_n_epochs", "choose one of the two"),
-    ("debiased_estimation_loss", "min_snr_gamma", "choose one of these weightings"),
 )
 
 # What sd-scripts does where it is told nothing.

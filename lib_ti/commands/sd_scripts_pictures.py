@@ -84,7 +84,7 @@ PICTURES: Mapping[str, Entry] = {
     "caption_dropout_rate": becomes("--drop-captions"),
     "caption_dropout_every_n_epochs": becomes("--drop-captions-every"),
     "caption_tag_dropout_rate": becomes("--drop-tags"),
-    "token_warmup_min": missing("leave it out"),
-    "token_warmup_step": missing("leave it out"),
+    "token_warmup_min": becomes("--tag-warmup-from"),
+    "token_warmup_step": becomes("--tag-warmup"),
     "weighted_captions": missing("leave it out", switch=True),
 }

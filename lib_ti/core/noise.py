@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from lib_ti.core.errors import BadInput
@@ -11,21 +9,42 @@ from lib_ti.core.train_settings import NoiseSettings
 
 
 def draw_noise(
-    shape: Sequence[int], generator: torch.Generator, settings: NoiseSettings
+    latents: torch.Tensor, generator: torch.Generator, settings: NoiseSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The noise of a batch (b, c, h, w), which the U-Net is to find, and that which it is given.
+    """The noise of a batch of ``latents`` (b, c, h, w): what the U-Net is to find, and what it is given.
 
     The two differ with input perturbation only. With every option off this is one ``randn``.
     """
+    shape = latents.shape
     noise = torch.randn(*shape, generator=generator)
     if settings.noise_offset:
-        noise = noise + settings.noise_offset * torch.randn(*shape[:2], 1, 1, generator=generator)
+        offset = _strength(settings.noise_offset, settings.noise_offset_random, len(latents), generator)
+        if settings.adaptive_noise:
+            means = latents.mean((2, 3), keepdim=True).abs()
+            offset = (offset + settings.adaptive_noise * means).clamp(min=0)
+        noise = noise + offset * torch.randn(*shape[:2], 1, 1, generator=generator)
     if settings.multires_iterations:
         noise = multires_noise(noise, generator, settings.multires_iterations, settings.multires_discount)
     if not settings.input_perturbation:
         return noise, noise
     # arXiv 2301.11706, algorithm 1: as if the picture given were not quite the one of training.
-    return noise, noise + settings.input_perturbation * torch.randn(*shape, generator=generator)
+    more = _strength(settings.input_perturbation, settings.input_perturbation_random, len(latents), generator)
+    return noise, noise + more * torch.randn(*shape, generator=generator)
+
+
+def _strength(most: float, random: bool, count: int, generator: torch.Generator) -> torch.Tensor | float:
+    """As it is; or of each of ``count`` pictures a random share of it, (count, 1, 1, 1)."""
+    return most * torch.rand(count, 1, 1, 1, generator=generator) if random else most
+
+
+def check_noise(settings: NoiseSettings) -> None:
+    """Raises BadInput for settings that need another one."""
+    for needs, given, other in (
+        ("noise-offset", settings.noise_offset_random or settings.adaptive_noise, settings.noise_offset),
+        ("input-perturbation", settings.input_perturbation_random, settings.input_perturbation),
+    ):
+        if given and not other:
+            raise BadInput(f"{needs} is 0, which nothing varies; set it, such as to 0.1.")
 
 
 def multires_noise(

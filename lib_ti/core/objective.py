@@ -11,10 +11,10 @@ from typing import Literal, cast
 
 import torch
 
-from lib_ti.core.train_settings import LearningSettings
+from lib_ti.core.objective_settings import ObjectiveSettings
 
 Prediction = Literal["eps", "v"]
-Weighting = Literal["x0", "v", "none", "min-snr", "debiased"]
+Weighting = Literal["x0", "v", "none", "min-snr", "debiased", "min-snr-debiased"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 
 
@@ -80,17 +80,22 @@ def pseudo_huber(
 
 
 def huber_threshold(
-    schedule: HuberSchedule, c: float, timesteps: torch.Tensor, alphas_cumprod: torch.Tensor
+    schedule: HuberSchedule,
+    c: float,
+    timesteps: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+    scale: float = 1.0,
 ) -> torch.Tensor:
     """The threshold of the pseudo-Huber loss at each timestep, (b,), float32 (arXiv 2403.16728, section 4).
 
     "exponential" and "snr" fall from about 1 where there is little noise to ``c`` where there is most:
-    outliers are forgiven where only the outline of a picture is decided.
+    outliers are forgiven where only the outline of a picture is decided. ``scale`` multiplies the other two,
+    as sd-scripts has it.
     """
     if schedule == "constant":
-        return torch.full(timesteps.shape, c, dtype=torch.float32, device=timesteps.device)
+        return torch.full(timesteps.shape, c * scale, dtype=torch.float32, device=timesteps.device)
     if schedule == "exponential":
-        return torch.exp(timesteps.float() * (math.log(c) / len(alphas_cumprod)))
+        return torch.exp(timesteps.float() * (math.log(c) / len(alphas_cumprod))) * scale
     abar = alphas_cumprod.to(timesteps.device)[timesteps].float()
     sigma = ((1 - abar) / abar).sqrt()
     return (1 - c) / (1 + sigma).square() + c
@@ -102,6 +107,7 @@ def loss_weight(
     timesteps: torch.Tensor,
     alphas_cumprod: torch.Tensor,
     gamma: float = 5.0,
+    limit: float = 0.0,
 ) -> torch.Tensor:
     """What each sample's loss is multiplied by, (b,), float32.
 
@@ -112,8 +118,14 @@ def loss_weight(
     noise, and as a plain eps loss where there is least.
     "min-snr": that error, weighted by min(SNR, gamma) (arXiv 2303.09556, section 3.4).
     "debiased": 1 / sqrt(SNR) for eps (arXiv 2310.08442, eq. 11); for v, of which the paper does not
-    speak, 1 / (SNR + 1) as other trainers have it.
+    speak, 1 / (SNR + 1) as other trainers have it. ``limit``: the most that SNR counts there; 0: all.
+    "min-snr-debiased": the product of these two, as sd-scripts has it.
     """
+    if weighting == "min-snr-debiased":
+        both: tuple[Weighting, ...] = ("min-snr", "debiased")
+        return torch.stack(
+            [loss_weight(one, prediction, timesteps, alphas_cumprod, gamma, limit) for one in both]
+        ).prod(0)
     if weighting == "none":
         return torch.ones(len(timesteps), device=timesteps.device)
     abar = alphas_cumprod.to(timesteps.device)[timesteps].float()
@@ -124,9 +136,34 @@ def loss_weight(
         # Noise alone has SNR 0 and an eps weight of 0 / 0, whose limit is 1.
         snr = abar / (1 - abar)
         return (gamma / snr).clamp(max=1) if prediction == "eps" else snr.clamp(max=gamma) * of_clean
+    if weighting == "debiased" and limit:
+        of_clean = of_clean.clamp(min=1 / limit if prediction == "eps" else 1 / (limit + 1))
     if weighting == "debiased" and prediction == "eps":
         return of_clean.sqrt()
     return of_clean
+
+
+def sample_weight(
+    prediction: Prediction,
+    timesteps: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+    settings: ObjectiveSettings,
+) -> torch.Tensor:
+    """What each sample's loss is multiplied by as the settings say, (b,), float32.
+
+    ``scale_v_loss`` multiplies by SNR / (SNR + 1), ``v_like_loss`` adds that share of the loss divided by it
+    (kohya-ss/sd-scripts, library/custom_train_functions.py).
+    """
+    weighting, limit = cast(Weighting, settings.weighting), settings.snr_limit
+    weight = loss_weight(weighting, prediction, timesteps, alphas_cumprod, settings.min_snr_gamma, limit)
+    if not (settings.scale_v_loss or settings.v_like_loss):
+        return weight
+    share = alphas_cumprod.to(timesteps.device)[timesteps].float()  # SNR / (SNR + 1) is abar itself
+    if limit:
+        share = share.clamp(max=limit / (limit + 1))
+    if settings.scale_v_loss:
+        weight = weight * share
+    return weight * (1 + settings.v_like_loss / share) if settings.v_like_loss else weight
 
 
 def weighted_losses(
@@ -135,7 +172,7 @@ def weighted_losses(
     timesteps: torch.Tensor,
     prediction: Prediction,
     alphas_cumprod: torch.Tensor,
-    settings: LearningSettings,
+    settings: ObjectiveSettings,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The loss of each sample, (b,), measured and weighted as the settings say. ``mask``: see mean_error."""
@@ -145,9 +182,8 @@ def weighted_losses(
         error = mean_error((predicted - target).abs(), mask)
     else:
         schedule = cast(HuberSchedule, settings.huber_schedule)
-        c = huber_threshold(schedule, settings.huber_c, timesteps, alphas_cumprod)
+        c = huber_threshold(schedule, settings.huber_c, timesteps, alphas_cumprod, settings.huber_scale)
         error = pseudo_huber(predicted, target, c, mask)
         if settings.loss == "smooth-l1":
             error = error / c
-    weighting = cast(Weighting, settings.weighting)
-    return loss_weight(weighting, prediction, timesteps, alphas_cumprod, settings.min_snr_gamma) * error
+    return sample_weight(prediction, timesteps, alphas_cumprod, settings) * error

@@ -180,6 +180,22 @@ class PictureSettings:
     drop_tags: float = option(
         0.0, "Share of those parts left out at random.", group="pictures", low=0, high=1
     )
+    tag_warmup: float = option(
+        0.0,
+        "Steps over which a caption's parts come in one by one; below 1 a share of all steps; 0: all are "
+        "there from the first on.",
+        group="pictures",
+        low=0,
+        high=1_000_000,
+        unit="steps",
+    )
+    tag_warmup_from: int = option(
+        1,
+        "Parts, beside those that are kept, that the first step of that has.",
+        group="pictures",
+        low=0,
+        high=1000,
+    )
     keep_tags: int = option(
         0,
         "Parts at the front of a caption that are neither shuffled nor left out.",

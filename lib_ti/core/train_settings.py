@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lib_ti.core.memory_settings import MemorySettings
+from lib_ti.core.objective_settings import ObjectiveSettings
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.schedule_settings import ScheduleSettings
 from lib_ti.core.settings import option
 
 
 @dataclass(frozen=True)
-class LearningSettings(ScheduleSettings):
+class LearningSettings(ObjectiveSettings, ScheduleSettings):
     """How long and how it learns."""
 
     steps: int = option(600, "Optimizer steps in all.", group="length", low=1, high=1_000_000, basic=True)
@@ -152,43 +153,6 @@ class LearningSettings(ScheduleSettings):
         group="learning",
         choices=("sampled", "mean"),
     )
-    weighting: str = option(
-        "x0",
-        "x0 measures the error of the clean picture the model has in mind, none that of the noise, v both; "
-        "min-snr and debiased lie between the two.",
-        group="learning",
-        choices=("x0", "v", "none", "min-snr", "debiased"),
-        label="Loss weighting",
-    )
-    min_snr_gamma: float = option(
-        5.0,
-        "Ratio of signal to noise above which min-snr gives no more weight.",
-        group="learning",
-        low=0.01,
-        high=100,
-        label="Min-SNR gamma",
-    )
-    loss: str = option(
-        "l2",
-        "How an error is measured: squared (l2), absolute (l1), or squared while small, then absolute.",
-        group="learning",
-        choices=("l2", "l1", "huber", "smooth-l1"),
-        label="Loss type",
-    )
-    huber_c: float = option(
-        0.1,
-        "Where huber and smooth-l1 bend; with a schedule, at the noisiest timestep.",
-        group="learning",
-        low=1e-4,
-        high=10,
-        label="Huber threshold",
-    )
-    huber_schedule: str = option(
-        "snr",
-        "How that threshold depends on the timestep.",
-        group="learning",
-        choices=("constant", "exponential", "snr"),
-    )
     seed: int = option(
         1,
         "Settles everything random of the job.",
@@ -213,6 +177,20 @@ class NoiseSettings:
     noise_offset: float = option(
         0.0, "Lets all of a picture become darker or lighter; 0.1 is usual.", group="learning", low=0, high=1
     )
+    noise_offset_random: bool = option(
+        False,
+        "Draw the noise offset of each picture anew, from 0 to what it is set to.",
+        group="learning",
+        label="Random noise offset",
+    )
+    adaptive_noise: float = option(
+        0.0,
+        "Add to the noise offset so many times the mean of each channel of a picture's latents, by its size.",
+        group="learning",
+        low=-10,
+        high=10,
+        label="Adaptive noise offset",
+    )
     multires_iterations: int = option(
         0,
         "Layers of coarser and coarser noise on top; 6 to 10 are usual.",
@@ -235,6 +213,12 @@ class NoiseSettings:
         group="learning",
         low=0,
         high=1,
+    )
+    input_perturbation_random: bool = option(
+        False,
+        "Draw the input perturbation of each picture anew, from 0 to what it is set to.",
+        group="learning",
+        label="Random input perturbation",
     )
     min_timestep: int = option(
         0, "First timestep of training; later ones are noisier.", group="learning", low=0, high=999

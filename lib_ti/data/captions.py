@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,12 +93,28 @@ class CaptionRules:
     separator: str = ","
     second_separator: str = ""  # within tags; becomes a separator at the end
     drop_every: int = 0  # in every so many-th epoch the caption is left out whole; 0: in none
+    warmup: float = 0.0  # steps until all its tags are there; below 1 a share of the job's; 0: from the first
+    warmup_from: int = 1  # tags, beside those that stay, that the first step has
+
+    def tags_at(self, count: int, past: int, steps: int) -> int:
+        """How many of ``count`` tags are there after ``past`` of a job's ``steps``, as sd-scripts counts."""
+        whole = int(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
+        if past >= whole:
+            return count
+        return max(0, math.floor(past * (count - self.warmup_from) / whole) + self.warmup_from)
 
 
-def vary_caption(caption: str, rules: CaptionRules, generator: torch.Generator, epoch: int = 1) -> str:
+def vary_caption(
+    caption: str,
+    rules: CaptionRules,
+    generator: torch.Generator,
+    epoch: int = 1,
+    progress: tuple[int, int] = (0, 0),
+) -> str:
     """``caption`` as one step sees it: dropped, wildcards, kept tags, shuffled, tags dropped, separators.
 
-    ``epoch``: of the step, from 1. The order is that of sd-scripts, after its prefix and suffix.
+    ``epoch``: of the step, from 1; ``progress``: steps before it, and of the job. The order is that of
+    sd-scripts, after its prefix and suffix.
     """
     if rules.drop_caption and float(torch.rand(1, generator=generator)) < rules.drop_caption:
         return ""
@@ -108,6 +125,7 @@ def vary_caption(caption: str, rules: CaptionRules, generator: torch.Generator, 
         return int(torch.randint(count, (1,), generator=generator))
 
     def vary(tags: list[str]) -> list[str]:
+        tags = tags[: rules.tags_at(len(tags), *progress)]
         if rules.shuffle:
             tags = [tags[i] for i in torch.randperm(len(tags), generator=generator).tolist()]
         if rules.drop_tags:
@@ -115,7 +133,9 @@ def vary_caption(caption: str, rules: CaptionRules, generator: torch.Generator, 
             tags = [tag for tag, keep in zip(tags, kept, strict=True) if keep]
         return tags
 
-    return _through(caption, rules, choose, vary if rules.shuffle or rules.drop_tags else None)
+    return _through(
+        caption, rules, choose, vary if rules.shuffle or rules.drop_tags or rules.warmup else None
+    )
 
 
 def plain_caption(caption: str, rules: CaptionRules) -> str:

@@ -91,6 +91,8 @@ def subset_of(settings: PictureSettings, folder: Path) -> Subset:
             settings.caption_separator,
             settings.second_separator,
             settings.drop_captions_every,
+            settings.tag_warmup,
+            settings.tag_warmup_from,
         ),
     )
 

@@ -162,7 +162,7 @@ class TrainingSet:
             if settings.latents == "sampled":
                 std = torch.stack([self.cache.std[row][view] for row, view in rows])
                 latents = latents + std * torch.randn(latents.shape, generator=generator)
-            noise, input_noise = draw_noise(latents.shape, generator, settings)
+            noise, input_noise = draw_noise(latents, generator, settings)
             timesteps = draw_timesteps(len(rows), generator, settings, self.timesteps)
             weight = torch.tensor([self._weight(row) for row, _ in rows])
             mask = self._mask(rows, latents)
@@ -198,13 +198,14 @@ class TrainingSet:
     def _prompts(self, step: int, rows: Sequence[int], generator: torch.Generator) -> list[str]:
         first = (step - 1) * self._step_length
         epochs = ((first + place) // self._epoch_length + 1 for place in range(len(rows)))
-        return [self._prompt(row, epoch, generator) for row, epoch in zip(rows, epochs, strict=True)]
+        return [self._prompt(row, step, epoch, generator) for row, epoch in zip(rows, epochs, strict=True)]
 
-    def _prompt(self, row: int, epoch: int, generator: torch.Generator) -> str:
+    def _prompt(self, row: int, step: int, epoch: int, generator: torch.Generator) -> str:
         subset, line = self.subsets[row], self.regular_line
         if not subset.regularisation:
             line = self.lines[int(torch.randint(len(self.lines), (1,), generator=generator))]
-        caption = vary_caption(self._captions[row], subset.captions, generator, epoch)
+        progress = step - 1, self.settings.steps
+        caption = vary_caption(self._captions[row], subset.captions, generator, epoch, progress)
         return fill(line, name=self._name(subset), filewords=caption, others=self.others)
 
     @property

@@ -40,6 +40,8 @@ _SUBSET_SETTINGS = {
     "caption_dropout_rate": "drop_captions",
     "caption_tag_dropout_rate": "drop_tags",
     "caption_dropout_every_n_epochs": "drop_captions_every",
+    "token_warmup_step": "tag_warmup",
+    "token_warmup_min": "tag_warmup_from",
     "flip_aug": "flip",
     "resize_interpolation": "resize",
     "alpha_mask": "alpha_mask",
@@ -64,13 +66,12 @@ _FIXED: Mapping[str, tuple[Any, str]] = {
     ),
     "color_aug": (False, f"{_ENCODED_ONCE}, so their colours cannot change from step to step"),
     "face_crop_aug_range": (None, f"{_ENCODED_ONCE}; use random_crop"),
-    "token_warmup_step": (0, "captions have all their tags from the first step on"),
     "custom_attributes": ({}, "nothing here reads them"),
     "metadata_file": (None, "write a text file with its caption beside each picture"),
     "conditioning_data_dir": (None, "write a mask cat_att.png beside cat.png"),
 }
 # Keys that change nothing here: each belongs to a fixed one, or to a cache of sd-scripts.
-_IDLE = {"validation_seed", "token_warmup_min", "cache_info"}
+_IDLE = {"validation_seed", "cache_info"}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.noise import timestep_range
+from lib_ti.core.noise import check_noise, timestep_range
 from lib_ti.core.objective import q_sample, target_of, weighted_losses, zero_terminal_snr
 from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.samples import Batch
@@ -19,6 +19,13 @@ def noise_schedule(host: Host, settings: TrainSettings) -> torch.Tensor:
     """
     info = host.info
     timestep_range(settings, len(info.alphas_cumprod))
+    check_noise(settings)
+    if settings.scale_v_loss if info.prediction == "eps" else settings.v_like_loss:
+        wrong, other = ("scale-v-loss", "v") if info.prediction == "eps" else ("v-like-loss", "noise")
+        raise BadInput(
+            f"{wrong} belongs to a model that predicts {other}, and {info.name} does not; leave it out, or "
+            "load another model."
+        )
     if not settings.zero_terminal_snr:
         return info.alphas_cumprod
     if info.prediction == "eps":

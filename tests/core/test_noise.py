@@ -19,7 +19,7 @@ def generator(seed: int = 5) -> torch.Generator:
 
 def test_with_everything_off_the_random_stream_is_as_it_always_was() -> None:
     ours, plain = generator(), generator()
-    noise, given = draw_noise(SHAPE, ours, NoiseSettings())
+    noise, given = draw_noise(torch.zeros(SHAPE), ours, NoiseSettings())
     timesteps = draw_timesteps(3, ours, NoiseSettings(), 1000)
     assert torch.equal(noise, torch.randn(SHAPE, generator=plain)) and given is noise
     assert torch.equal(timesteps, torch.randint(1000, (3,), generator=plain))
@@ -27,7 +27,7 @@ def test_with_everything_off_the_random_stream_is_as_it_always_was() -> None:
 
 
 def test_noise_offset_moves_every_channel_of_every_picture_as_a_whole() -> None:
-    noise, given = draw_noise((500, 4, 8, 8), generator(), NoiseSettings(noise_offset=0.5))
+    noise, given = draw_noise(torch.zeros(500, 4, 8, 8), generator(), NoiseSettings(noise_offset=0.5))
     assert given is noise
     offset = (noise - torch.randn(500, 4, 8, 8, generator=generator())).numpy()
     np.testing.assert_allclose(offset, offset[:, :, :1, :1] * np.ones((1, 1, 8, 8)), atol=1e-6)
@@ -37,7 +37,7 @@ def test_noise_offset_moves_every_channel_of_every_picture_as_a_whole() -> None:
 
 def test_input_perturbation_is_given_and_not_asked_for() -> None:
     """Algorithm 1 of arXiv 2301.11706: y = x0 sqrt(abar) + (eps + gamma xi) sqrt(1 - abar), target eps."""
-    asked, given = draw_noise((200, 4, 8, 8), generator(), NoiseSettings(input_perturbation=0.1))
+    asked, given = draw_noise(torch.zeros(200, 4, 8, 8), generator(), NoiseSettings(input_perturbation=0.1))
     assert torch.equal(asked, torch.randn(200, 4, 8, 8, generator=generator()))
     extra = (given - asked).numpy()
     assert extra.std() == pytest.approx(0.1, rel=0.02)
@@ -79,9 +79,9 @@ def test_multires_noise_is_its_definition() -> None:
 
 
 def test_multires_noise_has_more_of_the_low_frequencies_and_deviation_one() -> None:
-    plain, _ = draw_noise((50, 4, 16, 16), generator(), NoiseSettings())
+    plain, _ = draw_noise(torch.zeros(50, 4, 16, 16), generator(), NoiseSettings())
     coarse, _ = draw_noise(
-        (50, 4, 16, 16), generator(), NoiseSettings(multires_iterations=8, multires_discount=0.8)
+        torch.zeros(50, 4, 16, 16), generator(), NoiseSettings(multires_iterations=8, multires_discount=0.8)
     )
     assert float(coarse.std()) == pytest.approx(1, abs=1e-5)
     assert coarse.mean((2, 3)).std() > 2 * plain.mean((2, 3)).std()

@@ -95,11 +95,12 @@ def test_every_key_has_its_meaning(folder: Path) -> None:
         alpha_mask = true
         color_aug = false
         token_warmup_min = 3
+        token_warmup_step = 0.5
         cache_info = true
         """,
     ).subsets
     assert found.bucketing == Bucketing(768, 512, True, False, 128, 2048, 32)
-    assert found.captions == CaptionRules(0.1, True, 2, "|||", True, 0.2, ".", ";;;", 5)
+    assert found.captions == CaptionRules(0.1, True, 2, "|||", True, 0.2, ".", ";;;", 5, 0.5, 3)
     assert (found.prefix, found.suffix, found.class_words) == ("one", "two", "red star")
     assert (found.repeats, found.flip, found.random_crops, found.alpha_mask) == (3, True, 4, True)
     assert (found.caption_extension, found.first_line, found.resize) == (".caption", False, "box")
@@ -154,7 +155,6 @@ def test_a_caption_is_the_first_line_of_its_file_or_the_class(folder: Path) -> N
         ("[[datasets]]\nbatchsize = 1\n", r"\[\[datasets\]\]: unknown key batchsize"),
         ("[train]\n", r"data\.toml: unknown key train; expected some of datasets, general"),
         (subset("color_aug = true"), "color_aug = True is not available here: pictures are encoded once"),
-        (subset("token_warmup_step = 100"), "token_warmup_step = 100 is not available here: captions have"),
         (subset("metadata_file = 'a.json'"), "metadata_file = 'a.json' is not available here: write a text"),
         (subset("resize_interpolation = 'magic'"), "resize_interpolation: got 'magic', expected one of lanc"),
         (subset("keep_tokens = 'x'"), "keep_tokens: got 'x', expected a whole number of at least 0"),
