@@ -27,7 +27,7 @@ from lib_ti.core.names import folders_inside, safe_name
 from lib_ti.core.settings import as_dict
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.source import Source, find_source, make_samples, steps_of_epoch
-from lib_ti.data.templates import OUR_TEMPLATES, find_template, read_template
+from lib_ti.data.templates import OUR_TEMPLATES, all_prompts, find_template, read_template
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.formats.safetensors_file import read_tensors
 from lib_ti.formats.suffixes import EMBEDDINGS, NETWORKS
@@ -49,6 +49,7 @@ from lib_ti.job_run import (
     saved_steps,
     started_from,
 )
+from lib_ti.methods.conditioning import conditioning_of, cut_told
 from lib_ti.methods.denoising import noise_schedule
 from lib_ti.methods.kind import JobSettings, Product
 from lib_ti.methods.registry import kind_of, read_settings
@@ -139,6 +140,7 @@ def suggest(
     """Words of the model that come near to what the pictures show, the nearest first. Raises BadInput."""
     told = replace(told_to_suggest(settings), name=settings.trigger or "ti-studio-word")
     with host.lend(), memory_told():
+        host.set_conditioning(conditioning_of(told))
         samples, _ = _samples(host, told, read_source(told, folders), folders)
         return suggest_words(host, told, samples, say=say, stopped=stopped)
 
@@ -189,11 +191,14 @@ def start(
         rate = check_learning(settings, host.info.device)
         noise_schedule(host, settings)
         host.economise(economy_of(settings))
+        host.set_conditioning(conditioning_of(settings))
         targets = check_targets(settings, folders)
         # The prompts are checked before the pictures are encoded.
         vectors = _start_vectors(host, settings, targets)
         host.set_embeddings(vectors)
-        said = kind.preflight(host, settings, *_prompt_parts(settings, source))
+        parts = _prompt_parts(settings, source)
+        said = kind.preflight(host, settings, *parts)
+        said += cut_told(host, all_prompts(parts[0], settings.trigger, parts[1]), settings.max_token_length)
         said += _preview_warning(host, settings, source)
         for product, target in targets.items():
             if product.is_embedding and target.exists() and not settings.overwrite:
@@ -298,6 +303,7 @@ def resume(
         for target in targets.values():
             forget_unfinished(target.parent, target.name)
         host.economise(economy_of(settings))
+        host.set_conditioning(conditioning_of(settings))
         samples, _ = _samples(host, settings, source, folders)
         for sentence in (f"resuming job {job.id}", *filter(None, [cleared])):
             report(Message(sentence))

@@ -90,6 +90,7 @@ def test_the_documented_lines_are_translated(
 ) -> None:
     translation = translate(line, Path())
     more = {"--prior-weight": "1.0", "--checkpointing": ""} if line is JAPANESE else {}
+    more |= {"--size-conditioning": "sd-scripts"} if line is SDXL else {}
     assert translation.ours == more | {
         "--model": "builtin",
         "--name": word,
@@ -104,6 +105,9 @@ def test_the_documented_lines_are_translated(
         "--optimizer": "AdamW",
         "--clip": "norm",
         "--clip-at": "1.0",
+        "--emphasis": "none",
+        "--max-token-length": "75",
+        "--no-normalise-masks": "",
         "--no-buckets": "",
         "--batch-size": "1",
         "--accumulation": "1",

@@ -64,11 +64,18 @@ _NETWORK = Script(
     suffix="safetensors",
     together=network_ours,
 )
+
+
+def _of_sdxl(script: Script) -> Script:
+    """SDXL is told each picture's own size."""
+    return replace(script, defaults={**script.defaults, "--size-conditioning": "sd-scripts"})
+
+
 SCRIPTS: Mapping[str, Script] = {
     "train_textual_inversion.py": _INVERSION,
-    "sdxl_train_textual_inversion.py": _INVERSION,
+    "sdxl_train_textual_inversion.py": _of_sdxl(_INVERSION),
     "train_network.py": _NETWORK,
-    "sdxl_train_network.py": _NETWORK,
+    "sdxl_train_network.py": _of_sdxl(_NETWORK),
 }
 _NAMES = " or ".join((", ".join([*SCRIPTS][:-1]), [*SCRIPTS][-1]))
 

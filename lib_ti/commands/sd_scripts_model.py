@@ -9,6 +9,7 @@ from lib_ti.commands.sd_scripts_entry import (
     becomes,
     missing,
     needless,
+    sets,
 )
 
 MODEL: Mapping[str, Entry] = {
@@ -18,7 +19,10 @@ MODEL: Mapping[str, Entry] = {
         "the checkpoint, or the .yaml beside it, says what it predicts", switch=True
     ),
     "clip_skip": becomes("--clip-skip"),
-    "max_token_length": needless("prompts of any length are read"),
+    "max_token_length": Entry(
+        choices={length: sets({"--max-token-length": length}) for length in ("75", "150", "225")},
+        instead="use 150 or 225, or leave it out for 75",
+    ),
     "tokenizer_cache_dir": needless("the tokenizer is built in"),
     "vae": missing("bake it into the checkpoint"),
 }

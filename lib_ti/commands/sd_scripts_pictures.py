@@ -86,5 +86,5 @@ PICTURES: Mapping[str, Entry] = {
     "caption_tag_dropout_rate": becomes("--drop-tags"),
     "token_warmup_min": becomes("--tag-warmup-from"),
     "token_warmup_step": becomes("--tag-warmup"),
-    "weighted_captions": missing("leave it out", switch=True),
+    "weighted_captions": switched("--emphasis", "sd-scripts"),
 }

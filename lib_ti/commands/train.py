@@ -18,6 +18,7 @@ from lib_ti.hosts.shown_tokens import shown, token_table
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Drawn, Event, Message, Outcome, Preview
 from lib_ti.jobs import folders_under, resume, settings_of, settle, start
+from lib_ti.methods.conditioning import conditioning_of
 from lib_ti.methods.kind import JobSettings
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.report import plot_losses
@@ -74,7 +75,7 @@ def show_tokens(
     prompts = first_prompts(source, settings, settings.trigger, others=kind.words(settings).others)
     words = kind.start(host, settings)
     counts = {word: len(next(iter(vectors.values()))) for word, vectors in words.items()}
-    table = token_table(prompts, host.tokenize, counts)
+    table = token_table(prompts, host.tokenize, counts, conditioning_of(settings))
     if not quiet:
         print("\n".join(shown(table)))
     return {"status": "done", "tokens": table}

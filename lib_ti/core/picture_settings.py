@@ -102,6 +102,19 @@ class PictureSettings:
     prior_weight: float = option(
         1.0, "What the loss of a regularisation picture counts.", group="pictures", low=0, high=10
     )
+    normalise_masks: bool = option(
+        True,
+        "Scale each mask to a mean of 1, so that a picture of which little counts is learned from as much as "
+        "the others; off: masks as they are, as sd-scripts takes them.",
+        group="pictures",
+    )
+    size_conditioning: str = option(
+        "trained",
+        "What SDXL is told of a picture's size. trained: the size it is trained at, uncut; sd-scripts: its "
+        "own size, and the crop by that program's formula.",
+        group="pictures",
+        choices=("trained", "sd-scripts"),
+    )
     resize: str = option(
         "lanczos",
         "How pictures are scaled: lanczos is sharpest, box takes the mean, nearest keeps pixel art as it is.",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lib_ti.core.memory_settings import MemorySettings
 from lib_ti.core.objective_settings import ObjectiveSettings
 from lib_ti.core.picture_settings import PictureSettings
+from lib_ti.core.prompt_settings import PromptSettings
 from lib_ti.core.schedule_settings import ScheduleSettings
 from lib_ti.core.settings import option
 
@@ -347,5 +348,7 @@ class SavingSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings(SavingSettings, MemorySettings, NoiseSettings, LearningSettings, PictureSettings):
+class TrainSettings(
+    SavingSettings, MemorySettings, NoiseSettings, LearningSettings, PromptSettings, PictureSettings
+):
     """What every training method is told."""

@@ -30,6 +30,7 @@ class Subset:
     grey_copies: bool = False
     alpha_mask: bool = False
     mask_files: bool = True
+    normalise_masks: bool = True
     regularisation: bool = False  # what the model should go on to know, beside what it learns
     prefix: str = ""  # of every caption
     suffix: str = ""
@@ -78,6 +79,7 @@ def subset_of(settings: PictureSettings, folder: Path) -> Subset:
         grey_copies=settings.grey_copies,
         alpha_mask=settings.alpha_mask,
         mask_files=settings.mask_files,
+        normalise_masks=settings.normalise_masks,
         prefix=settings.caption_prefix,
         suffix=settings.caption_suffix,
         caption_extension=settings.caption_extension,

@@ -28,12 +28,14 @@ Rows = torch.Tensor | Sequence[torch.Tensor]
 class LatentCache:
     """``mean`` and ``std`` of every picture, each (views, c, h, w), float32, on the CPU.
 
-    ``mask``: (views, 1, h, w) of those that have one; see ``lib_ti.data.masks``.
+    ``mask``: (views, 1, h, w) of those that have one; see ``lib_ti.data.masks``. ``sizes``: of every
+    picture what sd-scripts tells SDXL of its size, (views, 6); see ``size_conditioning``.
     """
 
     mean: Rows
     std: Rows
     mask: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    sizes: Sequence[torch.Tensor] = ()
 
     def size_of(self, row: int) -> torch.Size:
         """(c, h, w) of a picture's latents."""
@@ -59,7 +61,29 @@ def cache_latents(
             views = [_weights(picture, view, size, opened, store) for view in picture.views]
             if len(views[0]):
                 masks[row] = torch.stack(views)
-    return LatentCache(means, stds, masks)
+    return LatentCache(means, stds, masks, [_sizes(picture) for picture in pictures])
+
+
+def _sizes(picture: Framed) -> torch.Tensor:
+    """Of each of its views, (views, 6)."""
+    original = picture.original or picture.size
+    return torch.tensor([size_conditioning(original, picture.size, view) for view in picture.views])
+
+
+def size_conditioning(original: Size, trained: Size, view: View) -> tuple[float, ...]:
+    """What sd-scripts tells SDXL of a picture: its own height and width, top and left of the crop, height
+    and width it is trained at, in pixels.
+
+    The crop is by its own formula (``BucketManager.get_crop_ltrb``), which fits the picture into the size,
+    where it is cut to fill it; of a mirrored one what is right counts as left.
+    """
+    (width, height), (wide, high) = original, trained
+    shape = width / height
+    fitted = (high * shape, float(high)) if wide / high > shape else (float(wide), wide / shape)
+    left, top = (wide - fitted[0]) // 2, (high - fitted[1]) // 2
+    if view.mirrored:
+        left = float(int(wide - (left + fitted[0])))
+    return float(height), float(width), top, left, float(high), float(wide)
 
 
 def _encoded(
@@ -87,9 +111,12 @@ def _weights(
 
     def make() -> dict[str, torch.Tensor]:
         mask = load_mask(opened(picture.path), picture.path, picture.mask, picture.alpha_mask)
-        weights = torch.zeros(0) if mask is None else to_weights(mask, *size, view.place)
+        weights = torch.zeros(0)
+        if mask is not None:
+            weights = to_weights(mask, *size, view.place, normalised=picture.normalise_masks)
         return {"mask": (weights.flip(-1) if view.mirrored else weights).contiguous()}
 
     source = [picture.content, picture.mask_content, picture.alpha_mask]
-    made_from = ["mask", source, picture.size, astuple(view)]
+    kind = "mask" if picture.normalise_masks else "mask as it is"
+    made_from = [kind, source, picture.size, astuple(view)]
     return (make() if store is None else store.get(made_from, {"mask"}, make))["mask"]

@@ -46,14 +46,16 @@ def to_grey(mask: Image.Image) -> Image.Image:
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
 
-def to_weights(mask: Image.Image, width: int, height: int, place: tuple[float, float]) -> torch.Tensor:
-    """The mask at the size of latents, cut as ``to_pixels`` cuts the picture, with a mean of 1.
+def to_weights(
+    mask: Image.Image, width: int, height: int, place: tuple[float, float], *, normalised: bool = True
+) -> torch.Tensor:
+    """The mask at the size of latents, cut as ``to_pixels`` cuts the picture.
 
-    So a small mask makes no small steps: the loss is the weighted mean of the errors. A cut in which
-    nothing counts stays 0. Returns (1, height, width), float32.
+    ``normalised``: with a mean of 1, so that a small mask makes no small steps: the loss is the weighted
+    mean of the errors. A cut in which nothing counts stays 0. Returns (1, height, width), float32.
     """
     box = cut_box(mask.size, (width, height), place)
     cut = mask.resize((width, height), Image.Resampling.BOX, box)
     weights = torch.from_numpy(np.array(cut, dtype=np.float32))[None].clamp(min=0)
     mean = weights.mean()
-    return weights / mean if mean > 0 else weights
+    return weights / mean if normalised and mean > 0 else weights

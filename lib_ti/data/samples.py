@@ -26,8 +26,9 @@ class Batch:
     """``latents``: clean, scaled, (b, c, h, w), float32; ``timesteps``: int64, (b,); on the CPU.
 
     ``noise`` is what the U-Net is to find, ``input_noise`` what the latents are mixed with. ``weight``: what
-    each sample's loss counts, (b,). ``mask``: what each place of it counts, (b, 1, h, w) with a mean of 1;
-    None: all places alike.
+    each sample's loss counts, (b,). ``mask``: what each place of it counts, (b, 1, h, w), as a rule with a
+    mean of 1; None: all places alike. ``sizes``: what SDXL is told of each picture's size, (b, 6); None: the
+    latents' own.
     """
 
     prompts: Sequence[str]
@@ -37,6 +38,7 @@ class Batch:
     input_noise: torch.Tensor
     weight: torch.Tensor
     mask: torch.Tensor | None = None
+    sizes: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -165,7 +167,7 @@ class TrainingSet:
             noise, input_noise = draw_noise(latents, generator, settings)
             timesteps = draw_timesteps(len(rows), generator, settings, self.timesteps)
             weight = torch.tensor([self._weight(row) for row, _ in rows])
-            mask = self._mask(rows, latents)
+            mask, sizes = self._mask(rows, latents), self._sizes(rows)
             for i in range(0, len(rows), settings.batch_size):
                 cut = slice(i, i + settings.batch_size)
                 batches.append(
@@ -177,6 +179,7 @@ class TrainingSet:
                         input_noise=input_noise[cut],
                         weight=weight[cut],
                         mask=None if mask is None else mask[cut],
+                        sizes=None if sizes is None else sizes[cut],
                     )
                 )
         return batches
@@ -190,6 +193,11 @@ class TrainingSet:
             return None
         everywhere = torch.ones_like(latents[0, :1])
         return torch.stack([masks[row][view] if row in masks else everywhere for row, view in rows])
+
+    def _sizes(self, rows: Sequence[tuple[int, int]]) -> torch.Tensor | None:
+        if self.settings.size_conditioning == "trained":
+            return None
+        return torch.stack([self.cache.sizes[row][view] for row, view in rows])
 
     def prompts(self, step: int) -> list[str]:
         """The prompts of step ``step``, in the order of its pictures."""

@@ -38,6 +38,8 @@ class Framed:
     mask: Path | None = None
     mask_content: str = ""
     resize: str = "lanczos"
+    normalise_masks: bool = True
+    original: Size | None = None  # of the upright picture itself; None: as it is encoded
 
 
 def frame(
@@ -64,6 +66,8 @@ def frame(
                 picture.mask,
                 known.mask,
                 subset.resize,
+                subset.normalise_masks,
+                known.size,
             )
         )
     return framed

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,22 @@ from lib_ti.hosts.a1111_loan import (
 from lib_ti.hosts.a1111_model import (
     parts_of,
     read_info,
+    refuse_conditioning,
     refuse_memory_settings,
     text_models,
     token_layers,
     wants_mask,
 )
-from lib_ti.hosts.base import Condition, Describing, Economy, Embeddings, LatentDistribution, SampleRequest
+from lib_ti.hosts.base import (
+    AS_GENERATED,
+    Condition,
+    Conditioning,
+    Describing,
+    Economy,
+    Embeddings,
+    LatentDistribution,
+    SampleRequest,
+)
 from lib_ti.hosts.economy import economised
 from lib_ti.hosts.loan import moved
 from lib_ti.hosts.prompts import Trigger, Vocabulary, tokenize_triggers
@@ -87,6 +97,7 @@ class A1111Host:
         self._frames: dict[tuple[int, int], _Frame] = {}  # by the latents' height and width
         self._reordered: list[nn.Parameter] = []
         self._lent = False
+        self._conditioning = AS_GENERATED
         self._economy = ExitStack()  # what the last call of economise changed
 
     @contextmanager
@@ -102,7 +113,7 @@ class A1111Host:
         refuse_memory_settings()
         model = self._model
         with ExitStack() as give_back:
-            give_back.enter_context(kept(self, "_live", "_frames", "_lent", "_reordered"))
+            give_back.enter_context(kept(self, "_live", "_frames", "_lent", "_reordered", "_conditioning"))
             give_back.enter_context(condition_caches_cleared())
             give_back.enter_context(frozen(model))
             if self.info.device.type == "cpu":  # where it was measured; a card is left as it is
@@ -135,6 +146,16 @@ class A1111Host:
         # With --medvram the WebUI itself sends it away.
         if economy.vae_away and not model.lowvram:
             self._economy.enter_context(moved(model.first_stage_model, devices.cpu))
+
+    def set_conditioning(self, conditioning: Conditioning) -> None:
+        if not self._lent:
+            raise RuntimeError("a model is conditioned otherwise in a loan only, which takes it back")
+        refuse_conditioning(conditioning)
+        self._conditioning = conditioning
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """Inside, the WebUI reads prompts as the job wants it."""
+        return option_set("emphasis", "None") if self._conditioning.emphasis == "none" else nullcontext()
 
     def parts(self) -> Parts:
         return parts_of(self._model, self.info.family)
@@ -189,9 +210,13 @@ class A1111Host:
         return embedding, length
 
     def count_triggers(self, prompt: str) -> Mapping[str, int]:
-        chunks, _ = text_models(self._model)[0].tokenize_line(prompt)
+        with self._reading():
+            chunks, _ = text_models(self._model)[0].tokenize_line(prompt)
         found = Counter(id(fix.embedding) for chunk in chunks for fix in chunk.fixes)
         return {trigger.name: found[id(embedding)] for trigger, embedding in self._live}
+
+    def places_cut(self, prompt: str) -> int:
+        return 0  # the WebUI reads prompts of any length
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         distinct = list(dict.fromkeys(prompts))
@@ -218,7 +243,7 @@ class A1111Host:
     def _encode(self, prompts: Sequence[str]) -> Condition:
         from modules import devices
 
-        with devices.autocast():
+        with devices.autocast(), self._reading():
             told = self._model.get_learned_conditioning(prompts)
         if not isinstance(told, dict):
             return Condition(told)

@@ -13,7 +13,7 @@ from lib_ti.formats.content import content_of
 from lib_ti.formats.embedding import Family
 from lib_ti.formats.quantised import refuse_packed, refuse_scaled
 from lib_ti.formats.streaming import open_tensors
-from lib_ti.hosts.base import ModelInfo
+from lib_ti.hosts.base import Conditioning, ModelInfo
 from lib_ti.networks.layers import Parts
 from lib_ti.networks.names import PARTS
 
@@ -126,6 +126,21 @@ def refuse_quantised(file: Path) -> None:
         plan = open_tensors(file).plan
         refuse_packed(file, plan)
         refuse_scaled(file, plan, "the WebUI does not apply: choose a checkpoint that is not quantised")
+
+
+def refuse_conditioning(conditioning: Conditioning) -> None:
+    """Raises BadInput for what the WebUI does not do, by the setting's name."""
+    asked = {
+        "emphasis sd-scripts": conditioning.emphasis == "sd-scripts",
+        "max-token-length": bool(conditioning.max_token_length),
+        "size-conditioning sd-scripts": conditioning.own_sizes,
+    }
+    for setting, wanted in asked.items():
+        if wanted:
+            raise BadInput(
+                f"{setting}: the WebUI's own text encoding and sizes cannot do that; leave it out, or train "
+                "on the command line, python studio.py train."
+            )
 
 
 def refuse_memory_settings() -> None:

@@ -52,14 +52,19 @@ class LatentDistribution:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the U-Net listens to. ``hidden``: (b, 77 * chunks, d); ``pooled``: SDXL only."""
+    """What the U-Net listens to. ``hidden``: (b, n, d), n places of the prompt; ``pooled``: SDXL only, and
+    ``sizes``, (b, 6): height and width of the picture, top and left of its crop, height and width now, in
+    pixels; None: of an uncut picture of the latents' size.
+    """
 
     hidden: torch.Tensor
     pooled: torch.Tensor | None = None
+    sizes: torch.Tensor | None = None
 
     def __getitem__(self, rows: torch.Tensor | slice) -> Condition:
         """The condition of some of the prompts."""
-        return Condition(self.hidden[rows], None if self.pooled is None else self.pooled[rows])
+        pooled, sizes = (part if part is None else part[rows] for part in (self.pooled, self.sizes))
+        return Condition(self.hidden[rows], pooled, sizes)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,19 @@ class Economy:
     checkpointing: bool = False  # blocks are computed again in the backward pass
     attention: str = "model"  # as the host has it; or "sdpa", "sliced", "xformers"
     vae_away: bool = False  # the VAE is on the device while it works, and not between
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How a lent model reads prompts, and what SDXL is told of a picture's size, while it trains. Without
+    anything: as it generates."""
+
+    emphasis: str = "webui"  # the program's own; or "none": brackets are signs; or "sd-scripts"
+    max_token_length: int = 0  # 75, 150 or 225, in sd-scripts' chunks; 0: any, in the program's chunks
+    own_sizes: bool = False  # conditions may come with sizes
+
+
+AS_GENERATED = Conditioning()
 
 
 @dataclass(frozen=True)
@@ -114,6 +132,10 @@ class Host(Protocol):
         """How the model runs from now to the end of the loan, or to the next call. Raises BadInput for
         what is not installed."""
 
+    def set_conditioning(self, conditioning: Conditioning) -> None:
+        """How prompts are encoded and counted from now to the end of the loan, but for ``sample``. Raises
+        BadInput for what this program does not do."""
+
     def parts(self) -> Parts:
         """The living U-Net and text encoders, whose layers a network changes; in the program's own layout."""
 
@@ -132,8 +154,12 @@ class Host(Protocol):
     def count_triggers(self, prompt: str) -> Mapping[str, int]:
         """How often each trigger of ``set_embeddings`` is found in ``prompt``."""
 
+    def places_cut(self, prompt: str) -> int:
+        """How many tokens and vectors of ``prompt`` are left out, for it is too long."""
+
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        """As generation reads them (emphasis, chunks, embeddings, clip skip); differentiable."""
+        """As generation reads them (emphasis, chunks, embeddings, clip skip), unless ``set_conditioning`` was
+        told otherwise; differentiable."""
 
     def encode_images(self, pixels: torch.Tensor) -> LatentDistribution:
         """``pixels``: (b, 3, h, w), float32, -1..1."""

@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts import prompts as reading
+from lib_ti.hosts.base import AS_GENERATED, Conditioning
 from lib_ti.hosts.prompts import Chunk, Trigger, Vocabulary
 from lib_ti.hosts.tokenizer import whole_words
 
@@ -55,9 +56,15 @@ class ClipText:
         """The vocabulary's input vectors, (49408, d), float32, no gradient; not to be written to."""
         return self.model.get_input_embeddings().get_parameter("weight").detach().float()
 
-    def count_triggers(self, prompt: str, embeddings: LiveVectors) -> dict[str, int]:
-        """How often ``encode`` would find each trigger in ``prompt``."""
-        return reading.count_triggers(prompt, self._vocabulary, self._triggers(embeddings))
+    def count_triggers(
+        self, prompt: str, embeddings: LiveVectors, conditioning: Conditioning = AS_GENERATED
+    ) -> dict[str, int]:
+        """How often ``encode_and_pool`` would find each trigger in ``prompt``."""
+        return reading.count_triggers(prompt, self._vocabulary, self._triggers(embeddings), conditioning)
+
+    def places_cut(self, prompt: str, embeddings: LiveVectors, conditioning: Conditioning) -> int:
+        """How many tokens and vectors of ``prompt`` are too much for ``conditioning``."""
+        return reading.count_cut(prompt, self._vocabulary, self._triggers(embeddings), conditioning)
 
     def encode(
         self, prompts: Sequence[str], embeddings: LiveVectors = _NONE, clip_skip: int = 1
@@ -69,24 +76,32 @@ class ClipText:
         return self.encode_and_pool(prompts, embeddings, clip_skip)[0]
 
     def encode_and_pool(
-        self, prompts: Sequence[str], embeddings: LiveVectors = _NONE, clip_skip: int = 1
+        self,
+        prompts: Sequence[str],
+        embeddings: LiveVectors = _NONE,
+        clip_skip: int = 1,
+        conditioning: Conditioning = AS_GENERATED,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """As ``encode``, and of each prompt the last layer's state at the first chunk's end mark,
-        projected, without emphasis: (b, p); None where the model has no projection."""
+        projected, without emphasis: (b, p); None where the model has no projection.
+
+        With a ``max_token_length`` of m in ``conditioning`` the states are (b, m + 2, d).
+        """
         layers = self.model.config.num_hidden_layers
         if not 1 <= clip_skip <= layers:
             raise BadInput(
                 f"Clip skip is {clip_skip}; this text encoder has {layers} layers: choose 1 to {layers}."
             )
-        rows = reading.chunk_batch(prompts, self._vocabulary, self._triggers(embeddings))
+        rows = reading.chunk_batch(prompts, self._vocabulary, self._triggers(embeddings), conditioning)
         chunks = list(dict.fromkeys(chunk for row in rows for chunk in row))
         hidden, pooled = self._run(chunks, embeddings, clip_skip)
         encoded = {
-            chunk: _emphasise(states, chunk.weights)
+            chunk: _emphasise(states, chunk.weights, keep_mean=conditioning.emphasis != "sd-scripts")
             for chunk, states in zip(chunks, hidden.unbind(), strict=True)
         }
         # Joined from slices, since the backward of an indexed gather may add in no fixed order.
-        joined = torch.stack([torch.cat([encoded[chunk] for chunk in row]) for row in rows])
+        join = _joined_within_marks if conditioning.max_token_length else torch.cat
+        joined = torch.stack([join([encoded[chunk] for chunk in row]) for row in rows])
         if pooled is None:
             return joined, None
         of_chunk = dict(zip(chunks, pooled.unbind(), strict=True))
@@ -124,7 +139,7 @@ def _splicing(token_embedding: nn.Module, chunks: Sequence[Chunk], embeddings: L
     vectors: list[torch.Tensor] = []
     for row, chunk in enumerate(chunks):
         for splice in chunk.splices:
-            live = embeddings[splice.trigger]
+            live = embeddings[splice.trigger][splice.first : splice.end]
             rows += [row] * len(live)
             columns += range(splice.offset, splice.offset + len(live))
             vectors.append(live)
@@ -143,11 +158,19 @@ def _splicing(token_embedding: nn.Module, chunks: Sequence[Chunk], embeddings: L
         handle.remove()
 
 
-def _emphasise(hidden: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """One chunk's states (77, d) times their weights, then scaled back to their mean: the "Original" way."""
+def _joined_within_marks(chunks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Chunks of (77, d) as sd-scripts joins them: one start mark, the places of all, one end mark."""
+    return torch.cat([chunks[0][:1], *(chunk[1:-1] for chunk in chunks), chunks[-1][-1:]])
+
+
+def _emphasise(hidden: torch.Tensor, weights: Sequence[float], *, keep_mean: bool) -> torch.Tensor:
+    """One chunk's states (77, d) times their weights; ``keep_mean``: then scaled back to their mean, which is
+    the WebUI's "Original" way."""
     if all(weight == 1.0 for weight in weights):
         return hidden
     # float32, so that a half precision model rounds the product once.
     scale = torch.tensor(weights, dtype=torch.float32, device=hidden.device)[:, None]
     weighted = hidden * scale
-    return (weighted * (hidden.mean() / weighted.mean())).to(hidden.dtype)
+    if keep_mean:
+        weighted = weighted * (hidden.mean() / weighted.mean())
+    return weighted.to(hidden.dtype)

@@ -1,4 +1,7 @@
-"""Prompts as AUTOMATIC1111's WebUI reads them by default: emphasis, BREAK, chunks of 75, embeddings."""
+"""Prompts as AUTOMATIC1111's WebUI reads them by default: emphasis, BREAK, chunks of 75, embeddings.
+
+Or as sd-scripts does (kohya-ss/sd-scripts, library/strategy_base.py), where a conditioning says so.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lib_ti.core.errors import BadInput
+from lib_ti.hosts.base import AS_GENERATED, Conditioning
 
 CHUNK_TOKENS = 75  # between the start and the end mark
 COMMA_REACH = 20  # a full chunk is cut after a comma among its last 20 tokens
@@ -14,16 +18,22 @@ ROUND_FACTOR = 1.1
 SQUARE_FACTOR = 1 / 1.1
 PLACEHOLDER_ID = 0  # stands where a live vector goes
 
-_PIECE = re.compile(
-    r"""
-      \\(?P<escaped>[()\[\]\\])
-    | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)
-    | (?P<bracket>[()\[\]])
-    | [^\\()\[\]:]+
-    | [\\:]
-    """,
-    re.VERBOSE,
-)
+
+def _pieces(space: str) -> re.Pattern[str]:
+    """``space``: what may stand around a weight."""
+    return re.compile(
+        rf"""
+          \\(?P<escaped>[()\[\]\\])
+        | :{space}(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+)){space}\)
+        | (?P<bracket>[()\[\]])
+        | [^\\()\[\]:]+
+        | [\\:]
+        """,
+        re.VERBOSE,
+    )
+
+
+_PIECE, _PIECE_OF_SD_SCRIPTS = _pieces(r"\s*"), _pieces("")
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
@@ -49,10 +59,13 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Splice:
-    """The vectors of ``trigger`` go to positions ``offset``, ``offset`` + 1, ... of the chunk's 77."""
+    """The vectors of ``trigger`` go to positions ``offset``, ``offset`` + 1, ... of the chunk's 77: from
+    ``first`` to before ``end``, or to the last one (None)."""
 
     offset: int
     trigger: str
+    first: int = 0
+    end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,11 +77,13 @@ class Chunk:
     splices: tuple[Splice, ...]
 
 
-def parse_emphasis(prompt: str) -> list[list[tuple[str, float]]]:
+def parse_emphasis(prompt: str, *, as_sd_scripts: bool = False) -> list[list[tuple[str, float]]]:
     r"""The prompt's sections between the BREAKs, each a list of (text, weight) without empty texts.
 
     ``(a)`` is worth 1.1, ``[a]`` 1 / 1.1, ``(a:1.3)`` 1.3; nested brackets multiply; a bracket that is
     never closed reaches to the end; one that was never opened is text; ``\(`` is a literal bracket.
+    ``as_sd_scripts``: BREAK is a word, no space may stand beside a weight, and a backslash that escapes
+    nothing goes.
     """
     texts: list[str | None] = []  # None: a BREAK
     weights: list[float] = []
@@ -78,7 +93,7 @@ def parse_emphasis(prompt: str) -> list[list[tuple[str, float]]]:
         for index in range(opened[kind].pop(), len(weights)):
             weights[index] *= factor
 
-    for piece in _PIECE.finditer(prompt):
+    for piece in (_PIECE_OF_SD_SCRIPTS if as_sd_scripts else _PIECE).finditer(prompt):
         bracket, weight = piece["bracket"], piece["weight"]
         if bracket in opened:
             opened[bracket].append(len(texts))
@@ -89,10 +104,14 @@ def parse_emphasis(prompt: str) -> list[list[tuple[str, float]]]:
         elif bracket == "]" and opened["["]:
             close("[", SQUARE_FACTOR)
         else:
-            first, *others = _BREAK.split(piece["escaped"] or piece.group())
+            text = piece["escaped"] or piece.group()
+            if as_sd_scripts:
+                first, *others = ["" if piece.group() == "\\" else text]
+            else:
+                first, *others = _BREAK.split(text)
             texts.append(first)
-            for text in others:
-                texts += [None, text]
+            for other in others:
+                texts += [None, other]
             weights += [1.0] * (len(texts) - len(weights))
     while opened["("]:
         close("(", ROUND_FACTOR)
@@ -136,14 +155,40 @@ def tokenize_triggers(vectors: Mapping[str, int], vocabulary: Vocabulary) -> lis
     return sorted(triggers, key=lambda trigger: len(trigger.token_ids), reverse=True)
 
 
-def split_into_chunks(prompt: str, vocabulary: Vocabulary, triggers: Sequence[Trigger] = ()) -> list[Chunk]:
+def split_into_chunks(
+    prompt: str,
+    vocabulary: Vocabulary,
+    triggers: Sequence[Trigger] = (),
+    conditioning: Conditioning = AS_GENERATED,
+) -> list[Chunk]:
     """At least one chunk; ``triggers`` as ``tokenize_triggers`` gives them.
 
     A full chunk is cut after the last comma within reach, an embedding is never cut, and BREAK ends
-    the chunk it stands in.
+    the chunk it stands in. With a ``max_token_length`` there are as many chunks as it fills, each cut where
+    it is full, and what is too much is left out.
     """
-    filler = _Filler(vocabulary)
-    for number, section in enumerate(parse_emphasis(prompt)):
+    filler = _filled(prompt, vocabulary, triggers, conditioning)
+    if isinstance(filler, _BlindFiller):
+        return filler.cut()
+    if filler.places or not filler.chunks:
+        filler.close()
+    return filler.chunks
+
+
+def count_cut(
+    prompt: str, vocabulary: Vocabulary, triggers: Sequence[Trigger], conditioning: Conditioning
+) -> int:
+    """How many tokens and vectors of ``prompt`` are left out."""
+    filler = _filled(prompt, vocabulary, triggers, conditioning)
+    return max(0, len(filler.places) - filler.length) if isinstance(filler, _BlindFiller) else 0
+
+
+def _filled(
+    prompt: str, vocabulary: Vocabulary, triggers: Sequence[Trigger], conditioning: Conditioning
+) -> _Filler:
+    length = conditioning.max_token_length
+    filler = _BlindFiller(vocabulary, length=length) if length else _Filler(vocabulary)
+    for number, section in enumerate(_sections(prompt, conditioning.emphasis)):
         if number > 0:
             filler.close()
         for text, weight in section:
@@ -158,27 +203,39 @@ def split_into_chunks(prompt: str, vocabulary: Vocabulary, triggers: Sequence[Tr
                 else:
                     filler.add_embedding(trigger, weight)
                     index += len(trigger.token_ids)
-    if filler.places or not filler.chunks:
-        filler.close()
-    return filler.chunks
+    return filler
+
+
+def _sections(prompt: str, emphasis: str) -> list[list[tuple[str, float]]]:
+    if emphasis == "none":
+        return [[(prompt, 1.0)]]
+    return parse_emphasis(prompt, as_sd_scripts=emphasis == "sd-scripts")
 
 
 def chunk_batch(
-    prompts: Sequence[str], vocabulary: Vocabulary, triggers: Sequence[Trigger] = ()
+    prompts: Sequence[str],
+    vocabulary: Vocabulary,
+    triggers: Sequence[Trigger] = (),
+    conditioning: Conditioning = AS_GENERATED,
 ) -> list[list[Chunk]]:
     """The chunks of each prompt, as many for each: the shorter end in chunks of the empty prompt."""
-    rows = [split_into_chunks(prompt, vocabulary, triggers) for prompt in prompts]
+    rows = [split_into_chunks(prompt, vocabulary, triggers, conditioning) for prompt in prompts]
     longest = max(map(len, rows))
     empty = split_into_chunks("", vocabulary)
     return [row + empty * (longest - len(row)) for row in rows]
 
 
-def count_triggers(prompt: str, vocabulary: Vocabulary, triggers: Sequence[Trigger]) -> dict[str, int]:
+def count_triggers(
+    prompt: str,
+    vocabulary: Vocabulary,
+    triggers: Sequence[Trigger],
+    conditioning: Conditioning = AS_GENERATED,
+) -> dict[str, int]:
     """How often each trigger is found in ``prompt``; 0 for those that are not."""
     counts = {trigger.name: 0 for trigger in triggers}
-    for chunk in split_into_chunks(prompt, vocabulary, triggers):
+    for chunk in split_into_chunks(prompt, vocabulary, triggers, conditioning):
         for splice in chunk.splices:
-            counts[splice.trigger] += 1
+            counts[splice.trigger] += not splice.first
     return counts
 
 
@@ -192,11 +249,12 @@ def _find(triggers: Sequence[Trigger], token_ids: tuple[int, ...], index: int) -
 
 @dataclass(frozen=True)
 class _Place:
-    """One of a chunk's 75 positions; ``trigger`` where the vectors of an embedding begin."""
+    """One of a chunk's 75 positions; of an embedding the vector ``row`` of ``trigger``."""
 
     token_id: int
     weight: float
     trigger: str | None = None
+    row: int = 0
 
 
 @dataclass
@@ -227,8 +285,10 @@ class _Filler:
     def add_embedding(self, trigger: Trigger, weight: float) -> None:
         if len(self.places) + trigger.vectors > CHUNK_TOKENS:
             self.close()
-        self.places.append(_Place(PLACEHOLDER_ID, weight, trigger.name))
-        self.places += [_Place(PLACEHOLDER_ID, weight)] * (trigger.vectors - 1)
+        self._add_vectors(trigger, weight)
+
+    def _add_vectors(self, trigger: Trigger, weight: float) -> None:
+        self.places += [_Place(PLACEHOLDER_ID, weight, trigger.name, row) for row in range(trigger.vectors)]
 
     def close(self) -> None:
         """The open chunk, padded, becomes one of ``chunks``; an empty one is open."""
@@ -241,9 +301,41 @@ class _Filler:
         )
         weights = (1.0, *(place.weight for place in self.places), *[1.0] * (padding + 1))
         splices = tuple(
-            Splice(offset, place.trigger)
+            Splice(offset, place.trigger, place.row, self._end(offset - 1))
             for offset, place in enumerate(self.places, start=1)
-            if place.trigger is not None
+            if place.trigger is not None and (not place.row or offset == 1)
         )
         self.chunks.append(Chunk(token_ids, weights, splices))
         self.places = []
+
+    def _end(self, index: int) -> int | None:
+        """Before which of its vectors the embedding ends that is at ``index``; None: it is whole."""
+        return None
+
+
+@dataclass
+class _BlindFiller(_Filler):
+    """Takes everything, then cuts it at ``length`` places and into chunks, wherever that is."""
+
+    length: int = CHUNK_TOKENS
+
+    def make_room(self, token_id: int) -> None:
+        pass
+
+    def add_embedding(self, trigger: Trigger, weight: float) -> None:
+        self._add_vectors(trigger, weight)
+
+    def _end(self, index: int) -> int | None:
+        place, end = self.places[index], self.places[index].row
+        for follower in self.places[index:]:
+            if (follower.trigger, follower.row) != (place.trigger, end):
+                break
+            end += 1
+        return end
+
+    def cut(self) -> list[Chunk]:
+        every = self.places
+        for start in range(0, self.length, CHUNK_TOKENS):
+            self.places = every[start : min(start + CHUNK_TOKENS, self.length)]
+            self.close()
+        return self.chunks

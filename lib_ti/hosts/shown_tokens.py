@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from lib_ti.hosts.base import AS_GENERATED, Conditioning
 from lib_ti.hosts.prompts import CHUNK_TOKENS, Chunk, Vocabulary, split_into_chunks, tokenize_triggers
 
 # The marks of CLIP's vocabulary, which all the families' text encoders share.
@@ -11,7 +12,10 @@ _START, _END = 49406, 49407
 
 
 def token_table(
-    prompts: Sequence[str], tokenize: Callable[[str], Sequence[int]], vectors: Mapping[str, int]
+    prompts: Sequence[str],
+    tokenize: Callable[[str], Sequence[int]],
+    vectors: Mapping[str, int],
+    conditioning: Conditioning = AS_GENERATED,
 ) -> dict[str, list[list[str]]]:
     """Prompt -> chunks -> what stands at each of the chunk's places: an id such as ``320``, or a vector
     such as ``[my-cat 2/3]``.
@@ -21,7 +25,9 @@ def token_table(
     vocabulary = Vocabulary(tokenize, _START, _END, _END, tokenize(",")[0])
     triggers = tokenize_triggers(vectors, vocabulary)
     return {
-        prompt: [_places(chunk, vectors) for chunk in split_into_chunks(prompt, vocabulary, triggers)]
+        prompt: [
+            _places(chunk, vectors) for chunk in split_into_chunks(prompt, vocabulary, triggers, conditioning)
+        ]
         for prompt in prompts
     }
 
@@ -31,8 +37,8 @@ def _places(chunk: Chunk, vectors: Mapping[str, int]) -> list[str]:
     places = [str(token) for token in chunk.token_ids]
     for splice in chunk.splices:
         count = vectors[splice.trigger]
-        for i in range(count):
-            places[splice.offset + i] = f"[{splice.trigger} {i + 1}/{count}]"
+        for place, i in enumerate(range(count)[splice.first : splice.end], start=splice.offset):
+            places[place] = f"[{splice.trigger} {i + 1}/{count}]"
     return places[1 : places.index(str(_END))]
 
 

@@ -16,7 +16,9 @@ from torch import nn
 
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts.base import (
+    AS_GENERATED,
     Condition,
+    Conditioning,
     Describing,
     Economy,
     Embeddings,
@@ -63,6 +65,7 @@ class StandaloneHost:
         self._clip_skip = _layer(components, clip_skip)
         self._embeddings: Embeddings = {}
         self._economy: ExitStack | None = None  # in a loan
+        self._conditioning = AS_GENERATED
         self.info = ModelInfo(
             name=components.name,
             sha256=components.sha256,
@@ -103,6 +106,7 @@ class StandaloneHost:
                 yield
         finally:
             self._economy = None
+            self._conditioning = AS_GENERATED
             self._embeddings = {}
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
@@ -115,6 +119,25 @@ class StandaloneHost:
         self._economy.enter_context(economised(self._unet, texts, economy))
         if economy.vae_away:
             self._economy.enter_context(moved(self._vae, torch.device("cpu")))
+
+    def set_conditioning(self, conditioning: Conditioning) -> None:
+        if self._economy is None:
+            raise RuntimeError("a model is conditioned otherwise in a loan only, which takes it back")
+        if conditioning.own_sizes and self.info.family != "sdxl":
+            raise BadInput(
+                "size-conditioning: only SDXL is told the sizes of pictures, and the model "
+                f"{self.info.name} is {self.info.family}; leave it out."
+            )
+        self._conditioning = conditioning
+
+    @contextmanager
+    def _generating(self) -> Iterator[None]:
+        """Prompts are read as generation reads them."""
+        kept, self._conditioning = self._conditioning, AS_GENERATED
+        try:
+            yield
+        finally:
+            self._conditioning = kept
 
     def parts(self) -> Parts:
         models = self._unet, *(text.model for text in self._texts.values())
@@ -148,11 +171,15 @@ class StandaloneHost:
     def count_triggers(self, prompt: str) -> Mapping[str, int]:
         # Every encoder finds the same ones: they share the vocabulary and the numbers of vectors.
         (name, first), *_ = self._texts.items()
-        return first.count_triggers(prompt, self._live(name))
+        return first.count_triggers(prompt, self._live(name), self._conditioning)
+
+    def places_cut(self, prompt: str) -> int:
+        (name, first), *_ = self._texts.items()
+        return first.places_cut(prompt, self._live(name), self._conditioning)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         encoded = [
-            text.encode_and_pool(prompts, self._live(name), self._clip_skip)
+            text.encode_and_pool(prompts, self._live(name), self._clip_skip, self._conditioning)
             for name, text in self._texts.items()
         ]
         # SDXL's U-Net reads both side by side, and what the second one pools.
@@ -171,7 +198,10 @@ class StandaloneHost:
         dtype = self.info.dtype
         added = None
         if condition.pooled is not None:
-            sizes = self._sizes(*latents.shape[-2:]).expand(len(latents), -1)
+            sizes = condition.sizes
+            if sizes is None:
+                sizes = self._sizes(*latents.shape[-2:]).expand(len(latents), -1)
+            sizes = sizes.to(self.info.device)
             added = {"text_embeds": condition.pooled.to(dtype), "time_ids": sizes}
         return self._unet(
             latents.to(dtype),
@@ -210,7 +240,8 @@ class StandaloneHost:
         images: list[Image.Image] = []
         for start in range(0, len(request.prompts), group):
             part = slice(start, start + group)
-            latents = self._denoise(request, request.prompts[part], request.seeds[part], networks)
+            with self._generating():
+                latents = self._denoise(request, request.prompts[part], request.seeds[part], networks)
             images += [_to_image(pixels) for pixels in self.decode(latents)]
         return images
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from lib_ti.core.errors import BadInput
@@ -47,6 +49,8 @@ def denoising_losses(
     latents, noise = batch.latents.to(info.device), batch.noise.to(info.device)
     timesteps = batch.timesteps.to(info.device)
     noisy = q_sample(latents, batch.input_noise.to(info.device), timesteps, alphas_cumprod)
+    if batch.sizes is not None:
+        condition = replace(condition, sizes=batch.sizes)
     predicted = host.predict_noise(noisy, timesteps, condition).float()
     target = target_of(info.prediction, latents, noise, timesteps, alphas_cumprod)
     mask = None if batch.mask is None else batch.mask.to(info.device)

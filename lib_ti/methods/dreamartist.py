@@ -168,6 +168,8 @@ class _GuidedHost:
             answer = self.host.predict_noise(latents, timesteps, condition)
         else:
             twice = torch.cat([latents, latents]), torch.cat([timesteps, timesteps])
+            if condition.sizes is not None:
+                condition = replace(condition, sizes=torch.cat([condition.sizes, condition.sizes]))
             without, with_prompt = self.host.predict_noise(*twice, condition).chunk(2)
             scale = self.scale[timesteps].view(-1, 1, 1, 1)
             answer = without + scale * (with_prompt - without)
