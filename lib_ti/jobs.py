@@ -304,8 +304,8 @@ def resume(
             forget_unfinished(target.parent, target.name)
         host.economise(economy_of(settings))
         host.set_conditioning(conditioning_of(settings))
-        samples, _ = _samples(host, settings, source, folders)
-        for sentence in (f"resuming job {job.id}", *filter(None, [cleared])):
+        samples, said = _samples(host, settings, source, folders)
+        for sentence in (f"resuming job {job.id}", *filter(None, [cleared]), *said):
             report(Message(sentence))
         kept = started_from(job, settings)
         if kept is None:

@@ -27,7 +27,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.settings import options_of
-from lib_ti.data.images import open_image, upright_size
+from lib_ti.data.images import open_image, read_head
 from lib_ti.data.sd_scripts_config import read_dataset_config
 from lib_ti.data.templates import find_template, read_template
 from lib_ti.formats.content import content_of
@@ -402,7 +402,7 @@ def png(width: int, height: int, pixels: bytes) -> bytes:
 def test_s13_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(png(50_000, 50_000, zlib.compress(bytes(10_000))))
-    for read in (open_image, upright_size):
+    for read in (open_image, read_head):
         with pytest.raises(BadInput, match=r"cannot be read|50000 x 50000 pixels"):
             read(path)
     path.write_bytes(png(8192, 4097, zlib.compress(bytes(10_000))))
@@ -421,7 +421,7 @@ def test_s13_a_hosts_higher_limit_changes_nothing(tmp_path: Path, monkeypatch: p
 def test_s13_large_photos_are_read_smaller(tmp_path: Path) -> None:
     path = tmp_path / "cat.jpg"
     Image.new("RGB", (8000, 6000), "red").save(path)
-    assert upright_size(path) == open_image(path).size == (4000, 3000) and limits.PIXELS < 8000 * 6000
+    assert read_head(path).size == open_image(path).size == (4000, 3000) and limits.PIXELS < 8000 * 6000
 
 
 def test_s13_few_kinds_of_pictures_are_read_and_none_is_shown() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from lib_ti.bench.fuzz_colour import has_tags, profiles, read_colours
 from lib_ti.bench.fuzz_formats import mutate_card, mutate_png, mutate_safetensors, mutate_stream, mutate_zip
 from lib_ti.bench.fuzz_mutate import Mutate, half_right, mutate_in_place, mutate_text
 from lib_ti.core.errors import BadInput
@@ -24,7 +25,7 @@ from lib_ti.core.optimizers import parse_arguments
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.schedule import parse_stages
 from lib_ti.data.captions import CaptionRules, read_caption, vary_caption
-from lib_ti.data.images import FORMATS, open_image, upright_size
+from lib_ti.data.images import FORMATS, open_image, read_head
 from lib_ti.data.sd_scripts_config import read_dataset_config
 from lib_ti.data.sd_scripts_prompts import read_prompts
 from lib_ti.data.templates import OUR_TEMPLATES, fill, read_template
@@ -186,6 +187,8 @@ def _picture_targets() -> Iterator[Target]:
         mutate = half_right(mutate_png if kind == "PNG" else mutate_in_place)
         seeds = partial(_drawn, kind, ways)
         yield Target(f"picture, {kind}", seeds, mutate, _read_picture, _is_picture, names)
+    inside = half_right(mutate_in_place)
+    yield Target("colour profile", profiles, inside, read_colours, has_tags, ("cat.icc",))
 
 
 def _card_target() -> Iterator[Target]:
@@ -214,7 +217,7 @@ def _drawn(kind: str, ways: Sequence[tuple[str, dict[str, Any]]], folder: Path) 
 
 
 def _read_picture(path: Path) -> None:
-    upright_size(path)
+    read_head(path)
     open_image(path)
 
 

@@ -38,6 +38,8 @@ PIXELS = 1 << 25  # below Pillow's own limit, which hosts lift; it keeps 4 bytes
 PICTURE_FILE = 256 << 20  # bytes
 PNG_CHUNKS = 1_000  # without pixels: texts, times, profiles
 PIXEL_CHUNKS = 50_000  # of a PNG; usual are 8 or 64 kB each
+COLOUR_PROFILE = 4 << 20  # bytes; those of curves and colorants take a few thousand
+COLOUR_TAGS = 100  # of a profile; usual are 10 to 20
 JPEG_SEGMENTS = 10_000  # before its pixels
 JPEG_SCANS = 500  # each goes over the whole picture; usual are 10
 

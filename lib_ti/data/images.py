@@ -6,8 +6,9 @@ import hashlib
 import mmap
 import re
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,15 @@ from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import checked_size
 from lib_ti.core.picture_parts import check_parts
+from lib_ti.data.colour import colours_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK_ENDING = "_att"  # of a file that weighs the parts of the picture it is named after
 # Pillow reads dozens of formats; each is a parser that a stranger's file could attack.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _ORIENTATION = 0x0112  # of EXIF; from 5 on width and height change places
+_EXIF, _SPACE, _INTEROPERABILITY = 0x8769, 0xA001, 0xA005  # of EXIF, too
+_NAMES_TOLD = 5  # of files
 # What damaged files were seen to raise in Pillow 9.5 and 13; it has no error of its own for them.
 _DAMAGE = (
     OSError, SyntaxError, TypeError, ValueError, IndexError, struct.error, Image.DecompressionBombError,
@@ -70,13 +74,31 @@ def _natural_order(path: Path) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
+@dataclass(frozen=True)
+class Head:
+    """What is known of an image before its pixels are read. ``size``: upright; ``converted``: whether
+    ``open_image`` changes its colours; ``remarks``: what of the file is taken otherwise than it says."""
+
+    size: tuple[int, int]
+    converted: bool = False
+    remarks: Sequence[str] = ()
+
+
 def open_image(path: Path) -> Image.Image:
-    """The image, upright, all its pixels read. Of an animation the first frame is taken.
+    """The image, upright, in sRGB, all its pixels read. Of an animation the first frame is taken.
 
     Raises BadInput where the file is not a whole image.
     """
     with _opened(path) as file:
-        return ImageOps.exif_transpose(file)  # reads all pixels, too
+        colours = colours_of(file.info, file.mode).colours
+        image = ImageOps.exif_transpose(file)  # reads all pixels, too
+        return colours.to_srgb(image) if colours else image
+
+
+def open_numbers(path: Path) -> Image.Image:
+    """As ``open_image``, its numbers as they are stored: of a mask, where they are no colours."""
+    with _opened(path) as file:
+        return ImageOps.exif_transpose(file)
 
 
 @contextmanager
@@ -102,8 +124,9 @@ def _limit_pixels(file: Image.Image, path: Path) -> None:
     width, height = file.size
     if width * height <= limits.PIXELS:
         return
-    # A progressive one takes the memory of all its pixels, however few are wanted.
-    shrinks = (2, 4, 8) if file.format == "JPEG" and "progressive" not in file.info else ()
+    # A progressive one takes the memory of all its pixels, however few are wanted. MPO: a photo in JPEG
+    # with others behind it, such as how bright or far away things are.
+    shrinks = (2, 4, 8) if file.format in ("JPEG", "MPO") and "progressive" not in file.info else ()
     for shrink in shrinks:
         if width * height <= limits.PIXELS * shrink**2:
             file.draft(None, (max(1, width // shrink), max(1, height // shrink)))
@@ -114,13 +137,51 @@ def _limit_pixels(file: Image.Image, path: Path) -> None:
     )
 
 
-def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height of the image at ``path``; its pixels are not read. Raises BadInput."""
+def read_head(path: Path) -> Head:
+    """The head of the image at ``path``; its pixels are not read. Raises BadInput."""
     with _opened(path) as file:
         # Only where it stands before the pixels: Pillow would read all of them to look behind.
-        told = any(key in file.info for key in ("exif", "Raw profile type exif"))
-        on_its_side = told and file.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
-        return (file.height, file.width) if on_its_side else file.size
+        exif = file.getexif() if {"exif", "Raw profile type exif"} & file.info.keys() else Image.Exif()
+        on_its_side = exif.get(_ORIENTATION) in (5, 6, 7, 8)
+        size = (file.height, file.width) if on_its_side else file.size
+        taken = colours_of(file.info, file.mode)
+        remarks = [taken.remark or _remark_of(exif, file)]
+        if file.format in ("PNG", "WEBP") and getattr(file, "is_animated", False):
+            remarks.append("an animation, of which the first picture is taken")
+        return Head(size, taken.colours is not None, tuple(filter(None, remarks)))
+
+
+def _remark_of(exif: Image.Exif, file: Image.Image) -> str:
+    """Cameras name Adobe RGB in EXIF alone, which few programs for pictures read."""
+    if file.info.get("icc_profile"):
+        return ""
+    try:
+        told = exif.get_ifd(_EXIF)
+        adobe = told.get(_SPACE) == 2
+        if _INTEROPERABILITY in told:
+            adobe = adobe or exif.get_ifd(_INTEROPERABILITY).get(1) == "R03"
+    except _DAMAGE:  # of what no pixel depends on
+        return ""
+    return "Adobe RGB by EXIF, without a colour profile; taken as sRGB" if adobe else ""
+
+
+def remarks_told(pictures: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+    """A sentence for each remark, of all the pictures that it is true of. ``pictures``: name, remarks."""
+    names: dict[str, list[str]] = {}
+    for name, remarks in pictures:
+        for remark in remarks:
+            names.setdefault(remark, []).append(name)
+    return [f"{counted(found)}: {remark} ({some(found)})" for remark, found in names.items()]
+
+
+def counted(names: Sequence[object], noun: str = "picture") -> str:
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'}"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
+    return ", ".join(names[:_NAMES_TOLD]) + more
 
 
 def is_upright(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import CannotWrite, forget_unfinished, write_text
 from lib_ti.data.buckets import Size
-from lib_ti.data.images import image_hash, upright_size
+from lib_ti.data.images import Head, image_hash, read_head
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +23,22 @@ _SETTLED_NS = 2_000_000_000
 
 @dataclass(frozen=True)
 class Facts:
-    """``content``: SHA-256 of the file's bytes; ``size``: of the upright picture."""
+    """``content``: SHA-256 of the file's bytes; the rest is as in ``Head``."""
 
     content: str
     size: Size
     mask: str = ""  # the content of the file with its mask
+    converted: bool = False
+    remarks: Sequence[str] = ()
+
+
+def facts_of(path: Path) -> Facts:
+    """Found out anew. Raises BadInput."""
+    return _facts(image_hash(path), read_head(path))
+
+
+def _facts(content: str, head: Head) -> Facts:
+    return Facts(content, head.size, converted=head.converted, remarks=head.remarks)
 
 
 class KnownFiles:
@@ -47,11 +59,14 @@ class KnownFiles:
             ) from error
         key, stamp = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
         match self._known.get(key):
-            case [length, changed, str(content), int(width), int(height)] if [length, changed] == stamp:
-                return Facts(content, (width, height))
-        found = Facts(image_hash(path), upright_size(path))
+            case [length, changed, str(content), int(width), int(height), bool(converted), [*told]] if [
+                length,
+                changed,
+            ] == stamp:
+                return _facts(content, Head((width, height), converted, tuple(map(str, told))))
+        found = facts_of(path)
         if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
-            self._known[key] = [*stamp, found.content, *found.size]
+            self._known[key] = [*stamp, found.content, *found.size, found.converted, [*found.remarks]]
             self._new = True
         return found
 

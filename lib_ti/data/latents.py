@@ -101,6 +101,8 @@ def _encoded(
     made_from = [picture.content, picture.size, astuple(view)]
     if picture.resize != Framed.resize:
         made_from.append(picture.resize)
+    if picture.converted:  # what was kept before colours were converted is not that
+        made_from.append("in sRGB")
     return make() if store is None else store.get(made_from, {"mean", "std"}, make)
 
 

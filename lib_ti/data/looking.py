@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.data.buckets import Size, enlargement, lost_share
 from lib_ti.data.dataset import Picture, read_pictures, subsets_of
-from lib_ti.data.images import cut_box, flatten, image_hash, upright_size
-from lib_ti.data.known_files import Facts
+from lib_ti.data.images import cut_box, flatten
+from lib_ti.data.known_files import Facts, facts_of
 from lib_ti.data.views import frame
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -32,6 +33,7 @@ class Look:
     target: Size = (0, 0)
     box: Box = (0, 0, 0, 0)
     damage: str = ""  # why it cannot be read
+    remarks: Sequence[str] = ()  # what of the file is taken otherwise than it says
 
     @property
     def lost(self) -> float:
@@ -63,13 +65,15 @@ def look_at(settings: PictureSettings, native: int) -> list[Look]:
     for picture in read_pictures(subsets_of(settings), settings):
         looks[picture.path] = Look(picture.path, picture.caption)
         try:
-            whole[picture] = Facts(image_hash(picture.path), upright_size(picture.path))
+            whole[picture] = facts_of(picture.path)
         except BadInput:
             looks[picture.path] = damaged(looks[picture.path])
     framed = frame([*whole], [*whole.values()], native, _GRAIN, seed=0)
     for known, seen in zip(whole.values(), framed, strict=True):
         box = cut_box(known.size, seen.size, seen.views[0].place)
-        looks[seen.path] = replace(looks[seen.path], size=known.size, target=seen.size, box=box)
+        looks[seen.path] = replace(
+            looks[seen.path], size=known.size, target=seen.size, box=box, remarks=known.remarks
+        )
     return list(looks.values())
 
 

@@ -16,7 +16,7 @@ from lib_ti.core.errors import BadInput, Interrupted
 from lib_ti.data.buckets import Size
 from lib_ti.data.captions import check_extension, read_caption
 from lib_ti.data.duplicates import Pair, Print, find_pairs, print_of
-from lib_ti.data.images import MASK_ENDING, find_images, is_upright, mask_file, open_image
+from lib_ti.data.images import MASK_ENDING, find_images, is_upright, mask_file, open_image, read_head
 from lib_ti.data.masks import load_mask, to_grey
 from lib_ti.data.shrinking import prepared, shrink, shrunk_size
 
@@ -43,6 +43,7 @@ class Known:
     path: Path
     caption: str
     print: Print
+    remarks: Sequence[str] = ()  # what of the file is taken otherwise than it says
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def survey(
         if stopped():
             raise Interrupted("Stopped; nothing was written.")
         try:
-            pictures.append(Known(path, read_caption(path, extension=extension), print_of(open_image(path))))
+            caption, seen = read_caption(path, extension=extension), print_of(open_image(path))
+            pictures.append(Known(path, caption, seen, read_head(path).remarks))
         except BadInput as error:
             damaged[path.name] = str(error)
         progress(done, len(paths))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from lib_ti.core.errors import BadInput
-from lib_ti.data.images import cut_box, open_image
+from lib_ti.data.images import cut_box, open_numbers
 
 
 def load_mask(image: Image.Image, path: Path, file: Path | None, alpha: bool) -> Image.Image | None:
@@ -19,7 +19,7 @@ def load_mask(image: Image.Image, path: Path, file: Path | None, alpha: bool) ->
     image's own alpha channel, 0..1. Where there are both they are multiplied.
     Raises BadInput where nothing is left that counts.
     """
-    weights = [_scaled(open_image(file), image.size)] if file else []
+    weights = [_scaled(open_numbers(file), image.size)] if file else []
     if alpha and ("A" in image.getbands() or "transparency" in image.info):
         weights.append(np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32) / 255)
     if not weights:

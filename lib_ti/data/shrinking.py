@@ -18,7 +18,15 @@ from PIL import Image
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
 from lib_ti.data.buckets import Size
-from lib_ti.data.images import MASK_ENDING, SUFFIXES, find_images, flatten, mask_file, open_image
+from lib_ti.data.images import (
+    MASK_ENDING,
+    SUFFIXES,
+    find_images,
+    flatten,
+    mask_file,
+    open_image,
+    open_numbers,
+)
 
 # All of them average over what becomes one pixel, so that nothing aliases.
 INTERPOLATIONS: Mapping[str, Image.Resampling] = {
@@ -36,10 +44,12 @@ _JPEG = {"format": "JPEG", "quality": 100, "subsampling": 0}
 
 @dataclass(frozen=True)
 class Made:
-    """What a new file is made from, and at which area; None: it is copied as it is."""
+    """What a new file is made from, and at which area; None: it is copied as it is. ``mask``: its numbers are
+    no colours."""
 
     source: Path
     area: Size | None = None
+    mask: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ def _copies(
             stem = f"{picture.stem}+{area[0]}x{area[1]}"
             yield f"{stem}.{'png' if shrinking.png else 'jpg'}", Made(picture, area)
             if mask is not None:
-                yield f"{stem}{MASK_ENDING}.png", Made(mask, area)
+                yield f"{stem}{MASK_ENDING}.png", Made(mask, area, mask=True)
             for path in beside if shrinking.together else ():
                 yield f"{stem}{path.suffix}", Made(path)
 
@@ -136,7 +146,8 @@ def shrink_folder(
         if made.area is None:
             write_atomically(new, partial(shutil.copyfile, made.source))
         else:
-            picture = prepared(open_image(made.source), keep_transparency=new.suffix == ".png")
+            read = open_numbers if made.mask else open_image
+            picture = prepared(read(made.source), keep_transparency=new.suffix == ".png")
             picture = shrink(picture, made.area, shrinking.step, shrinking.interpolation)
             options = {"format": "PNG"} if new.suffix == ".png" else _JPEG
             write_atomically(new, partial(picture.save, **options))

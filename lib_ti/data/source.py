@@ -15,6 +15,7 @@ from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.buckets import bucket_table
 from lib_ti.data.captions import plain_caption
 from lib_ti.data.dataset import Picture, name_for, read_pictures, subsets_of
+from lib_ti.data.images import remarks_told
 from lib_ti.data.known_files import Facts, KnownFiles
 from lib_ti.data.latent_store import Encode, LatentStore
 from lib_ti.data.latents import LatentCache, cache_latents
@@ -164,6 +165,8 @@ def _with_batch_size(settings: TrainSettings, source: Source) -> TrainSettings:
 
 def _said(source: Source, framed: Sequence[Framed], masked: int) -> list[str]:
     said = bucket_table([known.size for known in source.facts], [picture.size for picture in framed])
+    pairs = zip(source.pictures, source.facts, strict=True)
+    said += remarks_told((picture.path.name, known.remarks) for picture, known in pairs)
     if masked:
         said.append(f"loss masks: {masked} of {len(framed)} pictures have one")
     regular = sum(picture.subset.regularisation for picture in source.pictures)

@@ -40,6 +40,7 @@ class Framed:
     resize: str = "lanczos"
     normalise_masks: bool = True
     original: Size | None = None  # of the upright picture itself; None: as it is encoded
+    converted: bool = False  # its colours, to sRGB
 
 
 def frame(
@@ -68,6 +69,7 @@ def frame(
                 subset.resize,
                 subset.normalise_masks,
                 known.size,
+                known.converted,
             )
         )
     return framed

@@ -14,7 +14,7 @@ from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import new_files
 from lib_ti.core.names import MAX_NAME, files_inside, folded, safe_name, suggest_name
-from lib_ti.data.images import open_image
+from lib_ti.data.images import open_image, read_head, remarks_told
 from lib_ti.formats.card import Card, read_card, write_card
 from lib_ti.formats.card_picture import FAMILIES, draw_embedding_card
 from lib_ti.formats.embedding import read_embedding, write_safetensors
@@ -39,7 +39,9 @@ def make(settings: MakeSettings, context: Context) -> Answer:
         write_card(card, picture, target)
     shown = read_card(target.read_bytes(), target.name)
     told = f"The card lies in {target}; who drops it into TI Studio owns {_words(shown)}."
-    return Answer(told, describe(shown), (target,), ((open_image(target), target.stem),))
+    notes = remarks_told([(preview.name, read_head(preview).remarks)]) if preview else []
+    drawn = ((open_image(target), target.stem),)
+    return Answer(told, describe(shown), (target,), drawn, notes=tuple(notes))
 
 
 def _preview_of(file: Path) -> Path | None:

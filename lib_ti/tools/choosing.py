@@ -12,7 +12,7 @@ from PIL import Image
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import new_folder
 from lib_ti.core.picture_settings import PictureSettings
-from lib_ti.data.images import open_image, to_pixels
+from lib_ti.data.images import open_image, remarks_told, to_pixels
 from lib_ti.data.looking import Look, draw_look, look_at
 from lib_ti.data.making import copy_as, free_stem
 from lib_ti.hosts.base import Host
@@ -65,6 +65,7 @@ def choose(settings: ChooseSettings, context: Context) -> Answer:
         tuple(written),
         tuple((each.shown, f"{each.look.path.name}: error {each.error:.2f}") for each in best[:_SHOWN]),
         stopped,
+        notes=tuple(remarks_told((one.path.name, one.remarks) for one in looks)),
     )
 
 

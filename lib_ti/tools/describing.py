@@ -10,7 +10,7 @@ from typing import Any
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import new_folder, write_text
 from lib_ti.data.captions import name_for_caption, only_repeats_name, read_text
-from lib_ti.data.images import find_images, flatten, open_image
+from lib_ti.data.images import find_images, flatten, open_image, read_head, remarks_told
 from lib_ti.data.making import copy_as
 from lib_ti.data.tags import sidecar
 from lib_ti.hosts.base import Describing
@@ -25,13 +25,14 @@ def caption(settings: CaptionSettings, context: Context) -> Answer:
     captions = {path: _own_caption(path, extension) for path in pictures}
     asked = [path for path in pictures if settings.existing != "keep" or not captions[path]]
     new: dict[Path, str] = {}
-    damaged = []
+    damaged, remarks = [], []
     with _describer(settings, context) if asked else nullcontext(str) as describe:
         for done, path in enumerate(asked, start=1):
             if context.stopped():
                 break
             try:
                 words = describe(flatten(open_image(path)))
+                remarks.append((path.name, read_head(path).remarks))
             except BadInput as error:
                 damaged.append(str(error))
                 continue
@@ -51,7 +52,8 @@ def caption(settings: CaptionSettings, context: Context) -> Answer:
     sentence = f"Looked at {len(new)} of {len(pictures)} pictures; {kept} have captions that were kept."
     if settings.named and written:
         sentence += f" Those named by their captions are in {settings.named}."
-    return Answer(sentence, told, tuple(written), stopped=stopped)
+    notes = tuple(remarks_told(remarks))
+    return Answer(sentence, told, tuple(written), stopped=stopped, notes=notes)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from lib_ti.core.files import new_folder
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.data.buckets import bucket_table
 from lib_ti.data.duplicates import Print, find_pairs, print_of
-from lib_ti.data.images import open_image
+from lib_ti.data.images import open_image, remarks_told
 from lib_ti.data.looking import Look, damaged, draw_look, look_at
 from lib_ti.data.making import Making, survey, write_picture
 from lib_ti.data.shrinking import parse_areas
@@ -54,7 +54,8 @@ def make(settings: MakeSettings, context: Context) -> Answer:
         f"{_left_out(left_out)}. To train on it give that folder, or on the page its name, {target.name}, as "
         "the picture folder."
     )
-    return Answer(sentence, told, tuple(target / path.name for path in written))
+    notes = remarks_told((known.path.name, known.remarks) for known in found.pictures)
+    return Answer(sentence, told, tuple(target / path.name for path in written), notes=tuple(notes))
 
 
 def _checked_split(split: float) -> float:
@@ -108,7 +109,8 @@ def look(settings: LookSettings, context: Context) -> Answer:
     }
     pictures = tuple((drawn[place], _line(rows[place - shown.start])) for place in drawn)
     sentence = f"{len(looks)} pictures, {len(told['warnings'])} of them with a warning."
-    return Answer(sentence, told, pictures=pictures, stopped=stopped)
+    notes = remarks_told((one.path.name, one.remarks) for one in looks)
+    return Answer(sentence, told, pictures=pictures, stopped=stopped, notes=tuple(notes))
 
 
 def _warnings(looks: Sequence[Look], prints: dict[int, Print]) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lib_ti.core.files import new_files
+from lib_ti.data.images import read_head, remarks_told
 from lib_ti.data.shrinking import Shrinking, parse_areas, planned, shrink_folder
 from lib_ti.tools.image_tools import ResizeSettings
 from lib_ti.tools.tool import Answer, Context
@@ -25,8 +26,10 @@ def resize(settings: ResizeSettings, context: Context) -> Answer:
         for path in shrink_folder(plan, shrinking, context.stopped):
             written.append(path)
             context.progress(len(written), len(plan))
+    shrunk = {made.source for made in map(plan.get, written) if made and made.area and not made.mask}
     return Answer(
         f"Wrote {len(written)} files to {settings.target}.",
         written=tuple(written),
         stopped=len(written) < len(plan),
+        notes=tuple(remarks_told((path.name, read_head(path).remarks) for path in sorted(shrunk))),
     )
