@@ -57,7 +57,9 @@ SHOWN = 1_000_000  # pictures of an epoch, repeats counted
 FOLDER = 100_000  # files of a folder of pictures
 
 # Models, as their .yaml or config.json describes them. SDXL has 10 transformers in a row, ViT-bigG 32 layers.
-DESCRIPTION = 64 << 10  # bytes; those of the families have 2 to 4 kB
+DESCRIPTION = 32 << 10  # bytes; those of the families have 2 to 4 kB
+VOCABULARY = 16 << 20  # bytes of any other text in a diffusers folder; tokenizer.json has 2 million
 NUMBERS = 64  # in a list of a description
-LAYERS = 64  # in a row: blocks, layers, transformers
-SIDE = 1 << 16  # any other whole number: widths, heads, words of the vocabulary
+LAYERS = 64  # in a row: layers, transformers
+BLOCKS = 256  # levels, layers and transformers of a U-Net multiplied; SDXL has 90
+SIDE = 1 << 17  # any other number: widths, heads, words of the vocabulary

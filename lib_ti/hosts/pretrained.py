@@ -23,6 +23,7 @@ from lib_ti.hosts.components import (
     pixels_per_latent,
     vae_dtype,
 )
+from lib_ti.hosts.descriptions import check_part, check_small_files
 
 _PARTS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 _SDXL_PARTS: dict[str, Any] = {**_PARTS, "text_encoder_2": CLIPTextModelWithProjection}
@@ -46,6 +47,9 @@ def load_folder(folder: Path, dtype: torch.dtype, prediction: Prediction | None)
             plan = open_tensors(folder / part / name).plan
             refuse_packed(folder / part / name, plan)
             refuse_scaled(folder / part / name, plan, _NO_SCALES)
+    check_small_files(folder)
+    for part in parts:
+        check_part(folder / part, _SDXL_PARTS[part])
     half = all(".fp16." in name for weights in names.values() for name in weights)
     return load_pretrained(str(folder), dtype, prediction, variant="fp16" if half else None)
 

@@ -26,7 +26,6 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import read_text
 from lib_ti.formats.ldm import (
     CLIP,
     CLIP_G,
@@ -49,6 +48,7 @@ from lib_ti.hosts.components import (
     pixels_per_latent,
     vae_dtype,
 )
+from lib_ti.hosts.descriptions import check_blocks, check_fits, check_numbers, read_yaml
 from lib_ti.hosts.tokenizer import build_clip_tokenizer
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ _TEXT_ENCODERS: Mapping[Family, tuple[str, ...]] = {
     "sd2": (OPEN_CLIP,),
     "sdxl": (CLIP_L, CLIP_G),
 }
+_MODULES = ("unet_config", "network_config", "first_stage_config")  # of a .yaml
 _SDXL_SIDE = 128  # latents; its .yaml has no place for it
 _SDXL_ADDED = {
     "class_embed_type": None,
@@ -177,10 +178,11 @@ def _plan_of(file: _Checkpoint, family: Family, prediction: Prediction | None) -
     described = beside.is_file()
     try:
         if described:
-            config = yaml.safe_load(read_text(beside))
+            config = read_yaml(beside)
         else:
             config = (sgm_config if family == "sdxl" else ldm_config)(file.shapes)
         params = config["model"]["params"]
+        check_numbers([params.get(key) for key in _MODULES])
         if prediction is None:
             prediction = _told_prediction(params, family) if described else _hinted_prediction(file, family)
         side = _SDXL_SIDE if family == "sdxl" else params["image_size"]
@@ -190,10 +192,12 @@ def _plan_of(file: _Checkpoint, family: Family, prediction: Prediction | None) -
         # Without a state dict: diffusers would only guess the image size from it, which we know.
         vae = create_vae_diffusers_config_from_ldm(config, {})
         vae["sample_size"] = side * pixels_per_latent(vae)
+        check_blocks(unet)
+        check_blocks(vae)
         # What LDM calls linear is linear in the square root of beta.
         start, end = (params["linear_start"], params["linear_end"]) if family != "sdxl" else (0.00085, 0.012)
         alphas_cumprod = alphas_cumprod_of(start, end, "scaled_linear", "ztsnr" in file.shapes)
-        with init_empty_weights():
+        with torch.device("meta"):  # accelerate would make each tensor and then let it go
             return _Plan(UNet2DConditionModel(**unet), AutoencoderKL(**vae), prediction, alphas_cumprod)
     except (
         KeyError,
@@ -280,17 +284,21 @@ def _empty_text_model(
     """Of the plan that the shapes tell; without weights."""
     tokens, width = state["text_model.embeddings.token_embedding.weight"].shape
     projection = state.get("text_projection.weight")
+    layers = {key.split(".")[3] for key in state if ".encoder.layers." in key}
+    check_numbers({"num_hidden_layers": len(layers)})
     config = CLIPTextConfig(
         vocab_size=tokens,
         hidden_size=width,
         projection_dim=width if projection is None else len(projection),
         intermediate_size=len(state["text_model.encoder.layers.0.mlp.fc1.bias"]),
-        num_hidden_layers=len({key.split(".")[3] for key in state if ".encoder.layers." in key}),
+        num_hidden_layers=len(layers),
         num_attention_heads=int(file.metadata.get(CLIP_HEADS, width // 64)),
         max_position_embeddings=len(state["text_model.embeddings.position_embedding.weight"]),
         hidden_act=activation,
     )
-    with init_empty_weights():
+    with torch.device("meta"):
+        check_fits(kind(config), file.shapes.values(), file.path)
+    with init_empty_weights():  # but for what is no weight
         return kind(config)
 
 
