@@ -42,6 +42,7 @@ from lib_ti.networks.block_numbers import block_weights, read_ranks
 from lib_ti.networks.files import network_metadata, read_network, write_network
 from lib_ti.networks.prompt import take_calls
 from lib_ti.networks.prompt_metadata import metadata_shown
+from lib_ti.networks.tools.describe import describe
 
 Seeds = Callable[[Path], list[bytes]]
 
@@ -140,9 +141,13 @@ def _network_targets() -> Iterator[Target]:
     files = _written(*(partial(_write_network, tensors, told) for tensors in _networks()))
     pickles = _written(*(partial(write_torch_pickle, tensors) for tensors in _networks()))
     inside, names = half_right(mutate_safetensors), ("cat.safetensors", "cat.pt", "cat.ckpt")
-    yield Target("network, safetensors", files, inside, read_network, _has_header, names)
-    yield Target("network, pickle", pickles, half_right(mutate_stream), read_network, _is_stream, names)
+    yield Target("network, safetensors", files, inside, _inspect_network, _has_header, names)
+    yield Target("network, pickle", pickles, half_right(mutate_stream), _inspect_network, _is_stream, names)
     yield Target("network's metadata", files, inside, metadata_shown, _has_header, names)
+
+
+def _inspect_network(path: Path) -> None:
+    describe(read_network(path))
 
 
 def _write_network(tensors: dict[str, torch.Tensor], metadata: dict[str, str], path: Path) -> None:

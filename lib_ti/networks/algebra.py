@@ -88,9 +88,21 @@ class Update:
         """None where the algorithm has no such number."""
         return None
 
+    @property
+    def extent(self) -> tuple[int, int] | None:
+        """Rows and columns of the weight that is changed, its kernel among the columns, as far as the tensors
+        tell; None where they do not."""
+        return None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the tensors fit each other."""
+        return True
+
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether a weight of that shape can be changed so, and its bias; nothing is computed."""
-        return (self.bias is None or tuple(self.bias.shape) == (shape[0],)) and self._fits(shape)
+        has_bias = self.bias is None or tuple(self.bias.shape) == (shape[0],)
+        return has_bias and self.is_whole and self._fits(shape)
 
     def _fits(self, shape: Sequence[int]) -> bool:
         raise NotImplementedError
@@ -144,20 +156,22 @@ class LowRank(Update):
         # As a file would hold it: products of strided matrices may be rounded otherwise.
         return replace(self, down=self.down[:rank], up=self.up[:, :rank].contiguous(), alpha=alpha)
 
-    def _fits(self, shape: Sequence[int]) -> bool:
-        rows = self.down.shape[0]
-        outer, inner = (rows, rows) if self.mid is None else self.mid.shape[:2]
+    @property
+    def extent(self) -> tuple[int, int]:
         kernel = 1 if self.mid is None else self.mid[0, 0].numel()
-        size = self.up.shape[0] * self.down[0].numel() * kernel
-        joined = (outer, inner) == (self.rank, rows)
-        return joined and self.up.shape[0] == shape[0] and size == math.prod(shape)
+        return self.up.shape[0], self.down[0].numel() * kernel
+
+    @property
+    def is_whole(self) -> bool:
+        rows = self.down.shape[0]
+        return (self.rank, rows) == ((rows, rows) if self.mid is None else self.mid.shape[:2])
+
+    def _fits(self, shape: Sequence[int]) -> bool:
+        return self.extent == (shape[0], math.prod(shape[1:]))
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
         up, down = self.up.float().flatten(1), self.down.float().flatten(1)
-        if self.mid is None:
-            product = up @ down
-        else:
-            product = torch.einsum("or,rs...,si->oi...", up, self.mid.float(), down)
+        product = up @ down if self.mid is None else tucker(up, self.mid.float(), down)
         return product.reshape(weight.shape) * self.scale
 
     def forward(self, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
@@ -176,6 +190,18 @@ class LowRank(Update):
         mid = {} if self.mid is None else {"lora_mid.weight": self.mid}
         factors = {"lora_down.weight": self.down, "lora_up.weight": self.up}
         return factors | mid | {"alpha": torch.tensor(self.scale * self.rank)}
+
+
+def tucker(left: torch.Tensor, core: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """``left`` (p, r), ``core`` (r, s[, k, k]) and ``right`` (s, q) as one: (p, q[, k, k]).
+
+    In the order in which nothing between is larger than the core or the result, whatever a file says.
+    """
+    if left.shape[0] < left.shape[1] and right.shape[0] <= right.shape[1]:
+        half = torch.einsum("pr,rs...->ps...", left, core)
+        return torch.einsum("ps...,sq->pq...", half, right)
+    half = torch.einsum("rs...,sq->rq...", core, right)
+    return torch.einsum("pr,rq...->pq...", left, half)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -199,10 +225,10 @@ class Product:
         return self.a.shape[0] if self.core is None else self.a.shape[1]
 
     @property
-    def size(self) -> int:
+    def columns(self) -> int:
         if self.b is None:
-            return self.a.numel()
-        return self.rows * self.b[0].numel() * (1 if self.core is None else self.core[0, 0].numel())
+            return self.a[0].numel()
+        return self.b[0].numel() * (1 if self.core is None else self.core[0, 0].numel())
 
     @property
     def is_whole(self) -> bool:
@@ -213,13 +239,13 @@ class Product:
         inner = (self.b.shape[0],) * 2 if self.core is None else tuple(self.core.shape[:2])
         return (outer, self.b.shape[0]) == inner
 
-    def value(self) -> torch.Tensor:
-        """(p, q[, k, k]), float32."""
+    def value(self, rows: slice = slice(None)) -> torch.Tensor:
+        """(p, q[, k, k]), float32; of ``rows`` alone."""
         if self.b is None:
-            return self.a.float()
+            return self.a[rows].float()
         if self.core is None:
-            return self.a.float() @ self.b.float()
-        return torch.einsum("rs...,rp,sq->pq...", self.core.float(), self.a.float(), self.b.float())
+            return self.a[rows].float() @ self.b.float()
+        return tucker(self.a[:, rows].float().T, self.core.float(), self.b.float())
 
     def tensors(self, name: str, core: str) -> Tensors:
         if self.b is None:
@@ -244,11 +270,17 @@ class LoHa(Update):
     def scale(self) -> float:
         return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        return self.first.rows, self.first.columns
+
+    @property
+    def is_whole(self) -> bool:
+        parts = self.first, self.second
+        return all(part.is_whole and (part.rows, part.columns) == self.extent for part in parts)
+
     def _fits(self, shape: Sequence[int]) -> bool:
-        return all(
-            part.is_whole and part.rows == shape[0] and part.size == math.prod(shape)
-            for part in (self.first, self.second)
-        )
+        return self.extent == (shape[0], math.prod(shape[1:]))
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
         return (self.first.value() * self.second.value()).reshape(weight.shape) * self.scale
@@ -274,15 +306,17 @@ class LoKr(Update):
     def scale(self) -> float:
         return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        return self.first.rows * self.second.rows, self.first.columns * self.second.columns
+
+    @property
+    def is_whole(self) -> bool:
+        return self.first.is_whole and self.second.is_whole
+
     def _fits(self, shape: Sequence[int]) -> bool:
-        parts = self.first, self.second
-        columns = self.second.size // self.second.rows, math.prod(shape[2:])
-        return (
-            all(part.is_whole for part in parts)
-            and self.first.rows * self.second.rows == shape[0]
-            and self.first.size * self.second.size == math.prod(shape)
-            and columns[0] % columns[1] == 0
-        )
+        fills = self.extent == (shape[0], math.prod(shape[1:]))
+        return fills and self.second.columns % math.prod(shape[2:]) == 0
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
         kernel = weight.shape[2:]
@@ -322,6 +356,10 @@ class Full(Update):
 
     diff: torch.Tensor
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        return self.diff.shape[0], self.diff[0].numel()
+
     def _fits(self, shape: Sequence[int]) -> bool:
         return self.diff.shape[0] == shape[0] and self.diff.numel() == math.prod(shape)
 
@@ -346,6 +384,14 @@ class DoRA(Update):
     @property
     def rank(self) -> int | None:
         return self.direction.rank
+
+    @property
+    def extent(self) -> tuple[int, int] | None:
+        return self.direction.extent
+
+    @property
+    def is_whole(self) -> bool:
+        return self.direction.is_whole
 
     def _axis(self, shape: Sequence[int]) -> int:
         return 0 if self.magnitude.shape[0] == shape[0] == self.magnitude.numel() else 1
@@ -373,3 +419,14 @@ def truncated(update: Update, rank: int) -> Update:
     if isinstance(update, DoRA):
         return replace(update, direction=truncated(update.direction, rank))
     return update
+
+
+def smallest(update: Update, weight: torch.Tensor) -> Update:
+    """``update`` of a layer with that weight in the form that holds fewest numbers: factors of a LoRA that
+    are larger than what they make, as those of a rank above both sides, are multiplied."""
+    if not isinstance(update, LowRank) or is_trained(update):
+        return update
+    factors = (update.up, update.down, update.mid)
+    if sum(factor.numel() for factor in factors if factor is not None) <= weight.numel():
+        return update
+    return Full(diff=update.delta(weight), bias=update.bias)

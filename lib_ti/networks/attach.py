@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
-from lib_ti.networks.algebra import Full, LowRank, Update, is_trained, moved
+from lib_ti.networks.algebra import Full, LowRank, Update, is_trained, moved, smallest
 from lib_ti.networks.applied import applied, listed
 from lib_ti.networks.attach_arguments import (
     Multiplier,
@@ -111,7 +111,7 @@ class _Change:
             return self.update
         weight = cast(torch.Tensor, self.record.original(self.layer, self.layer.attribute))
         dtype = weight.dtype if weight.dtype in _COMPUTED_IN else torch.float16
-        update = moved(self.update, device)
+        update = smallest(moved(self.update, device), weight)
         if not isinstance(update, LowRank | Full):
             with torch.no_grad():
                 update = Full(diff=update.delta(weight.to(device)), bias=update.bias)

@@ -13,7 +13,7 @@ from torch import nn
 
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.embedding import Family
-from lib_ti.networks.algebra import Update
+from lib_ti.networks.algebra import Update, smallest
 from lib_ti.networks.applied import applied, notes_of
 from lib_ti.networks.files import Network, read_network
 from lib_ti.networks.layers import Layer, Parts, find_layers
@@ -103,7 +103,7 @@ class PromptNetworks:
             layer = layers[name]
             weight = call.unet if layer.part == _UNET else call.text
             if weight := weight * blocks.of(layer.block):
-                yield name, update, weight
+                yield name, smallest(update, layer.weight), weight
 
     def hangs_in(self, parts: Parts) -> bool:
         """Whether these are the very modules it was made for."""

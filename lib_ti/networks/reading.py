@@ -15,6 +15,8 @@ from lib_ti.core.errors import BadInput
 from lib_ti.networks.algebra import IA3, DoRA, Full, LoHa, LoKr, LowRank, Product, Tensors, Update
 from lib_ti.networks.foreign import SUPPORTED, algorithm_of
 
+# Numbers of a weight, and of its side with the kernel: SDXL's largest is of 1280 x 2560 x 3 x 3.
+_MAX_WEIGHT, _MAX_SIDE = 1 << 26, 1 << 16
 _NUMBERS = ("alpha", "scale", "scalar")  # of a layer, in whatever type
 _KEYS = frozenset(
     (
@@ -45,8 +47,8 @@ def read_update(tensors: Mapping[str, torch.Tensor]) -> Update:
     for key, tensor in left.items():
         if key not in ("on_input", *_NUMBERS) and not tensor.is_floating_point():
             raise BadInput(f"{key} is of type {tensor.dtype}; expected floating point numbers.")
-        if not tensor.ndim and key in ("diff", "w_norm", "dora_scale"):
-            raise BadInput(f"{key} is one number; expected one for each of the layer's.")
+        if not (tensor.ndim and tensor.numel()) and key in ("diff", "w_norm", "dora_scale"):
+            raise BadInput(f"{key} has the shape {tuple(tensor.shape)}; expected a number for each output.")
     alpha, magnitude = _number(left, "alpha"), _optional(left, "dora_scale")
     scale, scalar = _number(left, "scale"), _number(left, "scalar")
     bias = next((left.pop(key) for key in ("diff_b", "b_norm") if key in left), None)
@@ -59,11 +61,25 @@ def read_update(tensors: Mapping[str, torch.Tensor]) -> Update:
         raise _of_no_algorithm(tensors)
     if left:
         raise BadInput(f"{', '.join(sorted(left))}: not understood beside {type(update).__name__}.")
+    _check_size(update, tensors)
     update = _scaled(update, alpha, scale, scalar)
     if up_bias is not None and isinstance(update, LowRank):
         bias = up_bias * update.scale
     update = replace(update, bias=bias)
     return update if magnitude is None else DoRA(direction=update, magnitude=magnitude, bias=bias)
+
+
+def _check_size(update: Update, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises BadInput where the factors fit no layer at all: nothing is made of them before this is known."""
+    if not update.is_whole:
+        shapes = ", ".join(f"{key} {tuple(t.shape)}" for key, t in sorted(tensors.items()) if t.ndim > 1)
+        raise BadInput(f"the factors do not fit each other: {shapes}.")
+    rows, columns = update.extent or (0, 0)
+    if max(rows, columns) > _MAX_SIDE or rows * columns > _MAX_WEIGHT:
+        raise BadInput(
+            f"it would change a layer of {rows} x {columns} numbers; no layer of these models has more than "
+            f"{_MAX_WEIGHT}, or {_MAX_SIDE} on a side."
+        )
 
 
 def _of_no_algorithm(keys: Iterable[str]) -> BadInput:

@@ -16,7 +16,7 @@ from lib_ti.networks.svd import check_method
 from lib_ti.networks.tools.describe import counted
 from lib_ti.networks.tools.extract import Extraction
 from lib_ti.networks.tools.extract import extract as extract_difference
-from lib_ti.networks.tools.resize import Resizing, cut_dylora, resized
+from lib_ti.networks.tools.resize import Resizing, cut_dylora, ranks_of_dylora, resized
 from lib_ti.networks.tools.saving import metadata_of, precision_of, save_network
 from lib_ti.networks.tools.stored import open_checkpoint
 from lib_ti.tools.network_files import device_of, dtype_of, free_file, watched
@@ -73,14 +73,14 @@ def _beyond(uncovered: Sequence[str]) -> tuple[str, ...]:
 def split(settings: SplitSettings, context: Context) -> Answer:
     network = read_network(Path(settings.file))
     top = max((update.rank or 0) for update in network.updates.values())
-    cuts = dict(cut_dylora(network, settings.unit or _unit_of(network)))
+    unit = settings.unit or _unit_of(network)
     to = free_file(settings.to, overwrite=True)  # nothing is written there itself
     paths = {
         rank: free_file(str(to.with_name(f"{to.stem}-{rank:04d}{to.suffix}")), settings.overwrite)
-        for rank in cuts
+        for rank in ranks_of_dylora(network, unit)
     }
     with new_files(paths.values(), overwrite=settings.overwrite):
-        for rank, cut in cuts.items():
+        for rank, cut in cut_dylora(network, unit):
             comment = f"split from DyLoRA {network.name}, rank {top} to {rank}"
             metadata = metadata_of(
                 paths[rank], cut.updates, network.family, network.metadata, comment=comment

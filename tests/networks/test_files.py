@@ -263,8 +263,8 @@ def test_a_factor_counts_for_every_algorithm(kind, algorithm, factor, tmp_path):
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"diff": torch.tensor(1.0)}, "diff is one number"),
-        ({"dora_scale": torch.tensor(1.0)}, "dora_scale is one number"),
+        ({"diff": torch.tensor(1.0)}, "diff has the shape"),
+        ({"dora_scale": torch.tensor(1.0)}, "dora_scale has the shape"),
         ({"lora_mid.weight": torch.ones(2)}, "expected a kernel"),
     ],
 )

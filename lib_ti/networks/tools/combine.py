@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.networks.algebra import LowRank, Update
+from lib_ti.networks.algebra import LowRank, Update, tucker
 from lib_ti.networks.files import Network
 from lib_ti.networks.svd import clamped, svd_of_product
 
@@ -38,8 +38,13 @@ def without_core(update: LowRank) -> LowRank:
     """Its Tucker core, where it has one, multiplied into ``down``."""
     if update.mid is None:
         return update
-    down = torch.einsum("rs...,si->ri...", update.mid.float(), update.down.float().flatten(1))
-    return replace(update, down=down, mid=None)
+    up, mid, down = update.up.float().flatten(1), update.mid.float(), update.down.float().flatten(1)
+    rows = len(up)
+    if rows >= update.rank:
+        return replace(update, down=torch.einsum("rs...,si->ri...", mid, down), mid=None)
+    # Of a rank above the outputs the whole change is smaller than the core with one factor.
+    whole, alpha = tucker(up, mid, down), update.scale * rows
+    return replace(update, up=torch.eye(rows)[:, :, None, None], down=whole, mid=None, alpha=alpha)
 
 
 def add(terms: Sequence[Term], shuffle: torch.Generator | None = None) -> Updates:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lib_ti.networks.algebra import IA3, Full, LoHa, LoKr, LowRank, Product, Update
+from lib_ti.networks.algebra import IA3, Full, LoHa, LoKr, LowRank, Update
 from lib_ti.networks.files import Network
-from lib_ti.networks.tools.combine import without_core
+from lib_ti.networks.tools.norms import norm_of
 
 # What people call them, where that is not the class's name.
 _NAMES: Mapping[type[Update], str] = {LowRank: "LoRA", IA3: "(IA)3", Full: "full"}
@@ -63,25 +62,3 @@ def alpha_of(update: Update) -> float | None:
     if isinstance(update, LowRank | LoHa | LoKr) and update.rank is not None:
         return update.scale * update.rank
     return None
-
-
-def norm_of(update: Update) -> float | None:
-    """The Frobenius norm of the change, without a bias; None where it depends on the weight."""
-    if isinstance(update, LowRank):
-        return _norm_of_product(update) * abs(update.scale)
-    if isinstance(update, LoHa):
-        return float((update.first.value() * update.second.value()).norm()) * abs(update.scale)
-    if isinstance(update, LoKr):
-        return _size(update.first) * _size(update.second) * abs(update.scale)
-    return float(update.diff.float().norm()) if isinstance(update, Full) else None
-
-
-def _size(product: Product) -> float:
-    return float(product.value().norm())
-
-
-def _norm_of_product(update: LowRank) -> float:
-    plain = without_core(update)
-    up, down = plain.up.double().flatten(1), plain.down.double().flatten(1)
-    # The trace of (up down)^T (up down), without forming the product.
-    return math.sqrt(max(0.0, float(((up.T @ up) * (down @ down.T)).sum())))

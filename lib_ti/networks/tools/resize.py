@@ -13,6 +13,8 @@ from lib_ti.networks.files import Network
 from lib_ti.networks.svd import Svd, rank_for, svd_of_product
 from lib_ti.networks.tools.combine import Updates, Watch, is_conv, low_rank, with_factors
 
+_MOST_RANKS = 1024  # files that a network is cut into
+
 
 @dataclass(frozen=True)
 class Resizing:
@@ -55,11 +57,18 @@ def _at_rank(lora: LowRank, svd: Svd, rank: int) -> LowRank:
 
 
 def ranks_of_dylora(network: Network, unit: int) -> list[int]:
-    """``unit``, twice that, and so on to the top rank. Raises BadInput where there is nothing to cut."""
+    """``unit``, twice that, and so on to the top rank. Raises BadInput where there is nothing to cut, or too
+    much."""
     top = max(low_rank(update, name, network.name).rank for name, update in network.updates.items())
     if not 1 <= unit <= top:
         raise BadInput(f"unit: got {unit}, expected 1 to {top}, the rank of {network.name}.")
-    return [*range(unit, top, unit), top]
+    ranks = [*range(unit, top, unit), top]
+    if len(ranks) > _MOST_RANKS:
+        raise BadInput(
+            f"unit: got {unit}, which cuts {network.name} of rank {top} into {len(ranks)} files; at most "
+            f"{_MOST_RANKS} are written, so give a larger unit."
+        )
+    return ranks
 
 
 def cut_dylora(network: Network, unit: int) -> Iterator[tuple[int, Network]]:
