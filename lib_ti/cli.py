@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped by the user with everythi
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -16,21 +15,15 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
-from lib_ti.commands import bench, demo, generate, sd_scripts, suggest, tools, train
-from lib_ti.core.errors import BadInput, StudioError
+from lib_ti import __version__
+from lib_ti.commands.options import COMMANDS
+from lib_ti.commands.parser import Parser
+from lib_ti.core.errors import StudioError
 from lib_ti.core.files import CannotWrite, write_text
 
-COMMANDS = (demo, train, suggest, sd_scripts, generate, tools, bench)
 STOPPED = 130
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one sentence, like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message}; see {self.prog} --help.")
 
 
 class Stop:
@@ -54,12 +47,13 @@ class Stop:
         return self
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
-    parser = _Parser(prog="ti-studio", description="Teach Stable Diffusion a new word.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for module in COMMANDS:
-        module.add_to(commands)
+def build_parser() -> Parser:
+    """All commands; each learns its options when it is the one that is typed."""
+    parser = Parser(prog="ti-studio", description="Teach Stable Diffusion a new word.")
+    parser.add_argument("--version", action="version", version=f"ti-studio {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for add_to in COMMANDS:
+        add_to(commands)
     return parser
 
 

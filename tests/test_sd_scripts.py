@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from lib_ti.cli import build_parser, main
+from lib_ti.commands.options import add_train_options
+from lib_ti.commands.parser import Parser
 from lib_ti.commands.sd_scripts import translate
 from lib_ti.commands.sd_scripts_entry import Entry
 from lib_ti.commands.sd_scripts_options import OPTIONS
@@ -288,8 +290,9 @@ def test_other_lines_are_bad_input(line: list[str], said: str, capsys: pytest.Ca
 
 def test_every_entry_names_options_that_train_has() -> None:
     """Of those that pass a value on; whether train accepts the value is its own business."""
-    commands = next(action for action in build_parser()._actions if action.dest == "command")
-    known = commands.choices["train"]._option_string_actions  # type: ignore[index]
+    train = Parser(options=add_train_options)
+    train.fill()
+    known = train._option_string_actions
 
     def flags(entry: Entry) -> set[str]:
         below = {flag for choice in entry.choices.values() for flag in flags(choice)}

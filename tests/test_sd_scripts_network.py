@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from lib_ti.cli import build_parser, main
+from lib_ti.commands.options import add_train_options
+from lib_ti.commands.parser import Parser
 from lib_ti.commands.sd_scripts import translate, words_of
 from lib_ti.commands.sd_scripts_entry import Entry
 from lib_ti.commands.sd_scripts_network import NETWORK_OPTIONS
@@ -289,8 +291,9 @@ def test_an_option_of_another_method_is_said_to_be_so() -> None:
 
 
 def test_every_entry_names_options_that_train_has() -> None:
-    commands = next(action for action in build_parser()._actions if action.dest == "command")
-    known = commands.choices["train"]._option_string_actions  # type: ignore[index]
+    train = Parser(options=add_train_options)
+    train.fill()
+    known = train._option_string_actions
 
     def flags(entry: Entry) -> set[str]:
         below = {flag for choice in entry.choices.values() for flag in flags(choice)}

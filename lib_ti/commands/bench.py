@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +18,13 @@ from lib_ti.bench.fuzz import bench_fuzz, table
 from lib_ti.bench.lora import bench_lora
 from lib_ti.bench.parity import bench_parity
 from lib_ti.bench.quality import ConceptResult, bench_quality, choose_concepts
+from lib_ti.bench.startup import FORMS, bench_startup
 from lib_ti.bench.step import bench_step
 from lib_ti.bench.stop_rules import bench_stop_rules
 from lib_ti.bench.webui_networks import bench_networks
 from lib_ti.bench.webui_step import bench_webui
-from lib_ti.bench.world import CFG_SCALE, bench_world
-from lib_ti.commands.shared import Run, Stopped, given_settings, settings_options, shared_options
+from lib_ti.bench.world import bench_world
+from lib_ti.commands.shared import Stopped, given_settings
 from lib_ti.core.errors import BadInput, JobFailed
 from lib_ti.core.precision import DTYPES
 from lib_ti.hosts.standalone import StandaloneHost
@@ -35,136 +35,6 @@ from lib_ti.tinyworld.concepts import Concept, parse_concept
 from lib_ti.tinyworld.judge import Judge
 
 _SHEET_PICTURES = 8  # of each concept on a contact sheet
-
-
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser(
-        "bench", help="measure: the built-in model, training quality, cost of a step"
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=type(parser))
-
-    world_ = kinds.add_parser("world", help="does the built-in model draw what prompts ask for?")
-    shared_options(world_, world)
-    world_.add_argument("--images", type=int, default=256, help="pictures judged (default: 256)")
-    world_.add_argument("--seed", type=int, default=0)
-
-    quality_ = kinds.add_parser(
-        "quality", help="how close does a trained embedding come to the model's own words?"
-    )
-    shared_options(quality_, quality)
-    quality_.add_argument(
-        "--concepts",
-        default="",
-        help="comma-separated, such as star,purple moon (default: drawn by the seed)",
-    )
-    quality_.add_argument(
-        "--pictures",
-        "--images",
-        dest="pictures",
-        type=int,
-        default=8,
-        help="training pictures of a concept (default: 8)",
-    )
-    quality_.add_argument(
-        "--drawn-at",
-        type=float,
-        default=CFG_SCALE,
-        help=f"CFG scale of the pictures with the new word (default: {CFG_SCALE:g}, as for the ceiling)",
-    )
-    quality_.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
-    quality_.add_argument(
-        "--sheet", type=Path, default=None, help="a PNG that shows each concept: taught from, and drawn after"
-    )
-    settings_options(quality_, leave_out=("images", "name"))
-
-    cost_ = kinds.add_parser(
-        "cost", help="image passes of a job that comes to 0.9 of the ceiling, against the WebUI's own recipe"
-    )
-    _taught_options(cost_, cost, leave_out=("steps", "epochs"))
-    cost_.add_argument(
-        "--lengths",
-        default="25,50,100,200,400,800,1600",
-        help="image passes of the jobs that are judged (default: %(default)s)",
-    )
-
-    rules_ = kinds.add_parser("stop-rules", help="what dvar and plateau would have kept of a whole job")
-    _taught_options(rules_, stop_rules, leave_out=("evaluate_every_epochs",))
-    rules_.add_argument("--every", type=int, default=50, help="steps between judged copies (default: 50)")
-
-    step_ = kinds.add_parser("step", help="what an optimizer step costs against its floor")
-    shared_options(step_, step, model=False)
-    step_.add_argument("--arch", choices=("sd15", "tiny"), default="tiny")
-    step_.add_argument("--size", type=int, default=0, help="pixels (default: 64 for tiny, 256 for sd15)")
-    step_.add_argument(
-        "--pairs", type=int, default=20, help="at least 20 for a figure that is quoted (default: 20)"
-    )
-    step_.add_argument("--device", default="cpu")
-    step_.add_argument("--checkpointing", action="store_true", help="of the floor too")
-
-    webui_ = kinds.add_parser(
-        "webui", help="our step against the trainer that an installed AUTOMATIC1111 WebUI brings"
-    )
-    shared_options(webui_, webui, model=False)
-    webui_.add_argument(
-        "--arch", choices=("sd15", "tiny"), default="sd15", help="sd15 takes 12 GB of memory and minutes"
-    )
-    webui_.add_argument("--size", type=int, default=0, help="pixels (default: 64 for tiny, 256 for sd15)")
-    webui_.add_argument("--pairs", type=int, default=8, help="steps of each, in turn (default: 8)")
-
-    networks_ = kinds.add_parser(
-        "networks", help="a network that a prompt calls, by an installed WebUI's own loader and by ours"
-    )
-    shared_options(networks_, networks, model=False)
-    networks_.add_argument("--arch", choices=("sd15", "tiny"), default="sd15", help="(default: sd15)")
-    networks_.add_argument("--size", type=int, default=0, help="pixels (default: 64 for tiny, 256 for sd15)")
-    networks_.add_argument("--steps", type=int, default=20, help="of sampling (default: 20)")
-    networks_.add_argument("--rounds", type=int, default=5, help="pictures of each kind (default: 5)")
-    networks_.add_argument("--rank", type=int, default=16, help="(default: 16)")
-
-    cards_ = kinds.add_parser(
-        "cards", help="the time to see that a picture is no card, and the bytes that a vector takes in one"
-    )
-    shared_options(cards_, cards, model=False)
-    cards_.add_argument("--side", type=int, default=2048, help="of the pictures, pixels (default: 2048)")
-    cards_.add_argument("--repeats", type=int, default=15, help="of each measurement (default: 15)")
-
-    lora_ = kinds.add_parser(
-        "lora", help="merging a LoRA into a checkpoint of SD 1.5's shapes, and extracting it: time and memory"
-    )
-    shared_options(lora_, lora, model=False)
-    lora_.add_argument("--rank", type=int, default=16, help="(default: 16)")
-    lora_.add_argument(
-        "--conv", action=argparse.BooleanOptionalAction, default=True, help="extract 3x3 convolutions, too"
-    )
-    lora_.add_argument("--precision", choices=tuple(DTYPES), default="fp16", help="(default: fp16)")
-    lora_.add_argument("--device", default="cpu")
-
-    fuzz_ = kinds.add_parser(
-        "fuzz", help="mutated files and texts by the thousand: does any reader crash, hang or run something?"
-    )
-    shared_options(fuzz_, fuzz, model=False)
-    fuzz_.add_argument("--inputs", type=int, default=5000, help="of each reader (default: 5000)")
-    fuzz_.add_argument("--seed", type=int, default=0)
-    fuzz_.add_argument("--reader", action="append", default=[], help="only this one; may be given again")
-    fuzz_.add_argument("--keep", type=Path, help="a folder for the inputs with which something is wrong")
-
-    parity_ = kinds.add_parser(
-        "parity", help="does a job in an installed WebUI give the vectors of the command line?"
-    )
-    shared_options(parity_, parity, model=False)
-    parity_.add_argument("--concept", default="star", help="(default: star)")
-    parity_.add_argument("--steps", type=int, default=200, help="(default: 200)")
-    parity_.add_argument("--seed", type=int, default=1)
-    parity_.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
-
-    faults_ = kinds.add_parser(
-        "faults", help="full disks, lost pictures, no memory, kills: what short jobs lose by them, and say"
-    )
-    shared_options(faults_, faults, model=False)
-    faults_.add_argument("--kills", type=int, default=50, help="at random moments (default: 50)")
-    faults_.add_argument("--seed", type=int, default=1, help="of those moments (default: 1)")
-    faults_.add_argument("--at-once", type=int, default=1, help="jobs that run side by side (default: 1)")
-    faults_.add_argument("--short", action="store_true", help="one fault of each kind, one method")
 
 
 def world(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
@@ -237,16 +107,6 @@ def stop_rules(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     return _taught(args, stopped, bench_stop_rules, lambda result: result, every=args.every)
 
 
-def _taught_options(parser: argparse.ArgumentParser, run: Run, leave_out: tuple[str, ...]) -> None:
-    """Of a bench that teaches concepts again and again."""
-    shared_options(parser, run)
-    parser.add_argument("--concepts", default="", help="as for quality")
-    parser.add_argument("--pictures", type=int, default=8, help="training pictures of a concept (default: 8)")
-    parser.add_argument("--judged", type=int, default=64, help="pictures judged of each kind (default: 64)")
-    ours = ("images", "name", "copy_every", "evaluate_every", "save_every", "preview_every", "stop_rule")
-    settings_options(parser, leave_out=(*ours, *leave_out))
-
-
 def _taught(
     args: argparse.Namespace,
     stopped: Stopped,
@@ -296,6 +156,17 @@ def lora(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         raise BadInput(f"rank: got {args.rank}, expected at least 1.")
     dtype, device = DTYPES[args.precision], torch.device(args.device)
     return _shown(bench_lora(args.rank, dtype, device, conv=args.conv), args)
+
+
+def startup(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    """Exits with 1 where a line takes more than it may."""
+    _at_least(args, runs=1)
+    told = bench_startup(args.runs)
+    if slow := [form for form, limit in FORMS.items() if told["seconds"][form] > limit]:
+        raise JobFailed(
+            f"{', '.join(slow)} took too long: {told['seconds']}, expected at most {dict(FORMS)}."
+        )
+    return _shown(told, args)
 
 
 def fuzz(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from lib_ti.bench.quality import TRIGGER, ConceptResult, Exam, train_and_judge
-from lib_ti.commands.shared import Stopped, shared_options
+from lib_ti.commands.shared import Stopped
 from lib_ti.commands.train import Watch
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts.standalone import StandaloneHost
@@ -19,15 +19,6 @@ from lib_ti.tinyworld.concepts import parse_concept
 from lib_ti.tinyworld.judge import Judge
 
 PICTURES, JUDGED, SHOWN = 8, 64, 8
-
-
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser(
-        "demo", help="the main job on the built-in model: eight pictures, one new word"
-    )
-    shared_options(parser, run)
-    parser.add_argument("--concept", default="moon", help="what to hide and teach again (default: moon)")
-    parser.add_argument("--seed", type=int, default=1, help="of pictures, prompts and training (default: 1)")
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:

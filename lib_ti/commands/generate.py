@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lib_ti.commands.shared import Stopped, shared_options
+from lib_ti.commands.shared import Stopped
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import as_prompted
 from lib_ti.formats.embedding import Embedding, read_embeddings
@@ -27,33 +27,6 @@ from lib_ti.report import save_png
 
 # Here is no other loader that the WebUI's own tag, or the one of its LyCORIS extension, could belong to.
 _WORDS = (WORD, HOST_WORD, "lyco")
-
-
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser("generate", help="draw pictures, with the embeddings and networks there are")
-    shared_options(parser, run)
-    parser.add_argument(
-        "prompt",
-        help="(a) and (a:1.2) stress, [a] softens; an embedding's name calls it, <net:NAME:0.8> or "
-        "<lora:NAME:0.8> a network",
-    )
-    parser.add_argument(
-        "--negative", default="", help="negative prompt; a network called in it acts on that half alone"
-    )
-    parser.add_argument("--embedding", type=Path, action="append", default=[], metavar="FILE",
-                        help="an embedding file beside those in DATA/embeddings")  # fmt: skip
-    parser.add_argument("--networks", type=Path, action="append", default=[], metavar="FOLDER",
-                        help="a folder of networks beside DATA/loras")  # fmt: skip
-    parser.add_argument("--count", type=int, default=4, help="pictures (default: 4)")
-    parser.add_argument(
-        "--seed", type=int, default=1, help="of the first picture; the others follow (default: 1)"
-    )
-    parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: 20)")
-    parser.add_argument("--cfg", type=float, default=5.0, help="guidance scale (default: 5)")
-    parser.add_argument("--width", type=int, default=0, help="pixels (default: the model's own)")
-    parser.add_argument("--height", type=int, default=0, help="pixels (default: the model's own)")
-    parser.add_argument("--clip-skip", type=int, default=1, help="text encoder layers to leave out, plus 1")
-    parser.add_argument("--out", type=Path, default=Path("outputs"), help="folder (default: outputs)")
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:

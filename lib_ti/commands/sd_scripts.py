@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lib_ti.commands import train
+from lib_ti.commands import options, train
 from lib_ti.commands.sd_scripts_entry import Entry, Ours
 from lib_ti.commands.sd_scripts_file import read_options
 from lib_ti.commands.sd_scripts_learning import learning_told, weighting_of
@@ -26,7 +26,7 @@ from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS
 from lib_ti.commands.sd_scripts_saving import kept_copies, preview_of
 from lib_ti.commands.sd_scripts_schedule import adafactor_args, relative_step, schedule_of
 from lib_ti.commands.sd_scripts_tools import TOOLS, find_tool, run_tool
-from lib_ti.commands.shared import Stopped, shared_options
+from lib_ti.commands.shared import Stopped
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
 from lib_ti.core.names import safe_name
@@ -89,20 +89,6 @@ class Translation:
     output: Path  # the file that sd-scripts would write
 
 
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser("sd-scripts", help="run a command line of sd-scripts as it stands")
-    shared_options(parser, run, model=False)
-    parser.add_argument("--device", default="", help="cpu, cuda, mps (default: the best there is)")
-    parser.add_argument(
-        "line",
-        nargs=argparse.REMAINDER,
-        metavar="SCRIPT ...",
-        help=f"{', '.join((*SCRIPTS, *TOOLS))}, with its options; "
-        "'accelerate launch ...' before it is skipped",
-    )
-    parser.set_defaults(parser_class=type(parser))
-
-
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     if tool := find_tool(args.line):
         return run_tool(tool, args, stopped)
@@ -113,7 +99,7 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     words = words_of({**translation.ours, **device})
     print(f"the same as: {shlex.join(['ti-studio', 'train', *words])}", file=sys.stderr)
     parser = args.parser_class(prog="ti-studio")
-    train.add_to(parser.add_subparsers(parser_class=args.parser_class))
+    options.add_train(parser.add_subparsers(parser_class=args.parser_class))
     result = train.run(parser.parse_args(["train", *words]), stopped)
     if result["status"] == "done":
         result["file"] = str(translation.output)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 from typing import Any
 
-from lib_ti.commands import generate, sd_scripts_generate, tools
+from lib_ti.commands import options, sd_scripts_generate
 from lib_ti.commands.shared import Stopped
 from lib_ti.core.errors import BadInput
 
@@ -258,8 +258,8 @@ def run_tool(line: Line, args: argparse.Namespace, stopped: Stopped) -> dict[str
     print(f"the same as: {shlex.join(['ti-studio', *words])}", file=sys.stderr)
     parser = args.parser_class(prog="ti-studio")
     commands = parser.add_subparsers(parser_class=args.parser_class)
-    tools.add_to(commands)
-    generate.add_to(commands)
+    options.add_tools(commands)
+    options.add_generate(commands)
     ours = parser.parse_args([*words, *(["--json"] if args.json else [])])
     if args.device and "--device" not in words:
         ours.device = args.device

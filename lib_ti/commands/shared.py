@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from lib_ti.commands.parser import Parser, ShowAll
 from lib_ti.core.settings import Option
 from lib_ti.methods.network_args import read_network_args
+from lib_ti.methods.network_settings import NetworkSettings
 from lib_ti.methods.registry import DEFAULT, KINDS, all_options
 
 Stopped = Callable[[], bool]
@@ -29,53 +32,85 @@ def shared_options(parser: argparse.ArgumentParser, run: Run, *, model: bool = T
     parser.set_defaults(run=run)
 
 
-def settings_options(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = ()) -> None:
-    """A choice of method, and an option for every setting but ``leave_out``: help, range and default."""
+def settings_options(
+    parser: Parser,
+    words: Sequence[str],
+    leave_out: tuple[str, ...] = (),
+    needed: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """A choice of method, and an option for every setting but ``leave_out``: help, range and default.
+
+    All are read; help shows the basic ones of the method that is among ``words``, or all of them where these
+    ask for it. ``needed``: settings that cannot be left out, and how that is said.
+    """
+    kind, show_all = KINDS[_method_in(words)], _ALL in words
     methods = ", ".join(f"{kind.name} for {kind.title}" for kind in KINDS.values())
     told = f"what is trained: {methods} (default: {DEFAULT})"
     parser.add_argument("--method", choices=tuple(KINDS), default=argparse.SUPPRESS, help=told)
+    parser.add_argument(_ALL, action=ShowAll, help=f"show all settings of {kind.title}, and exit")
     parser.add_argument(
         "--network-args",
         nargs="*",
         default=argparse.SUPPRESS,
         metavar="NAME=VALUE",
-        help="settings of a network as sd-scripts writes them, e.g. conv_dim=4 down_lr_weight=sine+.5",
+        help="settings of a network as sd-scripts writes them, e.g. conv_dim=4 down_lr_weight=sine+.5"
+        if issubclass(kind.settings, NetworkSettings) and show_all
+        else argparse.SUPPRESS,
     )
+    if not show_all:
+        parser.epilog = (
+            f"These are the basic settings of {kind.title}. All of them: --method {kind.name} {_ALL}; those "
+            "of another method: --method NAME --help."
+        )
     groups: dict[str, Any] = {}
     for name, (option, plain, defaults) in all_options().items():
         if name in leave_out:
             continue
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
-        group = groups[option.group]
-        flag = "--" + name.replace("_", "-")
-        told = f"{option.help} ({_notes(option, defaults)})".replace("%", "%%")
-        if plain is bool:
-            group.add_argument(
-                flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=told
-            )
-        else:
-            choices = option.choices or None
-            group.add_argument(
-                flag,
-                nargs="+" if option.several else None,
-                type=plain,
-                choices=choices,
-                default=argparse.SUPPRESS,
-                metavar=plain.__name__.upper() if not choices else None,
-                help=told,
-            )
+        shown = kind.name in defaults and (show_all or option.basic or name in needed)
+        told = argparse.SUPPRESS
+        if shown:
+            notes = _notes(option, needed.get(name) or f"default: {defaults[kind.name]!r}")
+            told = f"{option.help} ({notes})".replace("%", "%%")
+        _add_setting(groups[option.group], name, option, plain, told)
 
 
-def _notes(option: Option, defaults: dict[str, Any]) -> str:
-    """Which methods know it, its unit and range, its default and where another method has another one."""
-    notes = [] if DEFAULT in defaults else [f"{' and '.join(defaults)} only"]
+_ALL = "--help-all"
+
+
+def _method_in(words: Sequence[str]) -> str:
+    """The method that is named among ``words``, as far as that can be told before they are read."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--method", nargs="?")
+    named = finder.parse_known_args([*words])[0].method
+    return named if named in KINDS else DEFAULT
+
+
+def _add_setting(group: Any, name: str, option: Option, plain: type, told: str) -> None:
+    flag = "--" + name.replace("_", "-")
+    if plain is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=told)
+        return
+    choices = option.choices or None
+    group.add_argument(
+        flag,
+        nargs="+" if option.several else None,
+        type=plain,
+        choices=choices,
+        default=argparse.SUPPRESS,
+        metavar=None if choices else _METAVARS[plain],
+        help=told,
+    )
+
+
+_METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
+
+
+def _notes(option: Option, more: str) -> str:
+    """Its unit and range, and ``more``."""
     span = f"{option.low:g}..{option.high:g}" if option.low is not None and option.high is not None else ""
-    notes += filter(None, [f"{option.unit} {span}".strip()])
-    first, *others = defaults.items()
-    notes.append(f"default: {first[1]!r}")
-    notes += [f"{default!r} for {kind}" for kind, default in others if default != first[1]]
-    return "; ".join(notes)
+    return "; ".join(filter(None, [f"{option.unit} {span}".strip(), more]))
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:

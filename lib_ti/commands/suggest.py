@@ -8,15 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from lib_ti import jobs
-from lib_ti.commands.shared import Stopped, given_settings, settings_options, shared_options
+from lib_ti.commands.shared import Stopped, given_settings
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.methods.registry import read_settings
-
-
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser("suggest", help="words of the model that come near to what pictures show")
-    shared_options(parser, run)
-    settings_options(parser)
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:

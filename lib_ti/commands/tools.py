@@ -8,49 +8,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from lib_ti.commands.shared import Stopped, joined, shared_options
+from lib_ti.commands.shared import Stopped, joined
 from lib_ti.core.errors import BadInput
-from lib_ti.core.settings import Option, build, options_of
+from lib_ti.core.settings import build, options_of
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under
 from lib_ti.report import picture_sheet, save_png
-from lib_ti.tools.registry import GROUPS, tools_of
 from lib_ti.tools.tool import Context, Tool
-
-
-def add_to(commands: Any) -> None:
-    for group, title in GROUPS.items():
-        parser = commands.add_parser(
-            group, help=f"{title}: {', '.join(tool.name for tool in tools_of(group))}"
-        )
-        verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=type(parser))
-        for tool in tools_of(group):
-            verb = verbs.add_parser(tool.name, help=tool.help, description=tool.help)
-            own_device = "device" in options_of(tool.settings)  # what computes without a model
-            shared_options(verb, partial(run, tool), model=not own_device)
-            verb.set_defaults(model="")  # what a tool says of files it must not say of a model nobody named
-            if tool.shows:
-                verb.add_argument("--sheet", type=Path, help="write what there is to look at as one PNG")
-            for name, (field, option, plain) in options_of(tool.settings).items():
-                _add(verb, name, field.default, option, plain)
-
-
-def _add(parser: argparse.ArgumentParser, name: str, default: Any, option: Option, plain: type) -> None:
-    """What is needed stands in its place, in the order of the settings; the rest is named."""
-    flag = name if option.needed else "--" + name.replace("_", "-")
-    told = option.help.replace("%", "%%") + ("" if option.needed else f" (default: {default!r})")
-    if plain is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=told)
-        return
-    more: dict[str, Any] = {"nargs": "+"} if option.several else {}
-    if not option.needed:
-        more["default"] = argparse.SUPPRESS
-    parser.add_argument(flag, type=plain, choices=option.choices or None, help=told, **more)
 
 
 def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:

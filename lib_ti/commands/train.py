@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lib_ti.commands.shared import Stopped, given_settings, settings_options, shared_options
+from lib_ti.commands.shared import Stopped, given_settings
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import CannotWrite
 from lib_ti.core.job import Job
@@ -22,19 +22,6 @@ from lib_ti.methods.conditioning import conditioning_of
 from lib_ti.methods.kind import JobSettings
 from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.report import plot_losses
-
-
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser("train", help="train an embedding or a network from a folder of pictures")
-    shared_options(parser, run)
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--resume", metavar="JOB", help="go on with a stopped or killed job")
-    instead.add_argument(
-        "--show-tokens",
-        action="store_true",
-        help="train nothing: show the first prompts with their token ids and the places of the new vectors",
-    )
-    settings_options(parser)
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:

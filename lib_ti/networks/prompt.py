@@ -6,7 +6,6 @@ weights are the text encoder's and the U-Net's.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -14,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.nearest import nearest
 from lib_ti.networks.prompt_blocks import Blocks, parse_blocks
 
 WORD = "net"
 HOST_WORD = "lora"  # of the WebUI's own tags
 HIRES = ("both", "only", "no")
-_NAMED_AT_MOST = 12
 _SHOWN = 60  # characters of a tag
 _LIKE_A_TAG = re.compile(r"<\s*([A-Za-z]\w{1,19})\s*:[^<>]*(>?)")
 
@@ -128,15 +127,6 @@ def _rest(call: NetworkCall) -> str:
     }
     changed = (key for key in texts if getattr(call, _NAMED[key][0]) != getattr(usual, _NAMED[key][0]))
     return "".join(f":{key}={texts[key]}" for key in changed)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a word that is not known: the one that was probably meant, or some."""
-    choices = sorted(known)
-    if close := difflib.get_close_matches(word, choices, n=1, cutoff=0.5):
-        return f"; perhaps {close[0]!r} is meant"
-    more = f" and {len(choices) - _NAMED_AT_MOST} more" if len(choices) > _NAMED_AT_MOST else ""
-    return f"; choose one of {', '.join(choices[:_NAMED_AT_MOST])}{more}"
 
 
 def _weights(tag: str, numbers: Sequence[float]) -> dict[str, float]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import files_inside
+from lib_ti.core.nearest import nearest
 from lib_ti.formats.embedding import Family
 from lib_ti.formats.safetensors_file import read_metadata
 from lib_ti.formats.suffixes import NETWORKS
 from lib_ti.networks.files import family_of_file
-from lib_ti.networks.prompt import nearest
 
 _SAFETENSORS = ".safetensors"
 _UNSHOWN = re.compile(r"[<>\"\x00-\x1f]")  # in a name: pages would take them for their own
