@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -20,23 +19,20 @@ from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
 from lib_ti.formats.content import check_names, content_of
+from lib_ti.formats.family import ENCODERS_OF, WIDTHS, Encoder, Family, encoder_sign, family_of
 from lib_ti.formats.pickle_machine import ParameterDict
 from lib_ti.formats.pickles import read_torch_pickle, write_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
-Family = Literal["sd1", "sd2", "sdxl"]
-
 IS_NEGATIVE = "modelspec.is_negative_embedding"  # the metadata that says so with "true"
 
 _FAMILIES: Mapping[frozenset[str], Family] = {
-    frozenset({"clip_l"}): "sd1",
-    frozenset({"clip_h"}): "sd2",
-    frozenset({"clip_l", "clip_g"}): "sdxl",
+    frozenset(encoders): family for family, encoders in ENCODERS_OF.items()
 }
-ENCODERS = ("clip_l", "clip_h", "clip_g")
-_ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
+ENCODERS: tuple[Encoder, ...] = tuple(WIDTHS)
+_ENCODER_OF_WIDTH: Mapping[int, str] = {width: encoder for encoder, width in WIDTHS.items()}
 _COG_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
 _NAMELESS = {*ENCODERS, *_COG_NAMES, "emb_params", "emp_params", "*"}  # any other key is a trigger
 _A1111_NAMES = {"sd_checkpoint_name": "base_model"}
@@ -71,10 +67,11 @@ class Embedding:
 
     def __post_init__(self) -> None:
         if frozenset(self.vectors) not in _FAMILIES:
-            encoders = ", ".join(sorted(self.vectors)) or "no text encoder"
+            widths = {encoder: tensor.shape[-1] for encoder, tensor in self.vectors.items() if tensor.ndim}
+            encoders = ", ".join(f"{name} ({width} wide)" for name, width in sorted(widths.items()))
             raise BadInput(
-                f"{self.name} has vectors for {encoders}; expected clip_l (SD1), clip_h (SD2), or clip_l and "
-                f"clip_g together (SDXL)."
+                f"{self.name} has vectors for {encoders or 'no text encoder'}; expected clip_l of 768 (SD1), "
+                "clip_h of 1024 (SD2), or clip_l of 768 and clip_g of 1280 together (SDXL)."
             )
         for encoder, tensor in self.vectors.items():
             _check_shape(f"{encoder} of {self.name}", tensor)
@@ -86,6 +83,15 @@ class Embedding:
                 raise NotFinite(
                     f"{encoder} of {self.name} holds numbers that are not finite (NaN or infinite)."
                 )
+        family_of(
+            self.name,
+            [
+                found
+                for encoder in ENCODERS
+                if encoder in self.vectors
+                for found in encoder_sign(encoder, [encoder], self.vectors[encoder].shape[1])
+            ],
+        )
         if len({len(tensor) for tensor in self.vectors.values()}) > 1:
             counts = {encoder: len(tensor) for encoder, tensor in self.vectors.items()}
             raise BadInput(f"{self.name} has a different number of vectors for each text encoder: {counts}.")
@@ -336,7 +342,9 @@ def _by_encoder(
     if len(tensors) == 1:
         ((key, tensor),) = tensors.items()
         rows = _rows(path, tensor)
-        return {key if key in ENCODERS else _encoder_of(rows.shape[1], metadata): rows}
+        # The WebUI calls SD2's encoder by the name of SD1's, too.
+        is_named = key in ENCODERS and (key, rows.shape[1]) != ("clip_l", WIDTHS["clip_h"])
+        return {key if is_named else _encoder_of(rows.shape[1], metadata): rows}
     return {}
 
 

@@ -25,6 +25,8 @@ OPEN_CLIP = "cond_stage_model.model."  # SD2: the text tower of OpenCLIP's ViT-H
 CLIP_L = "conditioner.embedders.0.transformer."  # SDXL's first: as SD1's
 CLIP_G = "conditioner.embedders.1.model."  # SDXL's second: the text tower of OpenCLIP's ViT-bigG
 
+SD2_TEXT_BLOCKS = 23  # of ViT-H's 24: SD2 conditions on the last but one
+
 # Metadata of our own `.safetensors`: the text encoders' number of heads. No tensor's shape tells it,
 # and the `.yaml` has no place for it; without it, heads are 64 wide as in every CLIP ever released.
 CLIP_HEADS = "clip_num_attention_heads"

@@ -97,9 +97,8 @@ def _told_by(path: Path) -> tuple[dict[str, str], str]:
     """Metadata and base family of a network file, of any kind."""
     try:
         metadata = metadata_of(path)
-        family = base_family(metadata)
-        if family == UNKNOWN:
-            family = FAMILIES.get(family_of_network(path) or "", UNKNOWN)
+        told = family_of_network(path)
+        family = FAMILIES[told] if told else base_family(metadata)
     except BadInput as error:
         log.warning("%s", error)
         return {}, UNREADABLE

@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.quantised import refuse_packed, refuse_scaled
 from lib_ti.formats.streaming import open_tensors
-from lib_ti.hosts.base import Family, Prediction
+from lib_ti.hosts.base import Prediction
 from lib_ti.hosts.components import (
     KNOWN,
     Components,
@@ -24,6 +24,8 @@ from lib_ti.hosts.components import (
     vae_dtype,
 )
 from lib_ti.hosts.descriptions import check_part, check_small_files
+from lib_ti.networks.layers import family_of
+from lib_ti.networks.names import PARTS
 
 _PARTS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 _SDXL_PARTS: dict[str, Any] = {**_PARTS, "text_encoder_2": CLIPTextModelWithProjection}
@@ -64,7 +66,8 @@ def load_pretrained(
         sdxl = _is_sdxl(where, source)
         schedule = DDPMScheduler.load_config(**source, subfolder="scheduler")
         parts = {part: _load_part(part, source, variant) for part in (_SDXL_PARTS if sdxl else _PARTS)}
-        family = _family_of(parts)
+        living = [parts[part] for part in ("unet", "text_encoder", "text_encoder_2") if part in parts]
+        family = family_of(dict(zip(PARTS["sdxl" if sdxl else "sd1"], living, strict=True)), where)
         return Components(
             **{
                 part: model.to(vae_dtype(family, dtype) if part == "vae" else dtype)
@@ -87,13 +90,6 @@ def load_pretrained(
         problem = "is no complete diffusers folder" if local else "is not here, and no hub gave it"
         reason = str(error).strip().split("\n")[0]
         raise BadInput(f"{where} {problem}: {type(error).__name__}, {reason}") from error
-
-
-def _family_of(parts: Mapping[str, Any]) -> Family:
-    if "text_encoder_2" in parts:
-        return "sdxl"
-    # OpenAI's CLIP, of SD1, is the one CLIP with this activation.
-    return "sd1" if parts["text_encoder"].config.hidden_act == "quick_gelu" else "sd2"
 
 
 def _load_part(part: str, source: Mapping[str, Any], variant: str | None) -> Any:

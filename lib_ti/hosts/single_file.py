@@ -26,12 +26,13 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.checkpoint import TEXT_PREFIXES, checkpoint_family, text_encoders
+from lib_ti.formats.family import FAMILY_NAMES
 from lib_ti.formats.ldm import (
     CLIP,
-    CLIP_G,
     CLIP_HEADS,
-    CLIP_L,
     OPEN_CLIP,
+    SD2_TEXT_BLOCKS,
     SGM_SCALINGS,
     UNET,
     VAE,
@@ -84,12 +85,6 @@ def _with_text_model(keys: Iterable[str]) -> dict[str, str]:
     return {old.sub(f"{CLIP}text_model.", key): key for key in keys}
 
 
-# Which text encoders a checkpoint carries, by the prefix of their weights.
-_TEXT_ENCODERS: Mapping[Family, tuple[str, ...]] = {
-    "sd1": (CLIP,),
-    "sd2": (OPEN_CLIP,),
-    "sdxl": (CLIP_L, CLIP_G),
-}
 _MODULES = ("unet_config", "network_config", "first_stage_config")  # of a .yaml
 _SDXL_SIDE = 128  # latents; its .yaml has no place for it
 _SDXL_ADDED = {
@@ -125,17 +120,12 @@ def _family_of(file: _Checkpoint) -> Family:
         refuse(kind_by_channels(first[1]))
     if not has_vae:
         refuse("a checkpoint without its VAE")
-    families = [
-        family
-        for family, prefixes in _TEXT_ENCODERS.items()
-        if all(any(key.startswith(prefix) for key in file.shapes) for prefix in prefixes)
-    ]
-    if not families:
+    if not any(text_encoders(file.shapes, family) for family in FAMILY_NAMES):
         refuse("a checkpoint without its text encoder")
-    family = families[0]
-    if family != "sdxl" and any(key.startswith(f"{UNET}label_emb.") for key in file.shapes):
+    has_sizes = any(key.startswith(f"{UNET}label_emb.") for key in file.shapes)
+    if has_sizes and not text_encoders(file.shapes, "sdxl"):
         refuse("a model that listens to more than text, such as unCLIP")
-    return family
+    return checkpoint_family(str(file.path), file.shapes) or refuse("of another kind")
 
 
 def load_file(path: Path, dtype: torch.dtype, prediction: Prediction | None) -> Components:
@@ -255,20 +245,26 @@ def _load_text_encoders(
     file: _Checkpoint, family: Family, dtype: torch.dtype
 ) -> tuple[CLIPTextModel, CLIPTextModelWithProjection | None]:
     try:
-        if family == "sd1":
-            return _clip(file, CLIP, dtype), None
-        if family == "sd2":
-            return _open_clip(file, OPEN_CLIP, dtype, CLIPTextModel), None
-        second = _open_clip(file, CLIP_G, dtype, CLIPTextModelWithProjection)
-        return _clip(file, CLIP_L, dtype), second
+        prefix, *others = text_encoders(file.shapes, family)
+        if others:
+            second = _open_clip(file, others[0], dtype, CLIPTextModelWithProjection)
+            return _clip(file, prefix, dtype), second
+        if prefix == OPEN_CLIP:
+            return _open_clip(file, prefix, dtype, CLIPTextModel), None
+        return _clip(file, prefix, dtype, "gelu" if family == "sd2" else "quick_gelu"), None
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise BadInput(f"{file.path} holds no text encoder of {KNOWN} ({error!r}).") from error
 
 
-def _clip(file: _Checkpoint, prefix: str, dtype: torch.dtype) -> CLIPTextModel:
-    """OpenAI's, under transformers' own names."""
+def _clip(
+    file: _Checkpoint, prefix: str, dtype: torch.dtype, activation: str = "quick_gelu"
+) -> CLIPTextModel:
+    """Under transformers' own names: OpenAI's, or SD2's, of which the last block of 24 is left out."""
     state = {key.removeprefix(prefix): tensor for key, tensor in file.state(prefix, dtype).items()}
-    return _fill(_empty_text_model(file, state, CLIPTextModel, "quick_gelu"), state, file.path)
+    if activation == "gelu":
+        unused = re.compile(rf".*\.layers\.{SD2_TEXT_BLOCKS}\..*")
+        state = {key: tensor for key, tensor in state.items() if not unused.fullmatch(key)}
+    return _fill(_empty_text_model(file, state, CLIPTextModel, activation), state, file.path)
 
 
 def _open_clip(file: _Checkpoint, prefix: str, dtype: torch.dtype, kind: type[Module]) -> Module:
@@ -320,7 +316,7 @@ def _fill(module: Module, state: Mapping[str, torch.Tensor], path: Path) -> Modu
 
 
 def _report_ignored(file: _Checkpoint) -> None:
-    prefixes = (UNET, VAE, *(prefix for encoders in _TEXT_ENCODERS.values() for prefix in encoders))
+    prefixes = (UNET, VAE, *TEXT_PREFIXES)
     groups = Counter(key.split(".")[0] for key in file.shapes if not key.startswith(prefixes))
     if groups:
         listed = ", ".join(f"{name} ({count})" for name, count in groups.most_common(8))

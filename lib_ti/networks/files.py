@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.content import check_names, content_of
-from lib_ti.formats.embedding import Family
+from lib_ti.formats.family import Family
 from lib_ti.formats.pickles import read_torch_pickle
 from lib_ti.formats.quantised import refuse_packed
 from lib_ti.formats.safetensors_file import (
@@ -30,8 +30,9 @@ from lib_ti.formats.safetensors_file import (
 )
 from lib_ti.networks.adapter_config import adapter_config, add_alphas
 from lib_ti.networks.algebra import Tensors, Update, truncated
+from lib_ti.networks.family import family_by
 from lib_ti.networks.foreign import SUPPORTED, algorithm_of
-from lib_ti.networks.keys import Key, name_of, parse_key
+from lib_ti.networks.keys import name_of, parse_key
 from lib_ti.networks.reading import beside_factors, read_update
 
 log = logging.getLogger(__name__)
@@ -45,9 +46,6 @@ _OTHER_KINDS = (
     (r"(emb_params|string_to_param|clip_[lgh])$", "an embedding"),
     (r"(down_blocks|up_blocks|text_model|encoder|decoder)\.", "a part of a diffusers model"),
 )
-# sd-scripts' own names that only SDXL has.
-_OF_SDXL = re.compile(r"(?:lora|lycoris)_(te1|unet_(input_blocks|middle_block|output_blocks))_")
-_OF_SD = re.compile(r"(?:lora|lycoris)_te_")
 _LEGACY_HASH = slice(0x100000, 0x110000)  # bytes of the file
 
 
@@ -91,7 +89,7 @@ def read_network(path: Path, model: Family = "sd1") -> Network:
     embeddings = sorted({match[1] for key in tensors if (match := _BUNDLED.fullmatch(key))})
     if not keys:
         raise _no_network(path, tensors)
-    family = _family(keys, {key: tensor.shape for key, tensor in tensors.items()}, metadata)
+    family = family_by(path.name, keys, {key: tensor.shape for key, tensor in tensors.items()}, metadata)
     unread = {key: _why_unread(key) for key in tensors if key not in keys and not _BUNDLED.fullmatch(key)}
     layers: dict[str, Tensors] = defaultdict(dict)
     named = [(name_of(found, family or model), found) for found in keys.values()]
@@ -183,47 +181,7 @@ def family_of_file(path: Path) -> Family | None:
         return None
     shapes = read_shapes(path)
     keys = {key: found for key in shapes if (found := parse_key(key)) is not None}
-    return _family(keys, shapes, read_metadata(path))
-
-
-def _family(
-    keys: Mapping[str, Key], shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]
-) -> Family | None:
-    """By what the trainer wrote, by the layers, by the width of the prompts that the U-Net reads."""
-    version = metadata.get("ss_base_model_version", metadata.get("modelspec.architecture", ""))
-    if re.match(r"sdxl|stable-diffusion-xl", version):
-        return "sdxl"
-    if metadata.get("ss_v2") == "True" or re.match(r"sd_v2|stable-diffusion-v2", version):
-        return "sd2"
-    if re.match(r"sd_v1|stable-diffusion-v1", version):
-        return "sd1"
-    paths = {key: found.path.replace(".", "_") for key, found in keys.items()}
-    if any(found.model == "second text encoder" for found in keys.values()) or any(
-        _OF_SDXL.match(key) or re.match(r"(label_emb|add_embedding)_", path) for key, path in paths.items()
-    ):
-        return "sdxl"
-    for key, path in paths.items():
-        reads = path.endswith("attn2_to_k") and keys[key].suffix in ("lora_down.weight", "hada_w1_b", "diff")
-        if reads and (family := _BY_CONTEXT.get(_width(shapes[key]))):
-            return family
-    if any(int(match[1]) > 0 for path in paths.values() if (match := _DEPTH.search(path))):
-        return "sdxl"
-    for key, found in keys.items():
-        if found.suffix == "lora_down.weight" and paths[key].endswith("self_attn_q_proj"):
-            # SDXL's first text encoder is as wide as SD1's, and only sd-scripts names it otherwise.
-            family = _BY_TEXT.get(_width(shapes[key]))
-            return None if family == "sd1" and not _OF_SD.match(key) else family
-    return None
-
-
-def _width(shape: Sequence[int]) -> int:
-    """Of a matrix's rows; 0 for what is none."""
-    return shape[1] if len(shape) > 1 else 0
-
-
-_BY_CONTEXT: Mapping[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-_BY_TEXT: Mapping[int, Family] = {768: "sd1", 1024: "sd2"}
-_DEPTH = re.compile(r"transformer_blocks_(\d+)_")
+    return family_by(path.name, keys, shapes, read_metadata(path))
 
 
 def tensors_of(updates: Mapping[str, Update]) -> Tensors:

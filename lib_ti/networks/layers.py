@@ -10,16 +10,12 @@ import torch
 from torch import nn
 
 from lib_ti.formats import ldm
-from lib_ti.formats.embedding import Family
+from lib_ti.formats.checkpoint import text_encoders, text_width, unet_signs
+from lib_ti.formats.family import Encoder, Family, encoder_sign, sign
+from lib_ti.formats.family import family_of as family_by_signs
 from lib_ti.networks.names import PARTS, Kind, NamedWeight, Part, Scope, name_weights
 
 Parts = Mapping[Part, nn.Module]
-
-_CHECKPOINT_PREFIXES: Mapping[Family, Mapping[Part, str]] = {
-    "sd1": {"unet": ldm.UNET, "te": ldm.CLIP},
-    "sd2": {"unet": ldm.UNET, "te": ldm.OPEN_CLIP},
-    "sdxl": {"unet": ldm.UNET, "te1": ldm.CLIP_L, "te2": ldm.CLIP_G},
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +109,8 @@ def _living(model: nn.Module, weight: NamedWeight, attentions: Mapping[str, nn.M
 def find_stored_layers(shapes: Mapping[str, Sequence[int]], family: Family) -> dict[str, StoredLayer]:
     """Name -> layer, of a checkpoint file whose tensors are named and shaped as ``shapes`` says."""
     layers = {}
-    for part, prefix in _CHECKPOINT_PREFIXES[family].items():
+    prefixes = ldm.UNET, *text_encoders(shapes, family)
+    for part, prefix in zip(PARTS[family], prefixes, strict=False):
         inside = {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
         for weight in name_weights(inside, part, family):
             layers[weight.name] = StoredLayer(
@@ -158,16 +155,18 @@ def parts_of(model: object) -> Parts:
     return {part: found for part, found in zip(names, models, strict=False) if found is not None}
 
 
-def family_of(parts: Parts) -> Family:
-    """As the modules tell it."""
-    if "te1" in parts or "te2" in parts:
-        return "sdxl"
-    shapes = {key: parameter.shape for model in parts.values() for key, parameter in model.named_parameters()}
-    if any(key.startswith(("label_emb.", "add_embedding.")) for key in shapes):
-        return "sdxl"
-    for key, shape in shapes.items():
-        if key.endswith("proj_in.weight"):  # of a transformer in the U-Net
-            return "sd1" if len(shape) == 4 else "sd2"
-    is_open_clip = any(key.startswith("transformer.resblocks.") for key in shapes)
-    wide = any(key.endswith("final_layer_norm.weight") and shape[0] == 1024 for key, shape in shapes.items())
-    return "sd2" if is_open_clip or wide else "sd1"
+def family_of(parts: Parts, what: str = "the model") -> Family:
+    """As the modules tell it; SD1 where they do not. Raises BadInput where they contradict each other."""
+    signs = []
+    for part, model in parts.items():
+        shapes = {key: parameter.shape for key, parameter in model.named_parameters()}
+        if part == "unet":
+            signs += unet_signs(shapes)
+            continue
+        encoders: tuple[Encoder, ...] = ("clip_g",) if part == "te2" else ("clip_l", "clip_h")
+        signs += encoder_sign(f"its text encoder {part}", encoders, text_width(shapes))
+        if part != "te":
+            signs.append(sign(f"it has a text encoder {part}", "sdxl"))
+        elif any(key.startswith("transformer.resblocks.") for key in shapes):
+            signs.append(sign("its text encoder is OpenCLIP's", "sd2", firm=False))
+    return family_by_signs(what, signs) or "sd1"

@@ -10,12 +10,13 @@ Sources: kohya-ss/sd-scripts networks/lora.py; LDM and OpenCLIP layouts as in ``
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from lib_ti.formats import ldm
-from lib_ti.formats.embedding import Family
+from lib_ti.formats.family import Family
 
 Part = Literal["unet", "te", "te1", "te2"]
 Kind = Literal["linear", "conv1x1", "conv", "norm"]
@@ -44,7 +45,7 @@ _OPEN_CLIP_NAMES = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
 }
-_CLIP_PATH = re.compile(r"(?:text_model\.)?(encoder\.layers\.\d+\..+|final_layer_norm)")
+_CLIP_PATH = re.compile(r"(?:text_model\.)?(encoder\.layers\.(\d+)\..+|final_layer_norm)")
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,10 @@ def _block(path: str, family: Family) -> int:
 
 
 def _text_weights(shapes: Mapping[str, Sequence[int]], part: Part, family: Family) -> Iterator[NamedWeight]:
-    unused = _unused_block(shapes, family)
+    used = _used_blocks(shapes, family)
     for key, shape in shapes.items():
         if match := _OPEN_CLIP_BLOCK.fullmatch(key):
-            if int(match[1]) != unused:
+            if int(match[1]) < used:
                 yield from _open_clip_weights(match, shape, part)
             continue
         path, _, attribute = key.rpartition(".")
@@ -145,16 +146,19 @@ def _text_weights(shapes: Mapping[str, Sequence[int]], part: Part, family: Famil
         if attribute != "weight":
             continue
         if found := _CLIP_PATH.fullmatch(path):
-            yield _text_weight(part, f"text_model.{found[1]}", shape, key)
+            if int(found[2] or 0) < used:
+                yield _text_weight(part, f"text_model.{found[1]}", shape, key)
         elif path == "text_projection":
             yield _text_weight(part, path, shape, key)
 
 
-def _unused_block(shapes: Mapping[str, Sequence[int]], family: Family) -> int:
-    """SD2 listens to OpenCLIP's last block but one, and trainers leave the last one out; -1: none."""
+def _used_blocks(shapes: Mapping[str, Sequence[int]], family: Family) -> int:
+    """SD2 listens to OpenCLIP's last block but one, and trainers leave the last one out. Where that goes by
+    transformers' names it may be gone already."""
     if family != "sd2":
-        return -1
-    return max((int(match[1]) for key in shapes if (match := _OPEN_CLIP_BLOCK.fullmatch(key))), default=-1)
+        return sys.maxsize
+    last = max((int(match[1]) for key in shapes if (match := _OPEN_CLIP_BLOCK.fullmatch(key))), default=None)
+    return ldm.SD2_TEXT_BLOCKS if last is None else last
 
 
 def _open_clip_weights(match: re.Match[str], shape: Sequence[int], part: Part) -> Iterator[NamedWeight]:

@@ -135,7 +135,10 @@ def test_diffusers_sdxl_lies_in_two_files(tmp_path: Path, steps: str) -> None:
     embedding = read_embedding(first)
     assert (embedding.name, embedding.family) == ("toy", "sdxl")
     assert _same(embedding.vectors, BOTH)
-    with pytest.raises(BadInput, match=r"toy has vectors for clip_g; expected .* clip_l and clip_g together"):
+    with pytest.raises(
+        BadInput,
+        match=r"toy has vectors for clip_g \(1280 wide\); expected .* clip_l of 768 and clip_g of 1280 tog",
+    ):
         read_embedding(second)
 
 
@@ -213,7 +216,7 @@ def test_a_harmful_pickle_named_safetensors_does_not_run(tmp_path: Path, new: bo
         ({"emb_params": torch.full((2, 768), torch.nan)}, "not finite"),
         ({"emb_params": torch.full((2, 768), torch.inf)}, "not finite"),
         ({"clip_l": CLIP_L, "clip_g": CLIP_G[:2]}, "different number of vectors"),
-        ({"clip_g": CLIP_G}, "has vectors for clip_g; expected"),
+        ({"clip_g": CLIP_G}, r"has vectors for clip_g \(1280 wide\); expected"),
         (
             {**BOTH, "text_encoders_0": CLIP_L},
             "got: clip_g, clip_l, text_encoders_0|got: clip_l, clip_g, text",
@@ -395,7 +398,7 @@ def test_diffusers_loads_what_we_write(tmp_path: Path, write: object) -> None:
     ("vectors", "message"),
     [
         ({}, "no text encoder"),
-        ({"clip_l": CLIP_L, "clip_h": CLIP_H}, "clip_h, clip_l"),
+        ({"clip_l": CLIP_L, "clip_h": CLIP_H}, r"clip_h \(1024 wide\), clip_l \(768"),
         ({"clip_l": CLIP_L[0]}, r"shape \(768,\)"),
         ({"clip_l": CLIP_L.half()}, "has the type torch.float16; expected torch.float32"),
     ],

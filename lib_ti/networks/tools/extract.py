@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.checkpoint import text_encoders
 from lib_ti.formats.ldm import UNET
 from lib_ti.networks.algebra import LowRank
 from lib_ti.networks.layers import StoredLayer, trained_layers
 from lib_ti.networks.svd import clamped, svd_of
 from lib_ti.networks.tools.combine import Updates, Watch
-from lib_ti.networks.tools.stored import TEXT_ENCODERS, Checkpoint
+from lib_ti.networks.tools.stored import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def extract(
             f"changes; in the text encoder they do by {difference:.2g} at most (min-diff "
             f"{extraction.min_diff:g})."
         )
-    others = (UNET, *(TEXT_ENCODERS[original.family] if with_text else ()))
-    uncovered = _differing(original, tuned, others, {layers[name].key for name in names})
+    texts = text_encoders(original.file.plan, original.family) if with_text else ()
+    uncovered = _differing(original, tuned, (UNET, *texts), {layers[name].key for name in names})
     return Extracted(updates, equal, difference, with_text, error, list(uncovered))
 
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from lib_ti.core.errors import BadInput
-from lib_ti.formats.embedding import Family
-from lib_ti.formats.ldm import CLIP, CLIP_G, CLIP_L, OPEN_CLIP, UNET
+from lib_ti.formats.checkpoint import checkpoint_family
+from lib_ti.formats.family import Family
 from lib_ti.formats.quantised import WeightFile, open_weights
 from lib_ti.networks.layers import StoredLayer, find_stored_layers
-
-# Which text encoders a checkpoint carries, by the prefix of their weights.
-TEXT_ENCODERS: Mapping[Family, tuple[str, ...]] = {
-    "sd1": (CLIP,),
-    "sd2": (OPEN_CLIP,),
-    "sdxl": (CLIP_L, CLIP_G),
-}
 
 
 @dataclass(frozen=True)
@@ -54,20 +47,10 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Raises BadInput where ``path`` is no checkpoint of SD1, SD2 or SDXL, or one of packed weights."""
     file = open_weights(path)
-    family = _family(file.plan)
+    family = checkpoint_family(path.name, {key: entry.shape for key, entry in file.plan.items()})
     if family is None:
         raise BadInput(
             f"{path.name} is no checkpoint of SD 1.x, 2.x or SDXL in the original layout; it begins with "
             f"{', '.join(list(file.plan)[:3]) or 'nothing'}."
         )
     return Checkpoint(file, family)
-
-
-def _family(keys: Iterable[str]) -> Family | None:
-    keys = list(keys)
-    if not any(key.startswith(UNET) for key in keys):
-        return None
-    for family, prefixes in TEXT_ENCODERS.items():
-        if all(any(key.startswith(prefix) for key in keys) for prefix in prefixes):
-            return family
-    return None
