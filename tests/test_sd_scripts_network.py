@@ -55,7 +55,12 @@ def test_the_documented_line_trains_a_lora_of_rank_4() -> None:
     translation, settings = translate(LINE, Path("here")), settings_of(LINE)
     assert translation.output == Path("out/my-lora.safetensors")
     told = {"method": "lora", "name": "my-lora", "rank": 4, "alpha": 1.0, "steps": 400, "text_rate": 1.0}
-    told |= {"learning_rate": "1e-4", "optimizer": "AdamW", "train_parts": "both", "save_precision": "fp32"}
+    told |= {
+        "learning_rate": "1e-4",
+        "optimizer": "AdamW8bit",
+        "train_parts": "both",
+        "save_precision": "fp32",
+    }
     told |= {"batch_size": 1, "accumulation": 1, "clip": "norm", "weighting": "none", "template": "captions"}
     expected = read_settings(told)
     assert {name: getattr(settings, name) for name in told if name != "method"} == {

@@ -74,7 +74,7 @@ def _sd_scripts(parser: Parser, words: Sequence[str]) -> None:
         metavar="SCRIPT ...",
         help="train_textual_inversion.py, train_network.py (with sdxl_ before them too), "
         "gen_img_diffusers.py or a tool for networks such as merge_lora.py, with its options; "
-        "'accelerate launch ...' before it is skipped",
+        "'accelerate launch ...' may stand before it",
     )
     parser.set_defaults(parser_class=Parser)
 

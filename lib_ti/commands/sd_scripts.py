@@ -7,7 +7,6 @@ options of ``ti-studio train``. Those of its tools for networks are in sd_script
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import shutil
 import sys
@@ -18,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from lib_ti.commands import options, train
+from lib_ti.commands.sd_scripts_accelerate import read_launch
+from lib_ti.commands.sd_scripts_device import fitted
 from lib_ti.commands.sd_scripts_entry import Entry, Ours
 from lib_ti.commands.sd_scripts_file import read_options
-from lib_ti.commands.sd_scripts_learning import learning_told, weighting_of
+from lib_ti.commands.sd_scripts_learning import learning_told, optimizer_args, weighting_of
 from lib_ti.commands.sd_scripts_network import NETWORK_DEFAULTS, NETWORK_OPTIONS, network_ours
 from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS
 from lib_ti.commands.sd_scripts_saving import kept_copies, preview_of
@@ -87,20 +88,23 @@ class Translation:
     ours: Ours
     told: list[str]  # what to say about options that nothing here answers to
     output: Path  # the file that sd-scripts would write
+    device: str = ""  # that accelerate was told of; "": the best there is
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     if tool := find_tool(args.line):
         return run_tool(tool, args, stopped)
     translation = translate(args.line, args.data, args.parser_class)
-    for sentence in translation.told:
+    ours, device, said = fitted(translation.ours, args.device or translation.device)
+    said = [*translation.told, *said]
+    for sentence in said:
         print(sentence, file=sys.stderr)
-    device = {"--device": args.device} if args.device else {}
-    words = words_of({**translation.ours, **device})
+    words = words_of({**ours, **({"--device": device} if device else {})})
     print(f"the same as: {shlex.join(['ti-studio', 'train', *words])}", file=sys.stderr)
     parser = args.parser_class(prog="ti-studio")
     options.add_train(parser.add_subparsers(parser_class=args.parser_class))
     result = train.run(parser.parse_args(["train", *words]), stopped)
+    result["messages"] = [*said, *result["messages"]]
     if result["status"] == "done":
         result["file"] = str(translation.output)
         if result["embedding"]:
@@ -124,15 +128,16 @@ def translate(
     Raises BadInput, by the option's name, for what has no counterpart here.
     """
     place = next((i for i, word in enumerate(line) if word.endswith(".py")), None)
-    if place is None or (place > 0 and not re.match(r"accelerate|python", Path(line[0]).name)):
+    launch = None if place is None else read_launch(line[:place], parser_class)
+    if place is None or launch is None:
         raise BadInput(f"expected {_NAMES} with its options, got {shlex.join(line) or 'nothing'}.")
     if (name := Path(line[place]).name) not in SCRIPTS:
         raise BadInput(f"{name} cannot be run here; expected one of {', '.join((*SCRIPTS, *TOOLS))}.")
     script = SCRIPTS[name]
-    given = _parse(line[place + 1 :], script, parser_class)
+    given = _parse(line[place + 1 :], script, parser_class, launch.given)
     _check_presence(given, script)
     ours: dict[str, str] = {"--data": str(folder), **script.defaults}
-    told = []
+    told = [*launch.told]
     for option, value in given.items():
         entry = script.options[option].of(value)
         if entry.instead:
@@ -143,6 +148,7 @@ def translate(
     ours |= kept_copies(given)
     ours |= _checked(f"--sample_prompts={given.get('sample_prompts')}", preview_of(given))
     ours |= {**weighting_of(given), **adafactor_args(given)}
+    ours |= optimizer_args(given, ours)
     rates = ("unet_lr", "text_encoder_lr") if relative_step(given) else ()
     ours |= script.together({key: value for key, value in given.items() if key not in rates}, ours)
     schedule, said = schedule_of(given, ours["--learning-rate"])
@@ -151,7 +157,8 @@ def translate(
     if "--buckets" in ours:
         del ours["--no-buckets"]
     suffix = given.get("save_model_as", script.suffix).lower()
-    return Translation(ours, told, Path(ours["--data"]) / f"{safe_name(script.output(given))}.{suffix}")
+    output = Path(ours["--data"]) / f"{safe_name(script.output(given))}.{suffix}"
+    return Translation(ours, told, output, launch.device)
 
 
 def _checked(shown: str, ours: Ours) -> Ours:
@@ -164,9 +171,13 @@ def _checked(shown: str, ours: Ours) -> Ours:
 
 
 def _parse(
-    arguments: Sequence[str], script: Script, parser_class: type[argparse.ArgumentParser]
+    arguments: Sequence[str],
+    script: Script,
+    parser_class: type[argparse.ArgumentParser],
+    otherwise: Mapping[str, str],
 ) -> dict[str, str]:
-    """The options that are given, in the table's order; a switch has an empty value."""
+    """The options that are given, in the table's order; a switch has an empty value. ``otherwise``: those of
+    options that are not."""
     parser = parser_class(prog="ti-studio sd-scripts", add_help=False, allow_abbrev=False)
     for option, entry in script.options.items():
         if entry.switch:
@@ -187,6 +198,7 @@ def _parse(
             found[option] = "\n".join(value) if entry.several else value
     if "config_file" in found:
         found = {**read_options(found["config_file"], script.options), **found}
+    found = {**otherwise, **found}
     return {option: found[option] for option in script.options if option in found}
 
 

@@ -14,6 +14,7 @@ from lib_ti.commands.sd_scripts_entry import (
     switched,
 )
 from lib_ti.commands.sd_scripts_schedule import SCHEDULE
+from lib_ti.core.optimizers import known_as, parse_arguments
 
 _FEW = "of a few vectors 8 bits and pages save nothing"
 _ADAPTIVE = ("DAdaptAdaGrad", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "DAdaptSGD")
@@ -51,6 +52,28 @@ def learning_told(given: Mapping[str, str]) -> list[str]:
     return []
 
 
+# Of these sd-scripts, and the packages it takes them from, have decay where they are told nothing; ours none.
+_DECAYING = ("adamw", "adamw8bit", "pagedadamw", "pagedadamw8bit", "bitsandbytes.optim.pagedadamw32bit")
+_DECAY = "0.01"
+_NESTEROV = {"momentum": "0.9", "nesterov": "True"}
+
+
+def _optimizer(name: str) -> Ours:
+    """A name without a package is PyTorch's, if it is none of the known."""
+    return {"--optimizer": name if "." in name or known_as(name) else f"torch.optim.{name}"}
+
+
+def optimizer_args(given: Mapping[str, str], ours: Ours) -> Ours:
+    """What the optimizer is told beside what the line tells it, so that it is the one that it is there."""
+    usual = {"weight_decay": _DECAY} if ours.get("--optimizer", "AdamW").lower() in _DECAYING else {}
+    if given.get("optimizer_type", "").lower().startswith("sgdnesterov"):
+        usual = _NESTEROV
+    told = ours.get("--optimizer-args", "")
+    known = parse_arguments(told)
+    more = [f"{name}={value}" for name, value in usual.items() if name not in known]
+    return {"--optimizer-args": " ".join(filter(None, (*more, told)))} if more else {}
+
+
 LEARNING: Mapping[str, Entry] = {
     "max_train_steps": becomes("--steps"),
     "max_train_epochs": becomes("--epochs"),
@@ -60,7 +83,7 @@ LEARNING: Mapping[str, Entry] = {
     "learning_rate": becomes("--learning-rate"),
     **SCHEDULE,
     "optimizer_type": Entry(
-        becomes("--optimizer").ours,
+        _optimizer,
         choices={
             **dict.fromkeys(
                 ("adamw8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit"),
@@ -75,7 +98,8 @@ LEARNING: Mapping[str, Entry] = {
                 for name in ("RAdamScheduleFree", "SGDScheduleFree")
             },
             "dadaptation": missing("use DAdaptAdam"),
-            "sgdnesterov": missing("use torch.optim.SGD with --optimizer_args momentum=0.9 nesterov=True"),
+            "sgdnesterov": sets({"--optimizer": "torch.optim.SGD"}),
+            "sgdnesterov8bit": sets({"--optimizer": "torch.optim.SGD"}, told="it keeps 32 bits"),
             "adafactor": sets({"--optimizer": "Adafactor"}),  # see sd_scripts_schedule for its rate
         },
     ),

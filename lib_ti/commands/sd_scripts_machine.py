@@ -8,20 +8,30 @@ from lib_ti.commands.sd_scripts_entry import (
     Entry,
     missing,
     needless,
+    sets,
     switched,
 )
 
-_IN_FULL = "everything is computed in full precision"
-_ATTENTION = "attention is PyTorch's own, which needs as little memory"
+_LEARNED_IN_FULL = "what is learned stays in full precision, which is more exact"
+_HALF = ("fp16", "bf16")
 
 MACHINE: Mapping[str, Entry] = {
-    "mixed_precision": Entry(told=_IN_FULL, choices={"no": Entry()}),
-    **dict.fromkeys(("full_fp16", "full_bf16", "no_half_vae", "fp8_base"), needless(_IN_FULL, switch=True)),
+    # What the machine cannot do of these is told when it trains: see sd_scripts_device.
+    "mixed_precision": Entry(
+        choices={"no": Entry(), **{name: sets({"--precision": name}) for name in _HALF}},
+        instead="use no, fp16 or bf16",
+    ),
+    **{f"full_{name}": sets({"--precision": name}, told=_LEARNED_IN_FULL, switch=True) for name in _HALF},
+    "no_half_vae": needless("the VAE is computed in full precision", switch=True),
+    "fp8_base": needless("the model's weights stay in full precision, and take their memory", switch=True),
     "gradient_checkpointing": switched("--checkpointing"),
     "cpu_offload_checkpointing": needless(
         "what is computed again is kept nowhere; --gradient_checkpointing does that", switch=True
     ),
-    **dict.fromkeys(("xformers", "sdpa", "mem_eff_attn"), needless(_ATTENTION, switch=True)),
+    # As there, of several the last of these.
+    "sdpa": switched("--attention", "sdpa"),
+    "xformers": switched("--attention", "xformers"),
+    "mem_eff_attn": sets({"--attention": "sliced"}, told="it is taken one head after the other", switch=True),
     **dict.fromkeys(
         ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"),
         needless("prompts are encoded at every step, for their vectors change", switch=True),

@@ -19,7 +19,13 @@ from lib_ti.methods.network_rates import FASTEST, SLOWEST
 from lib_ti.methods.network_settings import NetworkSettings
 
 _MODULES = {"networks.lora": "lora", "networks.dylora": "dylora", "lycoris.kohya": "lora"}
-_SMALL = sets({"--optimizer": "AdamW"}, told="AdamW it is: what it keeps of a network is small")
+_EIGHT_BITS = {
+    **{name.lower(): sets({"--optimizer": name}) for name in ("AdamW8bit", "PagedAdamW", "PagedAdamW8bit")},
+    **{
+        name.lower(): sets({"--optimizer": f"bitsandbytes.optim.{name}"})
+        for name in ("PagedAdamW32bit", "Lion8bit", "PagedLion8bit")
+    },
+}
 _KEPT_PROMPTS = "where only the U-Net learns every prompt is encoded once"
 
 _NETWORK: Mapping[str, Entry] = {
@@ -52,10 +58,10 @@ _NETWORK: Mapping[str, Entry] = {
         OPTIONS["optimizer_type"],
         choices={
             **OPTIONS["optimizer_type"].choices,
-            **dict.fromkeys(("adamw8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit"), _SMALL),
+            **_EIGHT_BITS,
         },
     ),
-    "use_8bit_adam": replace(_SMALL, switch=True),
+    "use_8bit_adam": switched("--optimizer", "AdamW8bit"),
     **dict.fromkeys(
         ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"),
         needless(_KEPT_PROMPTS, switch=True),

@@ -85,6 +85,17 @@ def check_rate(optimizer: str, rate: float) -> None:
         )
 
 
+def is_installed(name: str) -> bool:
+    """Whether the package of the optimizer ``name`` is there, and knows it. Raises BadInput for a name that
+    is none."""
+    known = known_as(name) or _by_path(name)
+    try:
+        _import(name, known)
+    except BadInput:
+        return False
+    return True
+
+
 def make_optimizer(
     name: str,
     arguments: str,

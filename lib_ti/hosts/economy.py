@@ -24,7 +24,7 @@ _BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D", "ResBlock", "CLIPEncoderLay
 _ATTENTION = ("Attention", "CrossAttention", "MemoryEfficientCrossAttention")
 
 # Queries, keys and values, each (b, heads, n, d), -> (b, heads, n, d).
-_Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def economised(unet: nn.Module, texts: Iterable[nn.Module], economy: Economy) ->
     """
     with ExitStack() as undo:
         if economy.attention != "model":
-            kernel = _kernel(economy.attention)
+            kernel = attention_kernel(economy.attention)
             for part in _parts(unet, _ATTENTION):
                 undo.enter_context(_answering(part, partial(_attend, part, kernel)))
         if economy.checkpointing:
@@ -72,7 +72,7 @@ def _recomputed(block: nn.Module, *told: Any, **named: Any) -> Any:
 
 def _attend(
     layer: Any,
-    kernel: _Kernel,
+    kernel: Kernel,
     x: torch.Tensor,
     context: torch.Tensor | None = None,
     encoder_hidden_states: torch.Tensor | None = None,
@@ -99,7 +99,8 @@ def _sliced(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _kernel(name: str) -> _Kernel:
+def attention_kernel(name: str) -> Kernel:
+    """Raises BadInput for one that is not installed."""
     if name == "sdpa":
         return scaled_dot_product_attention
     if name == "sliced":
