@@ -364,8 +364,23 @@ def parse_toml(text: str) -> dict[str, Any]:
             "This Python cannot read TOML; install tomli, take Python 3.11 or later, or write the file as "
             "JSON where that is taken."
         )
+    refuse_backslashes(text, "=")
     try:
         found: dict[str, Any] = _checked(parser.loads(text))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        if "\\" in str(error) or "hex value" in str(error):
+            raise ValueError(f"{error}; write a path in single quotes, or with /") from error
+        raise
     return found
+
+
+def refuse_backslashes(text: str, before: str) -> None:
+    """Raises ValueError for "C:\\temp" in double quotes, where \\t is a tab. ``before``: what stands before a
+    value, = in TOML and : in JSON. Of the file nothing is told but the line."""
+    found = re.search(rf'{before}\s{{0,20}}\[?\s{{0,20}}"[A-Za-z]:\\(?![\\/])', text)
+    if found:
+        line = text.count("\n", 0, found.end()) + 1
+        instead = "write it in single quotes, or with /" if before == "=" else "write it with / or \\\\"
+        raise ValueError(f"line {line} has a path with \\ in double quotes, where that is no \\; {instead}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import parse_json, parse_toml, read_text
+from lib_ti.core.files import parse_json, parse_toml, read_text, refuse_backslashes
 from lib_ti.core.names import below
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.settings import build, option, options_of
@@ -150,13 +150,18 @@ def read_dataset_config(settings: PictureSettings) -> DatasetConfig:
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
-        config = parse_json(text) if text.lstrip()[:1] == "{" else parse_toml(text)
+        config = _parse_json(text) if text.lstrip()[:1] == "{" else parse_toml(text)
     except ValueError as error:  # of which both parsers' errors are
         raise BadInput(f"{path} cannot be read ({error}); mend it, or leave it out.") from error
     tables = config.get("datasets", []) if isinstance(config, dict) else None
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise BadInput(f"{path} is no data set file; expected [[datasets]] with [[datasets.subsets]] in it.")
     return config
+
+
+def _parse_json(text: str) -> Any:
+    refuse_backslashes(text, ":")
+    return parse_json(text)
 
 
 def _refuse_unknown(where: str, table: Any, known: set[str]) -> None:
@@ -221,6 +226,11 @@ def _size(where: str, keys: Mapping[str, Any]) -> dict[str, Any]:
 def _folder(where: str, image_dir: str, beside: Path) -> Path:
     """As it is written; or beside the file, where there is only that. Raises BadInput for one that leads out
     by "..", or to another computer: the file may be a stranger's."""
+    if not image_dir.isprintable():  # such as the tab that \t is in double quotes
+        raise BadInput(
+            f"{where}: image_dir: a sign in it cannot be shown; write a path with \\ in single quotes, or "
+            "with /."
+        )
     try:
         inside = below(beside, image_dir)
     except BadInput as error:

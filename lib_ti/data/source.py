@@ -12,10 +12,11 @@ from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.train_settings import TrainSettings
+from lib_ti.data.beside import captions_told, unread_told
 from lib_ti.data.buckets import bucket_table
 from lib_ti.data.captions import plain_caption
 from lib_ti.data.dataset import Picture, name_for, read_pictures, subsets_of
-from lib_ti.data.images import remarks_told
+from lib_ti.data.images import counted, remarks_told
 from lib_ti.data.known_files import Facts, KnownFiles
 from lib_ti.data.latent_store import Encode, LatentStore
 from lib_ti.data.latents import LatentCache, cache_latents
@@ -167,6 +168,7 @@ def _said(source: Source, framed: Sequence[Framed], masked: int) -> list[str]:
     said = bucket_table([known.size for known in source.facts], [picture.size for picture in framed])
     pairs = zip(source.pictures, source.facts, strict=True)
     said += remarks_told((picture.path.name, known.remarks) for picture, known in pairs)
+    said += _captions_told(source)
     if masked:
         said.append(f"loss masks: {masked} of {len(framed)} pictures have one")
     regular = sum(picture.subset.regularisation for picture in source.pictures)
@@ -175,6 +177,21 @@ def _said(source: Source, framed: Sequence[Framed], masked: int) -> list[str]:
             f"regularisation pictures: {regular}, in turn with the others ({len(framed) - regular}); their "
             "captions are their prompts, and one without the new word teaches that word nothing"
         )
+    return said
+
+
+def _captions_told(source: Source) -> list[str]:
+    """Of each folder, as far as its captions come into prompts."""
+    said = unread_told(dict.fromkeys(picture.subset.folder for picture in source.pictures))
+    used = any("[filewords]" in line for line in source.lines)
+    for subset in dict.fromkeys(picture.subset for picture in source.pictures):
+        paths = [picture.path for picture in source.pictures if picture.subset == subset]
+        if used or subset.regularisation:
+            said += captions_told(paths, subset.caption_extension, subset.class_words)
+        elif having := [
+            path for path in paths if path.with_name(path.stem + subset.caption_extension).is_file()
+        ]:
+            said.append(f"captions of {counted(having)} are in no prompt: the template has no [filewords]")
     return said
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_text
+from lib_ti.data.beside import captions_told
 from lib_ti.data.captions import tags_of
 from lib_ti.data.images import find_images
 from lib_ti.data.tags import Edit, captions_in, count_tags, edit_captions, sidecar
@@ -31,6 +32,7 @@ def edit(settings: EditSettings, context: Context) -> Answer:
         separator=separator,
     )
     before = captions_in(Path(settings.images), settings.caption_extension)
+    notes = captions_told(find_images(Path(settings.images)), settings.caption_extension)
     after = edit_captions(list(before.values()), asked)
     changed = {file: new for (file, old), new in zip(before.items(), after, strict=True) if old != new}
     if not settings.only_tell:
@@ -44,7 +46,7 @@ def edit(settings: EditSettings, context: Context) -> Answer:
         "tags": count_tags(after, separator),
     }
     written = () if settings.only_tell else tuple(changed)
-    return Answer(f"{did} {len(changed)} of {len(before)} captions.", told, written)
+    return Answer(f"{did} {len(changed)} of {len(before)} captions.", told, written, notes=tuple(notes))
 
 
 def write(settings: WriteSettings, context: Context) -> Answer:

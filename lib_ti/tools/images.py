@@ -11,6 +11,7 @@ from PIL import Image
 from lib_ti.core.errors import BadInput, Interrupted
 from lib_ti.core.files import new_folder
 from lib_ti.core.picture_settings import PictureSettings
+from lib_ti.data.beside import captions_told, unread_told
 from lib_ti.data.buckets import bucket_table
 from lib_ti.data.duplicates import Print, find_pairs, print_of
 from lib_ti.data.images import open_image, remarks_told
@@ -55,7 +56,13 @@ def make(settings: MakeSettings, context: Context) -> Answer:
         "the picture folder."
     )
     notes = remarks_told((known.path.name, known.remarks) for known in found.pictures)
+    notes += _told_of([known.path for known in found.pictures], settings.caption_extension)
     return Answer(sentence, told, tuple(target / path.name for path in written), notes=tuple(notes))
+
+
+def _told_of(pictures: Sequence[Path], extension: str) -> list[str]:
+    folders = dict.fromkeys(path.parent for path in pictures)
+    return [*unread_told(folders), *captions_told(pictures, extension)]
 
 
 def _checked_split(split: float) -> float:
@@ -110,6 +117,7 @@ def look(settings: LookSettings, context: Context) -> Answer:
     pictures = tuple((drawn[place], _line(rows[place - shown.start])) for place in drawn)
     sentence = f"{len(looks)} pictures, {len(told['warnings'])} of them with a warning."
     notes = remarks_told((one.path.name, one.remarks) for one in looks)
+    notes += _told_of([one.path for one in looks], settings.caption_extension)
     return Answer(sentence, told, pictures=pictures, stopped=stopped, notes=tuple(notes))
 
 

@@ -55,6 +55,8 @@ def test_a_source_writes_nothing_and_a_set_what_a_second_start_needs(
     assert [told.partition(":")[0] for told in said] == [
         "bucket 64x64",
         "bucket 88x40",
+        "no caption file (.txt)",  # of the pictures, and of those for regularisation
+        "no caption file (.txt)",
         "regularisation pictures",
     ]
     again, _, encoded = make(find_source(settings, LINES, kept), settings, kept)
