@@ -28,8 +28,10 @@ FILES = Path(__file__).parent / "files" / "dataset"
 
 CAPTION_ONLY = [
     "no caption file (.txt): 1 of 1 picture, whose captions are their file names (1.png)",
-    "not read, though they look like captions: 1 file (1.caption); call them 1.txt beside 1.png, or give "
-     "their ending as caption-extension",
+    (
+        "not read, though they look like captions: 1 file (1.caption); call them 1.txt beside 1.png, or give "
+        "their ending as caption-extension"
+    ),
 ]
 
 
