@@ -48,6 +48,15 @@ class Preview:
 
 
 @dataclass(frozen=True)
+class Copied:
+    """The job has kept a copy of what it had learned at ``step``, of ``steps``."""
+
+    step: int
+    steps: int
+    files: Mapping[Product, Path]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The loss of the fixed batch at ``step``, and the step whose vectors did best so far."""
 
@@ -64,7 +73,7 @@ class Drawn:
     count: int
 
 
-Event = Message | Progress | Preview | Evaluation | Drawn
+Event = Message | Progress | Preview | Copied | Evaluation | Drawn
 
 
 @dataclass(frozen=True)
@@ -287,7 +296,7 @@ class Run:
             self.report(Evaluation(step, progress.evaluation, best))
         # A job that is killed between the two goes on before this step, and so misses no copy.
         if settings.copy_every and step % settings.copy_every == 0:
-            self._save_copy()
+            self.report(Copied(step, settings.steps, self._save_copy()))
             self._forget_copies()
         if step % settings.save_every == 0:
             self._save_state(self.loop.good)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +22,14 @@ from lib_ti.commands.sd_scripts_file import read_options
 from lib_ti.commands.sd_scripts_learning import learning_told, optimizer_args, weighting_of
 from lib_ti.commands.sd_scripts_network import NETWORK_DEFAULTS, NETWORK_OPTIONS, network_ours
 from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS
-from lib_ti.commands.sd_scripts_saving import kept_copies, preview_of
+from lib_ti.commands.sd_scripts_output import Copies, save_embedding, save_network
+from lib_ti.commands.sd_scripts_saving import kept_copies, metadata_told, preview_of
 from lib_ti.commands.sd_scripts_schedule import adafactor_args, relative_step, schedule_of
 from lib_ti.commands.sd_scripts_tools import TOOLS, find_tool, run_tool
 from lib_ti.commands.shared import Stopped
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import write_atomically
 from lib_ti.core.names import safe_name
 from lib_ti.core.settings import text_for
-from lib_ti.formats.embedding import read_embedding, write_pt, write_safetensors
 from lib_ti.methods.registry import all_options
 
 
@@ -103,14 +100,17 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     print(f"the same as: {shlex.join(['ti-studio', 'train', *words])}", file=sys.stderr)
     parser = args.parser_class(prog="ti-studio")
     options.add_train(parser.add_subparsers(parser_class=args.parser_class))
-    result = train.run(parser.parse_args(["train", *words]), stopped)
+    epochs, keep = (int(ours.get(flag, "0")) for flag in ("--copy-every-epochs", "--keep-last"))
+    copies = Copies(translation.output, epochs, keep)
+    result = train.run(parser.parse_args(["train", *words]), stopped, copies)
+    result["copies"] = [*map(str, copies.written)]
     result["messages"] = [*said, *result["messages"]]
     if result["status"] == "done":
         result["file"] = str(translation.output)
         if result["embedding"]:
-            _save_embedding(Path(result["embedding"]), translation.output)
+            save_embedding(Path(result["embedding"]), translation.output)
         else:
-            _save_network(Path(result["network"]), translation.output)
+            save_network(Path(result["network"]), translation.output)
     return result
 
 
@@ -157,6 +157,7 @@ def translate(
     if "--buckets" in ours:
         del ours["--no-buckets"]
     suffix = given.get("save_model_as", script.suffix).lower()
+    told += metadata_told(given, suffix)
     output = Path(ours["--data"]) / f"{safe_name(script.output(given))}.{suffix}"
     return Translation(ours, told, output, launch.device)
 
@@ -217,18 +218,3 @@ def _shown(option: str, value: str) -> str:
     if "\n" in value:
         return " ".join([f"--{option}", *value.splitlines()])
     return f"--{option}={value}" if value else f"--{option}"
-
-
-def _save_embedding(made: Path, path: Path) -> None:
-    """As sd-scripts names and stores it; as there, what was at ``path`` is replaced."""
-    trained = read_embedding(made)
-    metadata = trained.metadata if trained.name == path.stem else {**trained.metadata, "token": trained.name}
-    embedding = replace(trained, name=path.stem, metadata=metadata)
-    (write_pt if path.suffix == ".pt" else write_safetensors)(embedding, path)
-    print(f"saved: {path}; a prompt calls it by the file's name, {path.stem}", file=sys.stderr)
-
-
-def _save_network(made: Path, path: Path) -> None:
-    """Where sd-scripts puts it."""
-    write_atomically(path, partial(shutil.copyfile, made))
-    print(f"saved: {path}", file=sys.stderr)

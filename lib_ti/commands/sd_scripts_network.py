@@ -48,7 +48,6 @@ _NETWORK: Mapping[str, Entry] = {
         told="nothing is said of pictures and captions; the file still says what it is and how it was made",
         switch=True,
     ),
-    "training_comment": becomes("--training-comment"),
     # Elsewhere they are of another consequence.
     "save_precision": Entry(
         choices={"float": sets({"--save-precision": "fp32"})}, ours=becomes("--save-precision").ours

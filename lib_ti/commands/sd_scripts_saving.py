@@ -50,11 +50,17 @@ SAVING: Mapping[str, Entry] = {
         ("console_log_level", "console_log_file"), needless("what there is to say goes to standard error")
     ),
     "console_log_simple": needless("what there is to say goes to standard error", switch=True),
-    "training_comment": needless("the file does not hold it"),
+    "training_comment": becomes("--training-comment"),
+    **{
+        f"metadata_{name}": becomes(f"--metadata-{name}")
+        for name in ("title", "author", "description", "license", "tags")
+    },
     **dict.fromkeys(
-        [f"metadata_{name}" for name in ("title", "author", "description", "license", "tags")],
-        needless("the file does not hold it"),
+        [f"metadata_{name}" for name in ("usage_hint", "trigger_phrase", "merged_from", "preprocessor")],
+        missing("write it into --metadata_description"),
     ),
+    "metadata_thumbnail": missing("leave it out: cards carry pictures, see ti-studio train --card"),
+    "metadata_is_negative_embedding": missing("leave it out: ti-studio train --negative writes it"),
     "huggingface_repo_id": missing("upload the file yourself"),
     "debug_dataset": missing("the prompts with the new word are counted before every start", switch=True),
     "config_file": Entry(),  # see sd_scripts_file
@@ -73,6 +79,18 @@ def kept_copies(given: Mapping[str, str]) -> Ours:
         raise BadInput("--save_last_n_steps is missing --save_every_n_steps: add it, or leave both out.")
     span, every = (number(name, given[name]) for name in ("save_last_n_steps", "save_every_n_steps"))
     return {"--keep-last": str(int(span // every) + 1)} if every >= 1 else {}
+
+
+def metadata_told(given: Mapping[str, str], suffix: str) -> list[str]:
+    """What to say of options for a file that cannot hold what they give."""
+    if suffix not in ("pt", "ckpt"):
+        return []
+    instead = "the job's own file does, and so does --save_model_as=safetensors"
+    return [
+        f"--{option}: a .{suffix} file does not hold it; {instead}"
+        for option in given
+        if option.startswith("metadata_") or option == "training_comment"
+    ]
 
 
 # What a preview takes from a prompt's flags.

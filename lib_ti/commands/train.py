@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -24,8 +25,11 @@ from lib_ti.methods.registry import kind_of, read_settings
 from lib_ti.report import plot_losses
 
 
-def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
-    watch = Watch()
+def run(
+    args: argparse.Namespace, stopped: Stopped, heard: Callable[[Event], None] = lambda event: None
+) -> dict[str, Any]:
+    """``heard``: told of every event of the job, after it was shown."""
+    watch = Watch(heard)
     try:
         return _run(args, stopped, watch)
     finally:
@@ -71,10 +75,15 @@ def show_tokens(
 class Watch:
     """Shows a job's events: sentences, a progress bar with time left, where previews lie."""
 
-    def __init__(self) -> None:
+    def __init__(self, heard: Callable[[Event], None] = lambda event: None) -> None:
+        self.heard = heard
         self.bar: tqdm | None = None
 
     def __call__(self, event: Event) -> None:
+        self._show(event)
+        self.heard(event)
+
+    def _show(self, event: Event) -> None:
         if isinstance(event, Message):
             tqdm.write(event.text, file=sys.stderr)
         elif isinstance(event, Drawn):

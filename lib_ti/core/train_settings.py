@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lib_ti.core.memory_settings import MemorySettings
+from lib_ti.core.metadata_settings import MetadataSettings
 from lib_ti.core.objective_settings import ObjectiveSettings
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.prompt_settings import PromptSettings
@@ -349,6 +350,12 @@ class SavingSettings:
 
 @dataclass(frozen=True)
 class TrainSettings(
-    SavingSettings, MemorySettings, NoiseSettings, LearningSettings, PromptSettings, PictureSettings
+    MetadataSettings,
+    SavingSettings,
+    MemorySettings,
+    NoiseSettings,
+    LearningSettings,
+    PromptSettings,
+    PictureSettings,
 ):
     """What every training method is told."""

@@ -44,7 +44,7 @@ def metadata_of(
             "ss_session_id": job,
             "ss_training_started_at": str(started),
             "ss_training_finished_at": str(time.time()),
-            "ss_training_comment": settings.training_comment,
+            "ss_training_comment": "",
             "ss_resolution": _resolution(samples, info.native_size),
             "ss_sd_model_name": info.name,
             "ss_new_sd_model_hash": info.sha256,
@@ -56,6 +56,7 @@ def metadata_of(
             "ss_min_snr_gamma": str(settings.min_snr_gamma if settings.weighting == "min-snr" else None),
             "ss_noise_offset": str(settings.noise_offset or None),
         }
+        | settings.metadata
     )
 
 

@@ -176,7 +176,6 @@ class NetworkSettings(WordSettings, RateSettings, SizeSettings, JobSettings):
         group="saving",
         label="Tags in the file",
     )
-    training_comment: str = option("", "A note for the file.", group="saving", label="Comment in the file")
 
     @property
     def trigger(self) -> str:

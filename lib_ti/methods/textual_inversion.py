@@ -228,6 +228,7 @@ def as_embedding(
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.prediction_type": {"eps": "epsilon", "v": "v"}[host.info.prediction],
         "settings": json.dumps(told, ensure_ascii=False, sort_keys=True),
+        **settings.metadata,
         **(more or {}),
     }
     on_cpu = {name: value.detach().float().cpu().clone() for name, value in vectors.items()}
