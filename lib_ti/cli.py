@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped by the user with everythi
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -57,8 +58,22 @@ def build_parser() -> Parser:
     return parser
 
 
+def _speak_any_encoding() -> None:
+    """A pipe or console of another code page gets escapes for what it has no signs for, and no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _as_json(result: dict[str, Any]) -> str:
+    """In a line. Whoever reads JSON reads it as UTF-8: in another encoding it is kept to ASCII."""
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(result, ensure_ascii=not is_utf8, allow_nan=False)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    _speak_any_encoding()
     # Read by Intel's mathematics at its first use: without it the latest processors do not give the same bits
     # for the same numbers, and a job that is done again would not be the same to the byte.
     os.environ.setdefault("MKL_CBWR", "AUTO")
@@ -80,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "error" in result:
         print(f"ti-studio: {result['error']}", file=sys.stderr)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False, allow_nan=False), flush=True)
+        print(_as_json(result), flush=True)
     return code
 
 

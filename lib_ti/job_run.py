@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from lib_ti.core.errors import BadInput, JobFailed
-from lib_ti.core.files import CannotWrite, new_files, reserved, write_atomically
+from lib_ti.core.files import CannotWrite, new_files, remove, reserved, write_atomically
 from lib_ti.core.job import Job, TrainState
 from lib_ti.core.loop import Loop, Progress
 from lib_ti.core.schedule import learning_rate_of
@@ -345,7 +345,7 @@ class Run:
         for step in past[:-last] if last else ():
             if step != best:
                 for path in copies_of(self.job, list(self.targets), step).values():
-                    path.unlink(missing_ok=True)
+                    remove(path)
 
     def _save(
         self, files: Mapping[Product, Path], step: int, parameters: Mapping[str, torch.Tensor]

@@ -12,9 +12,11 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ else:
     import fcntl
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_HELD = (5, 32, 33)  # Windows' numbers for a file that somebody has open: denied, sharing, locked
+_LONG_PATH = 240  # characters; Windows takes 259, and a file is written under a longer name first
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _UNFINISHED = (".tmp", ".new", ".old")
 # Of TOML: what stands in quotes or behind a sharp, to its end or to that of the file.
@@ -71,15 +75,55 @@ def writing(path: Path) -> Iterator[None]:
     except CannotWrite as error:
         raise CannotWrite(path, error.reason) from error
     except OSError as error:
-        raise CannotWrite(path, _reason(error, path.parent)) from error
+        raise CannotWrite(path, _reason(error, path)) from error
 
 
-def _reason(error: OSError, folder: Path) -> str:
+def _reason(error: OSError, path: Path) -> str:
+    folder = path.parent
     if error.errno in _NO_ROOM:
         return "the disk has no room left; free some, and try again."
+    if path.is_dir():
+        return "a directory of that name is there; choose another name, or move it away."
+    if _is_held(error):
+        return (
+            "another program has it open, such as a WebUI that has loaded it, a viewer or a virus scanner; "
+            "close it there, and try again."
+        )
+    if error.errno in (errno.ENOENT, errno.ENAMETOOLONG) and len(str(path.absolute())) > _LONG_PATH:
+        return (
+            f"its path has {len(str(path.absolute()))} characters, too many; choose a shorter name or folder."
+        )
     if error.errno in _NOT_ALLOWED:
         return f"{folder} is read-only, or not this user's; allow writing there, and try again."
     return f"{error}; check the disk, and try again."
+
+
+def _is_held(error: OSError) -> bool:
+    return getattr(error, "winerror", None) in _HELD
+
+
+def _patiently(act: Callable[[], object]) -> None:
+    """Again and again for a second where somebody has the file open, as virus scanners do for moments after
+    it was written. Raises OSError."""
+    for seconds in (0.05, 0.1, 0.2, 0.3, 0.4):
+        try:
+            act()
+            return
+        except PermissionError as error:
+            if not _is_held(error):
+                raise
+        time.sleep(seconds)
+    act()
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename ``source`` to ``target``, in the place of what is there. Raises OSError."""
+    _patiently(partial(source.replace, target))
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it is there. Raises OSError."""
+    _patiently(partial(path.unlink, missing_ok=True))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -102,7 +146,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.chmod(0o666 & ~_umask())
             publish(temporary, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            remove(temporary)
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
@@ -156,7 +200,7 @@ def new_files(paths: Iterable[Path], *, overwrite: bool = False, whose: str = ""
             yield
         except BaseException:
             for path in new - _new:
-                path.unlink(missing_ok=True)
+                remove(path)
             raise
         finally:
             _new.difference_update(new)
@@ -171,7 +215,7 @@ def publish(temporary: Path, path: Path) -> None:
     """Rename ``temporary`` to ``path`` beside it: onto nothing, where it is one of ``new_files``, else in
     the place of what is there. Raises BadInput where something is that may not be replaced."""
     if _exact(path) not in _new:
-        temporary.replace(path)
+        replace(temporary, path)
         return
     try:
         _move_onto_nothing(temporary, path)
@@ -189,12 +233,12 @@ def _move_onto_nothing(temporary: Path, path: Path) -> None:
     except OSError:  # a disk that knows no links: an empty file keeps the place
         path.open("x").close()
         try:
-            temporary.replace(path)
+            replace(temporary, path)
         except BaseException:
-            path.unlink()
+            remove(path)
             raise
     else:
-        temporary.unlink()
+        remove(temporary)
 
 
 @contextmanager
@@ -215,7 +259,9 @@ def new_folder(path: Path) -> Iterator[Path]:
             with writing(path):
                 if path.exists():
                     path.rmdir()  # an empty one; Windows renames onto nothing
-                temporary.rename(path)  # no system replaces a folder that has something in it
+                _patiently(
+                    partial(temporary.rename, path)
+                )  # no system replaces a folder that has something in it
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

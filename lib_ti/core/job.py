@@ -21,6 +21,7 @@ from lib_ti.core.files import (
     forget_unfinished,
     held,
     parse_json,
+    replace,
     write_atomically,
     write_text,
     writing,
@@ -147,7 +148,7 @@ class Job:
         except BadInput:
             step = _read_state(before).step
             said = f"the last saved state cannot be read; going on from the one before it, of step {step}"
-        before.replace(self._state_file)
+        replace(before, self._state_file)
         return said
 
     def save_state(self, state: TrainState) -> None:
@@ -163,7 +164,7 @@ class Job:
         def write(path: Path) -> None:
             path.write_bytes(save(tensors, metadata))
             if self._state_file.exists():
-                self._state_file.replace(self._state_before_file)
+                replace(self._state_file, self._state_before_file)
 
         write_atomically(self._state_file, write)
 
@@ -221,7 +222,8 @@ def _read_state(path: Path) -> TrainState:
         with safe_open(path, "pt") as file:
             state = TrainState(int(file.metadata()["step"]), {}, {})
             values = json.loads(file.metadata().get("numbers", "{}"))
-            values |= {key: file.get_tensor(key) for key in file.keys()}
+            # Copies: they would keep the file mapped, and Windows lets nobody replace one that is.
+            values |= {key: file.get_tensor(key).clone() for key in file.keys()}
         nested = {"optimizer": state.optimizer, "beside": state.beside}
         for key, value in values.items():
             kind, _, rest = key.partition("/")

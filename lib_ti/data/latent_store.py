@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from lib_ti.core.files import CannotWrite, write_atomically
 from lib_ti.core.randomness import generator_at
@@ -89,7 +89,7 @@ class LatentStore:
     def _load(self, file: Path, names: set[str]) -> dict[str, torch.Tensor] | None:
         """None where they are not there, or not whole."""
         try:
-            found = load_file(file)
+            found = load(file.read_bytes())  # not mapped: Windows lets nobody delete a file that is
         except (OSError, SafetensorError, ValueError):
             return None
         sound = all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in found.values())

@@ -1,7 +1,7 @@
 """Torch pickles, read without unpickling: the zip archive and the older stream of ``torch.save``.
 
-``pickle_machine`` runs the opcodes; this module finds the storages. Tensors are views of a private
-memory map of the file, so a checkpoint of several gigabytes takes no memory until it is used.
+``pickle_machine`` runs the opcodes; this module finds the storages. If that is asked for, tensors are views
+of a private memory map of the file: a checkpoint of several gigabytes takes no memory until it is used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import io
 import mmap
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from pickle import Pickler
 from typing import IO, Any
@@ -31,6 +32,9 @@ from lib_ti.formats.pickle_machine import (
 )
 from lib_ti.formats.zip_directory import members_of
 
+# The elements of a storage: (file, first byte, dtype, count) -> 1-D.
+_Elements = Callable[[mmap.mmap, int, torch.dtype, int], torch.Tensor]
+
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # first object of the older layout
 _PROTOCOL_VERSION = 1001  # second object
 
@@ -46,20 +50,22 @@ _DAMAGE = (
 _STORAGE_TYPES = {dtype: name.removeprefix("torch.") for name, dtype in STORAGE_DTYPES.items()}
 
 
-def read_torch_pickle(path: Path, *, unknown: Unknown = "refuse") -> object:
+def read_torch_pickle(path: Path, *, unknown: Unknown = "refuse", mapped: bool = False) -> object:
     """What ``torch.save`` wrote, without running any of it; tensors on the CPU, without gradient.
 
     ``unknown``: globals other than those of tensors are refused, or left as ``Placeholder``.
-    Tensors are views of the file: copy what must outlive a change of it. Raises BadInput.
+    ``mapped``: tensors are views of the file, which saves the memory of large ones; as long as one of them
+    lives Windows lets nobody replace the file. Raises BadInput.
     """
     checked_size(path)
     try:
         with path.open("rb") as file:
             # Copy on write: torch wants writable memory, and the file must stay as it is.
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            if mapping[:4] == ZIP_MAGIC:
-                return _read_zip(mapping, members_of(mapping), unknown)
-            return _read_stream(mapping, unknown)
+        if mapped:
+            return _read(mapping, unknown, _view)
+        with closing(mapping):
+            return _read(mapping, unknown, _copy)
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
     except Refused as error:
@@ -121,7 +127,15 @@ class _Pickler(Pickler):
         return torch._utils._rebuild_tensor_v2, (Storage(tensor.reshape(-1)), *view, False, hooks)
 
 
-def _read_zip(mapping: mmap.mmap, members: Mapping[str, tuple[int, int]], unknown: Unknown) -> object:
+def _read(mapping: mmap.mmap, unknown: Unknown, elements: _Elements) -> object:
+    if mapping[:4] == ZIP_MAGIC:
+        return _read_zip(mapping, members_of(mapping), unknown, elements)
+    return _read_stream(mapping, unknown, elements)
+
+
+def _read_zip(
+    mapping: mmap.mmap, members: Mapping[str, tuple[int, int]], unknown: Unknown, elements: _Elements
+) -> object:
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise Refused(f"it holds {len(roots)} members data.pkl, expected one")
@@ -133,11 +147,11 @@ def _read_zip(mapping: mmap.mmap, members: Mapping[str, tuple[int, int]], unknow
     start, size = own["data.pkl"]
     if size > limits.PROGRAM:
         raise Refused(f"its data.pkl has {size} bytes, at most {limits.PROGRAM} are read")
-    machine = Machine(_storage_finder(mapping, storages), unknown, limits.SHARED * len(mapping))
+    machine = Machine(_storage_finder(mapping, storages, elements), unknown, limits.SHARED * len(mapping))
     return machine.run(io.BytesIO(mapping[start : start + size]))
 
 
-def _read_stream(mapping: mmap.mmap, unknown: Unknown) -> object:
+def _read_stream(mapping: mmap.mmap, unknown: Unknown, elements: _Elements) -> object:
     """The layout before torch 1.6: five pickles, then every storage with its length in front."""
     if mapping[:1] != b"\x80" or Machine(_no_storage, "refuse").run(mapping) != _MAGIC_NUMBER:
         raise Refused("it does not begin as torch begins its files")
@@ -171,7 +185,7 @@ def _read_stream(mapping: mmap.mmap, unknown: Unknown) -> object:
         raise Refused("its list of storages does not fit its tensors")
     storages = _stream_storages(mapping, {key: claims[key] for key in keys})
     mapping.seek(program)
-    return Machine(_storage_finder(mapping, storages), unknown, most).run(mapping)
+    return Machine(_storage_finder(mapping, storages, elements), unknown, most).run(mapping)
 
 
 def _stream_storages(
@@ -203,7 +217,9 @@ def _check_size(key: str, needed: int, present: int) -> None:
         raise Refused(f"storage {key:.40} claims {needed} bytes, the file has {present}")
 
 
-def _storage_finder(mapping: mmap.mmap, storages: Mapping[str, tuple[int, int]]) -> FindStorage:
+def _storage_finder(
+    mapping: mmap.mmap, storages: Mapping[str, tuple[int, int]], elements: _Elements
+) -> FindStorage:
     """``storages``: key -> first byte and length, both within the file."""
     found: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
@@ -214,18 +230,22 @@ def _storage_finder(mapping: mmap.mmap, storages: Mapping[str, tuple[int, int]])
         if _size(dtype, count) != size:
             raise Refused(f"storage {key:.40} claims {_size(dtype, count)} bytes, the file has {size}")
         if (key, dtype) not in found:
-            found[key, dtype] = _elements(mapping, start, dtype, count)
+            found[key, dtype] = elements(mapping, start, dtype, count)
         return found[key, dtype]
 
     return find
 
 
-def _elements(mapping: mmap.mmap, start: int, dtype: torch.dtype, count: int) -> torch.Tensor:
+def _view(mapping: mmap.mmap, start: int, dtype: torch.dtype, count: int) -> torch.Tensor:
+    if count == 0 or start % _size(dtype, 1):  # a view would be misaligned
+        return _copy(mapping, start, dtype, count)
+    return torch.frombuffer(mapping, dtype=dtype, count=count, offset=start)
+
+
+def _copy(mapping: mmap.mmap, start: int, dtype: torch.dtype, count: int) -> torch.Tensor:
     if count == 0:
         return torch.empty(0, dtype=dtype)
-    if start % _size(dtype, 1):  # a view would be misaligned
-        return torch.frombuffer(bytearray(mapping[start : start + _size(dtype, count)]), dtype=dtype)
-    return torch.frombuffer(mapping, dtype=dtype, count=count, offset=start)
+    return torch.frombuffer(bytearray(mapping[start : start + _size(dtype, count)]), dtype=dtype)
 
 
 def _no_storage(key: str, _dtype: torch.dtype, _count: int) -> torch.Tensor:

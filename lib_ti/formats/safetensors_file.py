@@ -16,9 +16,13 @@ from lib_ti.formats.streaming import bytes_of, header, in_order, stream_safetens
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors, on the CPU and mapped from the file, and metadata. Raises BadInput."""
+    """Tensors, on the CPU, and metadata. Raises BadInput.
+
+    The library's tensors are mapped from the file, and Windows lets nobody replace a file that is: these are
+    copies.
+    """
     with opened(path) as content:
-        return {key: content.get_tensor(key) for key in content.keys()}, content.metadata() or {}
+        return {key: content.get_tensor(key).clone() for key in content.keys()}, content.metadata() or {}
 
 
 def read_metadata(path: Path) -> dict[str, str]:

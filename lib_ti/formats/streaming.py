@@ -98,7 +98,7 @@ def _open_safetensors(path: Path) -> TensorFile:
 
 
 def _open_pickle(path: Path) -> TensorFile:
-    content = read_torch_pickle(path, unknown="ignore")
+    content = read_torch_pickle(path, unknown="ignore", mapped=True)
     if isinstance(content, Mapping):
         content = content.get("state_dict", content)
     pairs = content.items() if isinstance(content, Mapping) else ()

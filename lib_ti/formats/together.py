@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import publish, writing
+from lib_ti.core.files import publish, remove, replace, writing
 
 
 def write_together(files: Mapping[Path, Callable[[Path], object]]) -> None:
@@ -24,7 +24,7 @@ def write_together(files: Mapping[Path, Callable[[Path], object]]) -> None:
         _replace_all(staged)
     finally:
         for new in staged.values():
-            new.unlink(missing_ok=True)
+            remove(new)
 
 
 def _replace_all(staged: Mapping[Path, Path]) -> None:
@@ -41,13 +41,13 @@ def _replace_all(staged: Mapping[Path, Path]) -> None:
     except (OSError, BadInput):
         for path in replaced:
             if before[path].exists():
-                before[path].replace(path)
+                replace(before[path], path)
             else:
-                path.unlink()
+                remove(path)
         raise
     finally:
         for old in before.values():
-            old.unlink(missing_ok=True)
+            remove(old)
 
 
 def _beside(path: Path, ending: str) -> Path:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import new_files, write_atomically
+from lib_ti.core.files import new_files, remove, write_atomically
 from lib_ti.core.names import folded, named_file, new_path, safe_name
 from lib_ti.formats.embedding import (
     IS_NEGATIVE,
@@ -95,7 +95,7 @@ def rename(settings: RenameSettings, context: Context) -> Answer:
         for old, new in beside.items():
             write_atomically(new, partial(shutil.copyfile, old))
     for old in others:
-        old.unlink()
+        remove(old)
     said = " and ".join(f"{old} is now {new}" for old, new in names.items())
     return Answer(
         f"{said}. Prompts that say the old name find nothing any more.", written=tuple(moves.values())

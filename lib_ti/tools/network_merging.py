@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.core.files import new_files, refuse_existing, write_atomically
+from lib_ti.core.files import new_files, refuse_existing, remove, write_atomically
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.algebra import Update
 from lib_ti.networks.applied import notes_of
@@ -98,7 +98,7 @@ def merge_into(settings: MergeIntoSettings, context: Context) -> Answer:
         if described.is_file():
             write_atomically(beside, lambda temporary: shutil.copyfile(described, temporary))
         else:
-            beside.unlink(missing_ok=True)
+            remove(beside)
     told = [f"{applied}." for applied in new.applied]
     if averages := sum(1 for _ in unmerged(source.file)):
         told.append(f"{averages} averaged weights (model_ema) stay as they were.")
