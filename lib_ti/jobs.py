@@ -24,6 +24,7 @@ from lib_ti.core.job import Job
 from lib_ti.core.lengths import in_steps
 from lib_ti.core.loop import check_learning
 from lib_ti.core.names import folders_inside, safe_name
+from lib_ti.core.nearest import perhaps
 from lib_ti.core.settings import as_dict
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.source import Source, find_source, make_samples, steps_of_epoch
@@ -393,7 +394,8 @@ def check_sampler(settings: JobSettings, known: Sequence[str]) -> None:
     """Raises BadInput where the previews ask for a sampler that is not among ``known``."""
     if settings.preview_every and settings.preview_sampler not in ("", *known):
         raise BadInput(
-            f"preview-sampler: there is no {settings.preview_sampler!r}; choose one of {', '.join(known)}."
+            f"preview-sampler: there is no {settings.preview_sampler!r}; choose one of {', '.join(known)}"
+            f"{perhaps(settings.preview_sampler, known)}."
         )
 
 

@@ -21,6 +21,7 @@ from lib_ti.bench.fuzz_child import MAX_SECONDS, mutated
 from lib_ti.bench.fuzz_targets import Target
 from lib_ti.bench.memory import RESET_PEAK
 from lib_ti.core.errors import BadInput, StudioError
+from lib_ti.core.nearest import nearest
 
 OURS = "lib_ti.bench.fuzz_targets"
 _SILENCE = 120.0  # seconds without a word, of a process that waits for what never comes
@@ -70,7 +71,7 @@ def bench_fuzz(
         raise BadInput("the fuzz needs Linux, which tells what a process takes; run it there.")
     targets: dict[str, Target] = importlib.import_module(module).TARGETS
     if strange := sorted(set(readers) - targets.keys()):
-        raise BadInput(f"there is no reader {strange[0]!r}; there are {', '.join(targets)}.")
+        raise BadInput(f"there is no reader {strange[0]!r}{nearest(strange[0], targets)}.")
     tallies = {name: Tally(name) for name in targets if name in readers or not readers}
     left = [(name, 0, inputs) for name in tallies]
     shared = Path("/dev/shm")  # in memory: a disk takes longer to write a file than a reader to read it

@@ -29,6 +29,7 @@ from lib_ti.commands.sd_scripts_tools import TOOLS, find_tool, run_tool
 from lib_ti.commands.shared import Stopped
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
+from lib_ti.core.nearest import nearest, perhaps
 from lib_ti.core.settings import text_for
 from lib_ti.methods.registry import all_options
 
@@ -132,7 +133,7 @@ def translate(
     if place is None or launch is None:
         raise BadInput(f"expected {_NAMES} with its options, got {shlex.join(line) or 'nothing'}.")
     if (name := Path(line[place]).name) not in SCRIPTS:
-        raise BadInput(f"{name} cannot be run here; expected one of {', '.join((*SCRIPTS, *TOOLS))}.")
+        raise BadInput(f"{name} cannot be run here{nearest(name, (*SCRIPTS, *TOOLS))}.")
     script = SCRIPTS[name]
     given = _parse(line[place + 1 :], script, parser_class, launch.given)
     _check_presence(given, script)
@@ -187,9 +188,11 @@ def _parse(
             parser.add_argument(f"--{option}", nargs="*" if entry.several else None)
     values, others = parser.parse_known_args(arguments)
     if others:
+        strange = others[0].partition("=")[0]
+        meant = perhaps(strange, (f"--{option}" for option in script.options))
         raise BadInput(
-            f"{others[0].partition('=')[0]} is not to be had here; leave it out, or look for it in "
-            "ti-studio train --help."
+            f"{strange} is not to be had here{meant}; leave it out, or look for it in ti-studio train "
+            "--help-all."
         )
     found: dict[str, str] = {}
     for option, entry in script.options.items():

@@ -17,6 +17,7 @@ from typing import Any
 from lib_ti.commands import options, sd_scripts_generate
 from lib_ti.commands.shared import Stopped
 from lib_ti.core.errors import BadInput
+from lib_ti.core.nearest import perhaps
 
 Given = Mapping[str, list[str]]  # option -> its values; a switch has none
 Words = Sequence[str]
@@ -242,7 +243,10 @@ def _parse(tool: Tool, line: Line, parser_class: type[argparse.ArgumentParser]) 
             parser.add_argument(f"--{option}", nargs=count or 1)
     values, others = parser.parse_known_args(line.arguments)
     if others:
-        raise BadInput(f"{others[0]} is no option of {line.name} that is to be had here; leave it out.")
+        meant = perhaps(others[0], (f"--{option}" for option in tool.options))
+        raise BadInput(
+            f"{others[0]} is no option of {line.name} that is to be had here{meant}; leave it out."
+        )
     found = {option: getattr(values, option) for option in tool.options}
     return {
         option: value if isinstance(value, list) else []

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.nearest import perhaps
 
 MAX_NAME = 100  # characters
 _MAX_BYTES = 200  # in UTF-8: a file system takes 255, and endings and temporary files want their share
@@ -185,4 +186,6 @@ def find_named(name: str, there: Mapping[str, Path], what: str) -> Path:
     if meant:
         raise BadInput(f"{name!r} means {len(meant)} files; give the suffix too.")
     listed = ", ".join(list(there)[:_LISTED]) + (" ..." if len(there) > _LISTED else "")
-    raise BadInput(f"{name[:MAX_NAME]!r} is none of the {what}; there are {listed or 'none'}.")
+    raise BadInput(
+        f"{name[:MAX_NAME]!r} is none of the {what}; there are {listed or 'none'}{perhaps(name, there)}."
+    )

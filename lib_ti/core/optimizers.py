@@ -12,6 +12,7 @@ import torch
 
 from lib_ti.core.errors import BadInput, JobFailed
 from lib_ti.core.files import parse_json
+from lib_ti.core.nearest import perhaps
 
 # Parameter name, or WHOLE for what belongs to all of them -> slot -> tensor or number.
 OptimizerState = dict[str, dict[str, Any]]
@@ -239,7 +240,7 @@ def _by_path(name: str) -> Known:
         return Known(module, kind)
     raise BadInput(
         f"optimizer: got {name!r}, expected one of {', '.join(KNOWN)}, or a class by its full name, "
-        f"such as torch.optim.RAdam, from one of {', '.join(MODULES)}."
+        f"such as torch.optim.RAdam, from one of {', '.join(MODULES)}{perhaps(name, KNOWN)}."
     )
 
 

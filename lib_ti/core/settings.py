@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.nearest import perhaps
 
 T = TypeVar("T")
 _HINTS: dict[type, dict[str, Any]] = {}
@@ -116,7 +117,8 @@ def _check(name: str, value: Any, option: Option, kind: type) -> Any:
     if good and option.high is not None:
         good = value <= option.high
     if not good:
-        raise BadInput(f"{name.replace('_', '-')}: got {value!r}, expected {_expected(option, kind)}.")
+        meant = perhaps(value, option.choices) if isinstance(value, str) else ""
+        raise BadInput(f"{name.replace('_', '-')}: got {value!r}, expected {_expected(option, kind)}{meant}.")
     return value
 
 
@@ -135,7 +137,9 @@ def text_for(option_: Option, plain: type, text: str, given: str) -> Any:
     try:
         return _check("", value, option_, plain)
     except BadInput:
-        raise BadInput(f"{given}: expected {_expected(option_, plain)}.") from None
+        raise BadInput(
+            f"{given}: expected {_expected(option_, plain)}{perhaps(text, option_.choices)}."
+        ) from None
 
 
 def build(kind: type[T], values: Mapping[str, Any]) -> T:
@@ -146,7 +150,8 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
     known = options_of(kind)
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise BadInput(f"unknown setting {', '.join(unknown)}; expected some of {', '.join(known)}.")
+        meant = "".join(perhaps(name, known) for name in unknown[:1])
+        raise BadInput(f"unknown setting {', '.join(unknown)}{meant}; expected some of {', '.join(known)}.")
     checked = {}
     for name, (field, option_, plain) in known.items():
         checked[name] = _check(name, values.get(name, field.default), option_, plain)

@@ -14,6 +14,7 @@ from typing import Any
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import parse_json, parse_toml, read_text, refuse_backslashes
 from lib_ti.core.names import below
+from lib_ti.core.nearest import perhaps
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.settings import build, option, options_of
 from lib_ti.data.dataset import Subset, subset_of
@@ -170,7 +171,8 @@ def _refuse_unknown(where: str, table: Any, known: set[str]) -> None:
     unknown = sorted(set(table) - known)
     if unknown:
         raise BadInput(
-            f"{where}: unknown key {', '.join(unknown)}; expected some of {', '.join(sorted(known))}."
+            f"{where}: unknown key {', '.join(unknown)}; "
+            f"expected some of {', '.join(sorted(known))}{perhaps(unknown[0], known)}."
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import read_text
+from lib_ti.core.nearest import perhaps
 
 OUR_TEMPLATES = Path(__file__).resolve().parents[2] / "textual_inversion_templates"
 
@@ -43,7 +44,9 @@ def find_template(name: str, folders: Sequence[Path] = (OUR_TEMPLATES,)) -> Path
     except KeyError:
         known = ", ".join(templates) or "none"
         places = ", ".join(map(str, folders))
-        raise BadInput(f"There is no template {name!r} in {places}; choose one of: {known}.") from None
+        raise BadInput(
+            f"There is no template {name!r} in {places}; choose one of: {known}{perhaps(name, templates)}."
+        ) from None
 
 
 def read_template(path: Path) -> tuple[str, ...]:

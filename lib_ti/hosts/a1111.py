@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from lib_ti.core.errors import BadInput, StudioError
+from lib_ti.core.nearest import nearest
 from lib_ti.hosts.a1111_describing import describer
 from lib_ti.hosts.a1111_loan import (
     channels_last,
@@ -407,5 +408,5 @@ def _sampler(name: str) -> tuple[str, str]:
     from modules import sd_samplers
 
     if name and name not in sampler_names():
-        raise BadInput(f"there is no sampler {name!r} here; choose one of {', '.join(sampler_names())}.")
+        raise BadInput(f"there is no sampler {name!r} here{nearest(name, sampler_names())}.")
     return sd_samplers.get_sampler_and_scheduler(name or "DPM++ 2M Karras", None, convert_automatic=False)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.nearest import nearest
 from lib_ti.hosts.base import (
     AS_GENERATED,
     Condition,
@@ -305,7 +306,7 @@ class StandaloneHost:
     def _scheduler(self, sampler: str) -> Any:
         kind = _SAMPLERS.get(sampler or "DPM++ 2M Karras")
         if kind is None:
-            raise BadInput(f"there is no sampler {sampler!r} here; choose one of {', '.join(_SAMPLERS)}.")
+            raise BadInput(f"there is no sampler {sampler!r} here{nearest(sampler, _SAMPLERS)}.")
         abar = self.info.alphas_cumprod.double().clamp(min=_LEAST_ALPHA)
         betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
         return kind(

@@ -7,6 +7,7 @@ from typing import Any
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.later import Later
+from lib_ti.core.nearest import perhaps
 from lib_ti.core.settings import Option, build, options_of
 from lib_ti.methods.dreamartist_settings import PRESETS, DreamArtistSettings
 from lib_ti.methods.kind import JobSettings, Kind
@@ -69,7 +70,8 @@ DEFAULT = INVERSION.name
 def kind_named(name: Any) -> Kind:
     """Raises BadInput where there is none of that name."""
     if not isinstance(name, str) or name not in KINDS:
-        raise BadInput(f"method: got {name!r}, expected one of {', '.join(KINDS)}.")
+        meant = perhaps(name, KINDS) if isinstance(name, str) else ""
+        raise BadInput(f"method: got {name!r}, expected one of {', '.join(KINDS)}{meant}.")
     return KINDS[name]
 
 

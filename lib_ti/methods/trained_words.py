@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.nearest import nearest
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.formats.suffixes import EMBEDDINGS
 from lib_ti.methods.dreamartist_settings import NEGATIVE_SUFFIX
@@ -25,7 +26,7 @@ def find_words(folder: Path, word: str) -> Words:
     """
     files = _files(folder)
     if word not in files:
-        raise BadInput(f"there is no embedding {word!r} in {folder}; choose one of those that are there.")
+        raise BadInput(f"there is no embedding {word!r} in {folder}{nearest(word, files)}.")
     if (partner := word + NEGATIVE_SUFFIX) in files:
         return Words(word, partner)
     if word.endswith(NEGATIVE_SUFFIX) or read_embedding(files[word]).is_negative:

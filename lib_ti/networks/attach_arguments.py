@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.nearest import perhaps
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.layers import family_of, parts_of
 from lib_ti.networks.names import PARTS, Part
@@ -43,7 +44,10 @@ def checked_multiplier(multiplier: Any, known: Sequence[Part]) -> dict[Part, Mul
     if not isinstance(multiplier, Mapping):
         return dict.fromkeys(known, _checked("multiplier", multiplier))
     if unknown := [str(part) for part in multiplier if part not in known]:
-        raise BadInput(f"there is no part {', '.join(sorted(unknown))}; the model has {[*known]}.")
+        raise BadInput(
+            f"there is no part {', '.join(sorted(unknown))}; the model has {[*known]}"
+            f"{perhaps(min(unknown), map(str, known))}."
+        )
     return {part: _checked(f"multiplier of {part}", value) for part, value in multiplier.items()}
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from lib_ti.core.nearest import perhaps
+
 ATTRIBUTES = ("shape", "colour", "background", "fill", "size", "style")
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -65,6 +67,7 @@ class Scene:
             if field.name != "seed" and value not in VALUES[field.name]:
                 raise ValueError(
                     f"unknown {field.name} {value!r}; expected one of {', '.join(VALUES[field.name])}"
+                    f"{perhaps(str(value), VALUES[field.name])}"
                 )
 
 

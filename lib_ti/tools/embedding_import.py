@@ -12,6 +12,7 @@ from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import new_files
 from lib_ti.core.names import files_inside, folded, safe_name, suggest_name
+from lib_ti.core.nearest import perhaps
 from lib_ti.formats.content import content_of
 from lib_ti.formats.embedding import Embedding, read_embeddings, write_safetensors
 from lib_ti.formats.embedding_layouts import renamed
@@ -55,7 +56,10 @@ def _chosen(found: list[Embedding], word: str, path: Path) -> Embedding:
     if not word and len(found) == 1:
         return found[0]
     if names.count(word) != 1:
-        raise BadInput(f"word: got {word!r}, expected one of those in {path.name}: {', '.join(names)}.")
+        raise BadInput(
+            f"word: got {word!r}, expected one of those in {path.name}: {', '.join(names)}"
+            f"{perhaps(word, names)}."
+        )
     return found[names.index(word)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.nearest import perhaps
 from lib_ti.tools import card_tools, embedding_tools, image_tools, network_tools
 from lib_ti.tools.tool import Tool
 
@@ -25,6 +26,7 @@ def find_tool(group: str, name: str) -> Tool:
     for tool in TOOLS:
         if (tool.group, tool.name) == (group, name):
             return tool
+    names = [f"{tool.group} {tool.name}" for tool in TOOLS]
     raise BadInput(
-        f"there is no tool {group} {name}; there are {', '.join(f'{t.group} {t.name}' for t in TOOLS)}."
+        f"there is no tool {group} {name}; there are {', '.join(names)}{perhaps(f'{group} {name}', names)}."
     )
