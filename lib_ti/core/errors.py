@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from lib_ti.core.text import as_text
+
 
 class StudioError(Exception):
     """Base of every error that is shown to the user as its message alone, without a traceback."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """What every door can show, whatever the file is called that it is about."""
+        return as_text(super().__str__())
 
 
 class BadInput(StudioError):

@@ -23,6 +23,7 @@ from typing import Any
 from lib_ti.core import limits
 from lib_ti.core.errors import BadInput, StudioError
 from lib_ti.core.names import folded
+from lib_ti.core.text import as_text, is_text
 
 if sys.platform == "win32":
     import msvcrt
@@ -64,7 +65,7 @@ class CannotWrite(StudioError, OSError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        return as_text(str(self.args[0]))
 
 
 @contextmanager
@@ -382,17 +383,6 @@ def _checked(told: Any) -> Any:
         if not level:
             return told
     raise ValueError("it is nested too deeply")
-
-
-def is_text(value: str) -> bool:
-    """Whether it can be written down: half of a pair of characters, as bytes that are no UTF-8 become in the
-    name of a file, cannot."""
-    return as_text(value) == value
-
-
-def as_text(value: str) -> str:
-    """With a question mark in the place of each half of a character."""
-    return value if value.isascii() else value.encode(errors="replace").decode()
 
 
 def parse_toml(text: str) -> dict[str, Any]:

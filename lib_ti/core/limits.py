@@ -6,6 +6,8 @@ within a second and 256 MB (``ti-studio bench fuzz``).
 
 from __future__ import annotations
 
+from lib_ti.core.errors import BadInput
+
 # Texts and what is written in them.
 TEXT = 1 << 20  # bytes of a template, a data set file, a file of prompts
 CAPTION = 100_000  # bytes of a caption's file; long ones of tags have 5,000
@@ -13,7 +15,11 @@ PROMPT = 20_000  # characters of a prompt, its template's line filled
 PROMPTS = 1000  # of a file of sample prompts
 DRAWN_PROMPTS = 2_000  # that are read to count a word in them; 10,000 take seconds
 BRACKETS = 100  # of a prompt inside one another: each multiplies the weight of all that is in it
+PROMPT_KEYS = 100  # that all prompts of a file share
 ARGUMENTS = 10_000  # characters of arguments such as network_args
+OPTIMIZER_ARGUMENTS = 1_000  # characters
+MIXTURE = 1_000  # characters of an expression over embeddings
+EXPRESSION = 100  # characters of one for a scale, so that nesting stays far from Python's limit
 JSON = 4 << 20  # bytes of JSON or TOML; lists of nothing take twenty times as much
 DEPTH = 64  # of lists and tables inside one another
 DIGITS = 100  # of a whole number: Python takes its time for long ones
@@ -54,7 +60,6 @@ CARD_METADATA = 1 << 18  # characters
 SUBSETS = 1_000  # of a data set file
 REPEATS = 10_000  # of a picture in an epoch
 SHOWN = 1_000_000  # pictures of an epoch, repeats counted
-FOLDER = 100_000  # files of a folder of pictures
 
 # Models, as their .yaml or config.json describes them. SDXL has 10 transformers in a row, ViT-bigG 32 layers.
 DESCRIPTION = 32 << 10  # bytes; those of the families have 2 to 4 kB
@@ -63,3 +68,9 @@ NUMBERS = 64  # in a list of a description
 LAYERS = 64  # in a row: layers, transformers
 BLOCKS = 256  # levels, layers and transformers of a U-Net multiplied; SDXL has 90
 SIDE = 1 << 17  # any other number: widths, heads, words of the vocabulary
+
+
+def check_prompt(length: int, what: str = "a prompt") -> None:
+    """Raises BadInput where a prompt has, or would have, too many characters."""
+    if length > PROMPT:
+        raise BadInput(f"{what} has {length} characters; at most {PROMPT} are read, shorten it.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput, JobFailed
 from lib_ti.core.files import parse_json
 from lib_ti.core.nearest import perhaps
@@ -17,7 +18,6 @@ from lib_ti.core.nearest import perhaps
 # Parameter name, or WHOLE for what belongs to all of them -> slot -> tensor or number.
 OptimizerState = dict[str, dict[str, Any]]
 WHOLE = ""
-_MAX_ARGUMENTS = 1000  # characters
 _WORDS = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None}
 _SHARE = "share"  # of a group: its rate as a multiple of the loop's
 
@@ -151,7 +151,7 @@ def parse_arguments(
     """
     text = text.strip()
     try:
-        if len(text) > _MAX_ARGUMENTS:
+        if len(text) > limits.OPTIMIZER_ARGUMENTS:
             raise ValueError
         if text.startswith("{"):
             found = parse_json(text)
@@ -160,8 +160,8 @@ def parse_arguments(
             found = {key.strip(): _literal(value) for key, _, value in pairs}
     except ValueError:
         raise BadInput(
-            f"{setting}: cannot read {text[:_MAX_ARGUMENTS]!r}; expected a JSON object, or pairs such "
-            "as betas=(0.9, 0.99) eps=1e-6."
+            f"{setting}: cannot read {text[: limits.OPTIMIZER_ARGUMENTS]!r}; expected a JSON object, or pairs "
+            "such as betas=(0.9, 0.99) eps=1e-6."
         ) from None
     for key in ours:
         if key in found:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import read_text
 
@@ -38,7 +39,7 @@ def read_caption(
     pattern = _compile(word_regex)
     sidecar = path.with_name(path.stem + extension)
     if sidecar.is_file():
-        return read_text(sidecar).strip()
+        return read_text(sidecar, limits.CAPTION).strip()
     if otherwise is not None:
         return otherwise
     caption = re.sub(r"^[-\d]+\s*", "", path.stem)

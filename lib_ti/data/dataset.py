@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.data.buckets import Bucketing
@@ -114,12 +115,19 @@ def subsets_of(settings: PictureSettings) -> list[Subset]:
 
 def read_pictures(subsets: Sequence[Subset], settings: PictureSettings) -> list[Picture]:
     """The pictures of all subsets, with their captions. Raises BadInput."""
+    found = [(subset, find_images(subset.folder)) for subset in subsets]
+    shown = sum(subset.repeats * len(paths) for subset, paths in found)
+    if shown > limits.SHOWN:
+        raise BadInput(
+            f"an epoch would show {shown} pictures, repeats counted; at most {limits.SHOWN} are taken; lower "
+            "the repeats."
+        )
     return [
         Picture(
             path, _caption_of(path, subset, settings), subset, mask_file(path) if subset.mask_files else None
         )
-        for subset in subsets
-        for path in find_images(subset.folder)
+        for subset, paths in found
+        for path in paths
     ]
 
 
@@ -131,6 +139,8 @@ def _with_repeats(subset: Subset) -> list[Subset]:
     named = [(path, match) for path in inside if (match := _REPEATED.fullmatch(path.name))]
     if not named or any(path.suffix.lower() in SUFFIXES and path.is_file() for path in folder.iterdir()):
         return [subset]
+    if many := next((path for path, match in named if int(match[1]) > limits.REPEATS), None):
+        raise BadInput(f"{many} would repeat its pictures more than {limits.REPEATS} times; rename it.")
     return [
         replace(subset, folder=path, repeats=max(1, int(match[1])), class_words=match[2])
         for path, match in named

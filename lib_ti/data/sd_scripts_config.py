@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import parse_json, parse_toml, read_text, refuse_backslashes
 from lib_ti.core.names import below
@@ -87,7 +88,7 @@ class _DatasetKeys:
 class _SubsetKeys:
     """Keys of a subset that are not settings of ours."""
 
-    num_repeats: int = option(1, "", group="", low=1)
+    num_repeats: int = option(1, "", group="", low=1, high=limits.REPEATS)
     is_reg: bool = option(False, "", group="")
     class_tokens: str = option("", "", group="")
     random_crop: bool = option(False, "", group="")
@@ -157,6 +158,9 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     tables = config.get("datasets", []) if isinstance(config, dict) else None
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise BadInput(f"{path} is no data set file; expected [[datasets]] with [[datasets.subsets]] in it.")
+    count = sum(len(inside) for table in tables if isinstance(inside := table.get("subsets"), list))
+    if len(tables) + count > limits.SUBSETS:
+        raise BadInput(f"{path} has {len(tables) + count} tables; at most {limits.SUBSETS} are read.")
     return config
 
 

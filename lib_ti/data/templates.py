@@ -63,10 +63,15 @@ def fill(line: str, *, name: str, filewords: str, others: Sequence[str] = ()) ->
     """A template line as a prompt; a ``[name]`` inside the filewords is filled too.
 
     ``others``: what [name2], [name3] and so on stand for. A word in the tokens of sd-scripts is the word.
+    Raises BadInput for a prompt of too many characters.
     """
-    prompt = line.replace("[filewords]", filewords).replace("[name]", name)
-    for number, other in enumerate(others, 2):
-        prompt = prompt.replace(f"[name{number}]", other)
+    names = ((f"[name{number}]", other) for number, other in enumerate(others, 2))
+    prompt = line
+    for place, words in (("[filewords]", filewords), ("[name]", name), *names):
+        if (times := prompt.count(place)) > 0:
+            length = len(prompt) + times * (len(words) - len(place))
+            limits.check_prompt(length, f"the template line {line[:40]!r}, filled with a caption or a word,")
+            prompt = prompt.replace(place, words)
     for word in (name, *others):
         if f"{word}1" not in others:  # a word itself
             prompt = as_one_word(prompt, word)

@@ -17,7 +17,7 @@ from typing import IO, Any, Literal, cast
 import torch
 
 from lib_ti.core import limits
-from lib_ti.core.files import as_text
+from lib_ti.core.text import as_text
 
 STORAGE_DTYPES = {
     "torch.DoubleStorage": torch.float64,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.hosts.base import AS_GENERATED, Conditioning
 
@@ -24,7 +25,7 @@ def _pieces(space: str) -> re.Pattern[str]:
     return re.compile(
         rf"""
           \\(?P<escaped>[()\[\]\\])
-        | :{space}(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+)){space}\)
+        | :{space}(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+)){space}\)
         | (?P<bracket>[()\[\]])
         | [^\\()\[\]:]+
         | [\\:]
@@ -34,7 +35,7 @@ def _pieces(space: str) -> re.Pattern[str]:
 
 
 _PIECE, _PIECE_OF_SD_SCRIPTS = _pieces(r"\s*"), _pieces("")
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"\bBREAK\b")
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ def parse_emphasis(prompt: str, *, as_sd_scripts: bool = False) -> list[list[tup
     ``(a)`` is worth 1.1, ``[a]`` 1 / 1.1, ``(a:1.3)`` 1.3; nested brackets multiply; a bracket that is
     never closed reaches to the end; one that was never opened is text; ``\(`` is a literal bracket.
     ``as_sd_scripts``: BREAK is a word, no space may stand beside a weight, and a backslash that escapes
-    nothing goes.
+    nothing goes. Raises BadInput for a prompt of too many characters, or of brackets inside one another.
     """
+    limits.check_prompt(len(prompt))
     texts: list[str | None] = []  # None: a BREAK
     weights: list[float] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
@@ -97,6 +99,7 @@ def parse_emphasis(prompt: str, *, as_sd_scripts: bool = False) -> list[list[tup
         bracket, weight = piece["bracket"], piece["weight"]
         if bracket in opened:
             opened[bracket].append(len(texts))
+            _limit_depth(prompt, sum(map(len, opened.values())))
         elif weight and opened["("]:
             close("(", float(weight))
         elif bracket == ")" and opened["("]:
@@ -108,7 +111,7 @@ def parse_emphasis(prompt: str, *, as_sd_scripts: bool = False) -> list[list[tup
             if as_sd_scripts:
                 first, *others = ["" if piece.group() == "\\" else text]
             else:
-                first, *others = _BREAK.split(text)
+                first, *others = _between_breaks(text)
             texts.append(first)
             for other in others:
                 texts += [None, other]
@@ -118,6 +121,23 @@ def parse_emphasis(prompt: str, *, as_sd_scripts: bool = False) -> list[list[tup
     while opened["["]:
         close("[", SQUARE_FACTOR)
     return _join(texts, weights)
+
+
+def _limit_depth(prompt: str, brackets: int) -> None:
+    if brackets > limits.BRACKETS:
+        raise BadInput(
+            f"the prompt {prompt[:40]!r}... has more than {limits.BRACKETS} brackets inside one another; "
+            "close some, or write a backslash before those that are text."
+        )
+
+
+def _between_breaks(text: str) -> list[str]:
+    """What stands between the BREAKs, without the blanks beside them."""
+    first, *others = _BREAK.split(text)
+    if not others:
+        return [text]
+    *middle, last = others
+    return [first.rstrip(), *map(str.strip, middle), last.lstrip()]
 
 
 def _join(texts: Sequence[str | None], weights: Sequence[float]) -> list[list[tuple[str, float]]]:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from lib_ti.core import limits
+
 Node = Callable[[Any], Any]  # from what the names stand for to the value
 Expression = Callable[[float], float]
 
-MAX_LENGTH = 100  # characters, so that nesting stays far from Python's limit
 CONSTANTS = {"pi": math.pi, "e": math.e}
 FUNCTIONS: dict[str, tuple[Callable[..., float], int]] = {  # and how many arguments they take
     "sin": (math.sin, 1),
@@ -45,8 +46,8 @@ def parse_expression(text: str, variable: str) -> Expression:
 
     Raises ValueError, with the reason, for text that is no such arithmetic.
     """
-    if len(text) > MAX_LENGTH:
-        raise ValueError(f"it has {len(text)} characters, at most {MAX_LENGTH} are read")
+    if len(text) > limits.EXPRESSION:
+        raise ValueError(f"it has {len(text)} characters, at most {limits.EXPRESSION} are read")
     return Parser(tokens_of(text, _TOKEN), partial(_power, variable)).whole()
 
 

@@ -7,8 +7,9 @@ import re
 
 import torch
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
-from lib_ti.methods.expression import MAX_LENGTH, Expression, parse_expression
+from lib_ti.methods.expression import Expression, parse_expression
 
 # DreamArtist's curves over rate, the timestep as a share of the last: 0 almost clean, 1 all noise.
 _CURVES: dict[str, Expression] = {
@@ -36,8 +37,8 @@ def parse_guidance(text: str, timesteps: int = 1000) -> torch.Tensor:
             "a curve: 1.5-3:cos, 1.5-3:cos2, 1.5-3:sqrt(rate)."
         )
 
-    if len(text) > 2 * MAX_LENGTH:
-        raise BadInput(f"guidance: it has {len(text)} characters; at most {2 * MAX_LENGTH} are read.")
+    if len(text) > 2 * limits.EXPRESSION:
+        raise BadInput(f"guidance: it has {len(text)} characters; at most {2 * limits.EXPRESSION} are read.")
     match = _GUIDANCE.fullmatch(text)
     if match is None:
         raise refuse("cannot be read")

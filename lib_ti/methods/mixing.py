@@ -22,7 +22,6 @@ import torch
 from lib_ti.core import limits
 from lib_ti.methods.expression import Node, Parser, apply, constant, tokens_of
 
-MAX_LENGTH = 1000  # characters
 MAX_DEPTH = 30  # parentheses and signs inside one another, far from Python's limit
 
 # What is done where two sums' parts have different numbers of vectors.
@@ -147,8 +146,8 @@ def mixed(expression: str, sources: Sources) -> Rows:
 
 
 def _parse(text: str) -> Node:
-    if len(text) > MAX_LENGTH:
-        raise ValueError(f"it has {len(text)} characters, at most {MAX_LENGTH} are read")
+    if len(text) > limits.MIXTURE:
+        raise ValueError(f"it has {len(text)} characters, at most {limits.MIXTURE} are read")
     tokens = tokens_of(text, _TOKEN)
     _check_depth(tokens)
     parser = Parser(tokens, _atom)

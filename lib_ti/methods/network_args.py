@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import from_text
 from lib_ti.methods.network_settings import DyLoraSettings
@@ -38,6 +39,8 @@ def read_network_args(
     what is not known here, and for what no setting takes.
     """
     found: dict[str, str] = {}
+    if (length := sum(map(len, words))) > limits.ARGUMENTS:
+        raise BadInput(f"{option}: it has {length} characters; at most {limits.ARGUMENTS} are read.")
     unit = ""
     for word in words:
         name, equals, value = (part.strip() for part in word.partition("="))

@@ -8,8 +8,9 @@ import random
 import pytest
 import torch
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
-from lib_ti.methods.expression import CONSTANTS, FUNCTIONS, MAX_LENGTH, parse_expression
+from lib_ti.methods.expression import CONSTANTS, FUNCTIONS, parse_expression
 from lib_ti.methods.guidance import is_plain, parse_guidance
 
 RATES = [i / 999 for i in range(1000)]
@@ -100,9 +101,9 @@ def test_the_rules_of_arithmetic() -> None:
         ("1-3:1e999 - 1e999", "a scale of nan"),
         ("1-3:-rate", "a scale of -"),
         ("101", "a scale of 101 is not between 0 and 100"),
-        ("1-3:" + "(" * (MAX_LENGTH + 1), "at most 100 are read"),
-        ("1-3:" + "-" * MAX_LENGTH, "ends too early"),
-        ("1-3:" + "(" * MAX_LENGTH, "ends too early"),
+        ("1-3:" + "(" * (limits.EXPRESSION + 1), "at most 100 are read"),
+        ("1-3:" + "-" * limits.EXPRESSION, "ends too early"),
+        ("1-3:" + "(" * limits.EXPRESSION, "ends too early"),
         ("٣", "cannot be read"),
     ],
 )

@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from lib_ti.methods.mixing import MAX_LENGTH, Rows, Short, Sources, concatenated, mixed, weighted_sum
+from lib_ti.core import limits
+from lib_ti.methods.mixing import Rows, Short, Sources, concatenated, mixed, weighted_sum
 
 CAT, DOG, FUR, LONG, WIDE = (
     torch.randn(n, d, generator=torch.Generator().manual_seed(n * d))
@@ -87,7 +88,7 @@ def test_different_numbers_of_vectors_go_on_as_told() -> None:
         ("long," * 15 + "cat", "77 vectors"),
         ("(" * 40 + "cat" + ")" * 40, "inside one another"),
         ("-" * 400 + "cat", "inside one another"),
-        ("+".join(["cat"] * 400), f"at most {MAX_LENGTH}"),
+        ("+".join(["cat"] * 400), f"at most {limits.MIXTURE}"),
     ],
 )
 def test_what_says_nothing_is_refused_with_the_reason(text: str, why: str) -> None:
