@@ -160,7 +160,7 @@ def parse_arguments(
             found = {key.strip(): _literal(value) for key, _, value in pairs}
     except ValueError:
         raise BadInput(
-            f"{setting}: cannot read {text[: limits.OPTIMIZER_ARGUMENTS]!r}; expected a JSON object, or pairs "
+            f"{setting}: cannot read {text[: limits.OPTIMIZER_ARGUMENTS]!r}; expected JSON, or pairs "
             "such as betas=(0.9, 0.99) eps=1e-6."
         ) from None
     for key in ours:
