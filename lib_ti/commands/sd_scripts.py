@@ -138,7 +138,13 @@ def translate(
     given = _parse(line[place + 1 :], script, parser_class, launch.given)
     _check_presence(given, script)
     ours: dict[str, str] = {"--data": str(folder), **script.defaults}
-    told = [*launch.told]
+    told = [
+        *launch.told,
+        *(
+            f"accelerate's {_shown(option, value)}: it counts where the script is given none of its own"
+            for option, value in launch.given.items()
+        ),
+    ]
     for option, value in given.items():
         entry = script.options[option].of(value)
         if entry.instead:

@@ -25,10 +25,7 @@ _SHOWN = "errors are told in a sentence"
 # Their values become options of the script ("mixed_precision") and of this program ("--device").
 _OPTIONS: Mapping[str, Entry] = {
     "mixed_precision": Entry(
-        choices={
-            name: sets({"mixed_precision": name}, told="it counts where the script is given none of its own")
-            for name in ("no", "fp16", "bf16")
-        },
+        choices={name: sets({"mixed_precision": name}) for name in ("no", "fp16", "bf16")},
         instead="use no, fp16 or bf16",
     ),
     "cpu": sets({"--device": "cpu"}, switch=True),

@@ -15,6 +15,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from lib_ti.commands import options, sd_scripts_generate
+from lib_ti.commands.sd_scripts_accelerate import read_launch
 from lib_ti.commands.shared import Stopped
 from lib_ti.core.errors import BadInput
 from lib_ti.core.nearest import perhaps
@@ -204,15 +205,16 @@ class Line:
 
     name: str
     arguments: Words
+    before: Words = ()  # what the script is called by: nothing, python, or accelerate launch with its options
 
 
 def find_tool(words: Words) -> Line | None:
-    """The tool that is called in ``words``, which may begin with ``python``; None where there is none."""
-    for place, word in enumerate(words[:2]):
-        name = PureWindowsPath(word).name  # either kind of slash
-        if name in TOOLS:
-            return Line(name, words[place + 1 :])
-    return None
+    """The tool that is called in ``words``; None where the first script in them is none."""
+    place = next((place for place, word in enumerate(words) if word.endswith(".py")), None)
+    if place is None:
+        return None
+    name = PureWindowsPath(words[place]).name  # either kind of slash
+    return Line(name, words[place + 1 :], words[:place]) if name in TOOLS else None
 
 
 def translate_tool(
@@ -256,7 +258,12 @@ def _parse(tool: Tool, line: Line, parser_class: type[argparse.ArgumentParser]) 
 
 
 def run_tool(line: Line, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
+    launch = read_launch(line.before, args.parser_class)
+    if launch is None:
+        raise BadInput(f"{shlex.join(line.before)} before {line.name} is not to be had here; leave it out.")
     words, told = translate_tool(line, args.parser_class)
+    unused = [f"accelerate's --{option}: no tool has such an option" for option in launch.given]
+    told = [*launch.told, *unused, *told]
     for sentence in told:
         print(sentence, file=sys.stderr)
     print(f"the same as: {shlex.join(['ti-studio', *words])}", file=sys.stderr)
@@ -265,7 +272,7 @@ def run_tool(line: Line, args: argparse.Namespace, stopped: Stopped) -> dict[str
     options.add_tools(commands)
     options.add_generate(commands)
     ours = parser.parse_args([*words, *(["--json"] if args.json else [])])
-    if args.device and "--device" not in words:
-        ours.device = args.device
+    if (device := args.device or launch.device) and "--device" not in words:
+        ours.device = device
     result: dict[str, Any] = ours.run(ours, stopped)
-    return result
+    return {**result, "notes": [*told, *result.get("notes", [])]} if told else result

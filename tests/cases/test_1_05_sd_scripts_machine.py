@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lib_ti.cli import main
 from lib_ti.commands.sd_scripts import translate
+from lib_ti.commands.sd_scripts_accelerate import read_launch
 from lib_ti.commands.sd_scripts_device import fitted
 from lib_ti.core.errors import BadInput
 from lib_ti.core.loop import Loop, Method, check_learning
 from lib_ti.core.optimizers import make_optimizer
+from lib_ti.job_memory import economy_of
 from tests.cases.test_1_05_sd_scripts_meaning import NETWORK, TI, settings_of
+
+
+class Nothing(Method):
+    def parameters(self) -> dict[str, torch.Tensor]:
+        return {"x": torch.zeros(1, 1, requires_grad=True)}
 
 
 @pytest.mark.parametrize(
@@ -32,10 +41,6 @@ from tests.cases.test_1_05_sd_scripts_meaning import NETWORK, TI, settings_of
     ],
 )
 def test_weights_decay_in_the_loop_as_there(line: list[str], more: list[str], decay: float) -> None:
-    class Nothing(Method):
-        def parameters(self) -> dict[str, torch.Tensor]:
-            return {"x": torch.zeros(1, 1, requires_grad=True)}
-
     settings = settings_of([*line, *more])
     optimizer = Loop(Nothing(), check_learning(settings), None, settings).optimizer
     assert optimizer.param_groups[0]["weight_decay"] == decay
@@ -69,6 +74,12 @@ def test_nesterov_has_its_momentum() -> None:
 def test_the_machine_is_asked_for_what_the_line_asks_for(more: list[str], expected: dict[str, str]) -> None:
     ours = translate([*NETWORK, *more], Path()).ours
     assert {flag: ours.get(flag) for flag in expected} == expected
+
+
+def test_precision_and_attention_reach_the_loop() -> None:
+    settings = settings_of([*NETWORK, "--mixed_precision=bf16", "--optimizer_type=AdamW", "--mem_eff_attn"])
+    assert Loop(Nothing(), check_learning(settings), None, settings).precision.dtype == torch.bfloat16
+    assert economy_of(settings).attention == "sliced"
 
 
 def test_a_few_vectors_need_no_eight_bits() -> None:
@@ -155,9 +166,35 @@ def test_a_line_that_accelerate_launches_computes_in_half(
     assert main(["sd-scripts", "--json", "--device", "cpu", *line]) == 0
     result = json.loads(capsys.readouterr().out)
     told = [message.partition(":")[0] for message in result["messages"][:3]]
-    assert told[0] == "accelerate's --mixed_precision=bf16" and told[2].startswith(
-        "xformers is not to be had"
-    )
+    assert told[1] == "accelerate's --mixed_precision=bf16"
+    assert told[2].startswith("xformers is not to be had")
     settings = json.loads(next(Path(".ti-studio/jobs").glob("*/settings.json")).read_text())["settings"]
     assert (settings["precision"], settings["attention"]) == ("bf16", "sdpa")
     assert settings["optimizer_args"] == "weight_decay=0.01"
+
+
+def test_a_tool_that_is_launched_says_what_nothing_comes_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, made = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    down, up = torch.ones(2, 8), torch.ones(8, 2)
+    name = "lora_unet_down_blocks_0_attentions_0_proj_in"
+    save_file({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}, file)
+    line = [
+        "networks/resize_lora.py",
+        "--model",
+        str(file),
+        "--save_to",
+        str(made),
+        "--new_rank=1",
+        "--verbose",
+    ]
+    before = ["accelerate", "launch", "--cpu", "--mixed_precision=fp16", "--num_cpu_threads_per_process=1"]
+    assert main(["sd-scripts", "--json", *before, *line]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    told = ("accelerate's --num_cpu_threads_per_process=1", "accelerate's --mixed_precision", "--verbose")
+    assert [note.partition(":")[0] for note in notes[:3]] == list(told)
+    with pytest.raises(BadInput, match="--num_processes=4 is not to be had here"):
+        read_launch(["accelerate", "launch", "--num_processes=4"], ArgumentParser)
+    assert main(["sd-scripts", "bash", *line]) == 2
+    assert "bash before resize_lora.py is not to be had here" in capsys.readouterr().err
