@@ -188,7 +188,8 @@ class Run:
         self.method = self.kind.make(host, settings, samples, start)
         evaluation: Sequence[Batch] = ()
         if settings.evaluate_every:
-            evaluation = evaluation_batches(self.method.draw, settings, samples.timesteps)
+            held = len(samples.looked_at(settings.evaluate_pictures))
+            evaluation = evaluation_batches(self.method.draw, settings, samples.timesteps, held)
         parameters = self.method.parameters()
         words = self.kind.vectors(parameters, settings)
         self.loop = Loop(
@@ -304,6 +305,8 @@ class Run:
             self._preview(step)
 
     def _draws_at(self, step: int) -> bool:
+        if self.settings.preview_first and step == self.settings.initial_step:
+            return True
         every = self.settings.preview_every
         return bool(every) and step > 0 and (step % every == 0 or self._ends_at(step))
 

@@ -392,7 +392,7 @@ def _check_target(product: Product, overwrite: bool, folders: Folders, job: Job 
 
 def check_sampler(settings: JobSettings, known: Sequence[str]) -> None:
     """Raises BadInput where the previews ask for a sampler that is not among ``known``."""
-    if settings.preview_every and settings.preview_sampler not in ("", *known):
+    if settings.previews and settings.preview_sampler not in ("", *known):
         raise BadInput(
             f"preview-sampler: there is no {settings.preview_sampler!r}; choose one of {', '.join(known)}"
             f"{perhaps(settings.preview_sampler, known)}."
@@ -437,7 +437,7 @@ def _count(vectors: Mapping[str, torch.Tensor]) -> int:
 
 def _preview_warning(host: Host, settings: JobSettings, source: Source) -> list[str]:
     """What to say of previews that will not show what is learned."""
-    if not settings.preview_every:
+    if not settings.previews:
         return []
     words = kind_of(settings).words(settings)
     if words.for_negative and settings.preview_cfg == 1:

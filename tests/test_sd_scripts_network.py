@@ -203,8 +203,8 @@ def test_documented_options_become_ours(
             "--base_weights_multiplier much: expected a number",
         ),
         (["--unet_lr=fast"], "--unet_lr=fast: expected a number"),
-        (["--token_string=x"], "--token_string is not to be had here"),
-        (["--save_model_as=ckpt"], "--save_model_as=ckpt is not to be had here"),
+        (["--token_string=x"], "--token_string belongs to train_textual_inversion.py"),
+        (["--save_model_as=diffusers"], "--save_model_as=diffusers is not to be had here"),
         (["--network_train_unet_only", "--network_train_text_encoder_only"], "leaves nothing"),
     ],
 )
@@ -230,7 +230,7 @@ def test_a_file_gives_what_the_command_line_does_not(tmp_path: Path) -> None:
         assert (settings.down_lr_weight, settings.mid_lr_weight, settings.up_lr_weight) == (DOWN, "2.0", UP)
         assert settings.learning_rate == "1e-4"
     for text, said in (
-        ("no_such = 1", "no_such is not to be had here"),
+        ("no_such = 1", "--no_such is no option of this script"),
         ("network_dim = true", "network_dim: got True, expected text or a number"),
         ("cache_latents = 3", "cache_latents: got 3, expected true or false"),
         ("network_dim = [1, 2]", "network_dim: got [1, 2]"),

@@ -16,20 +16,23 @@ from typing import Any
 
 from lib_ti.commands import options, train
 from lib_ti.commands.sd_scripts_accelerate import read_launch
+from lib_ti.commands.sd_scripts_debug import shown_dataset
 from lib_ti.commands.sd_scripts_device import fitted
-from lib_ti.commands.sd_scripts_entry import Entry, Ours
+from lib_ti.commands.sd_scripts_entry import Entry, Ours, unknown_option
 from lib_ti.commands.sd_scripts_file import read_options
 from lib_ti.commands.sd_scripts_learning import learning_told, optimizer_args, weighting_of
 from lib_ti.commands.sd_scripts_network import NETWORK_DEFAULTS, NETWORK_OPTIONS, network_ours
 from lib_ti.commands.sd_scripts_options import DEFAULTS, NOT_TOGETHER, OPTIONS
 from lib_ti.commands.sd_scripts_output import Copies, save_embedding, save_network
-from lib_ti.commands.sd_scripts_saving import kept_copies, metadata_told, preview_of
+from lib_ti.commands.sd_scripts_pictures import masks_of, sources_of
+from lib_ti.commands.sd_scripts_saving import kept_copies, metadata_told, preview_of, saving_told
 from lib_ti.commands.sd_scripts_schedule import adafactor_args, relative_step, schedule_of
 from lib_ti.commands.sd_scripts_tools import TOOLS, find_tool, run_tool
+from lib_ti.commands.sd_scripts_validation import beginning_of, validation_of
 from lib_ti.commands.shared import Stopped
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
-from lib_ti.core.nearest import nearest, perhaps
+from lib_ti.core.nearest import nearest
 from lib_ti.core.settings import text_for
 from lib_ti.methods.registry import all_options
 
@@ -87,6 +90,7 @@ class Translation:
     told: list[str]  # what to say about options that nothing here answers to
     output: Path  # the file that sd-scripts would write
     device: str = ""  # that accelerate was told of; "": the best there is
+    debug: bool = False  # nothing is trained: the prompts' ids are shown
 
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
@@ -101,6 +105,11 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     print(f"the same as: {shlex.join(['ti-studio', 'train', *words])}", file=sys.stderr)
     parser = args.parser_class(prog="ti-studio")
     options.add_train(parser.add_subparsers(parser_class=args.parser_class))
+    if translation.debug:
+        args_of_train = parser.parse_args(["train", "--json", "--show-tokens", *words])
+        word = ours["--name"] if ours.get("--vectors") else ""
+        result = shown_dataset(train.run(args_of_train, stopped), word, quiet=args.json)
+        return {**result, "messages": said}
     epochs, keep = (int(ours.get(flag, "0")) for flag in ("--copy-every-epochs", "--keep-last"))
     copies = Copies(translation.output, epochs, keep)
     result = train.run(parser.parse_args(["train", *words]), stopped, copies)
@@ -158,15 +167,22 @@ def translate(
     ours |= optimizer_args(given, ours)
     rates = ("unet_lr", "text_encoder_lr") if relative_step(given) else ()
     ours |= script.together({key: value for key, value in given.items() if key not in rates}, ours)
-    schedule, said = schedule_of(given, ours["--learning-rate"])
-    ours |= _checked("--lr_scheduler", schedule)
-    told += [*said, *learning_told(given)]
+    for shown, (made, said) in {
+        "--lr_scheduler": schedule_of(given, ours["--learning-rate"]),
+        "--masked_loss": masks_of(given),
+        "--initial_step": beginning_of(given),
+        "--validation_split": validation_of(given) if "network_module" in given else ({}, []),
+    }.items():
+        ours |= _checked(shown, made)
+        told += said
+    ours, said = sources_of(given, ours)
+    told += [*said, *learning_told(given), *saving_told(given)]
     if "--buckets" in ours:
         del ours["--no-buckets"]
     suffix = given.get("save_model_as", script.suffix).lower()
     told += metadata_told(given, suffix)
     output = Path(ours["--data"]) / f"{safe_name(script.output(given))}.{suffix}"
-    return Translation(ours, told, output, launch.device)
+    return Translation(ours, told, output, launch.device, "debug_dataset" in given)
 
 
 def _checked(shown: str, ours: Ours) -> Ours:
@@ -194,12 +210,11 @@ def _parse(
             parser.add_argument(f"--{option}", nargs="*" if entry.several else None)
     values, others = parser.parse_known_args(arguments)
     if others:
-        strange = others[0].partition("=")[0]
-        meant = perhaps(strange, (f"--{option}" for option in script.options))
-        raise BadInput(
-            f"{strange} is not to be had here{meant}; leave it out, or look for it in ti-studio train "
-            "--help-all."
-        )
+        typed = next((word for word in others if word.startswith("-")), others[0])
+        option = typed.partition("=")[0].lstrip("-")
+        if owners := [name for name, other in SCRIPTS.items() if option in other.options]:
+            raise BadInput(f"--{option} belongs to {' and '.join(owners)}; leave it out here.")
+        raise BadInput(unknown_option(option, script.options))
     found: dict[str, str] = {}
     for option, entry in script.options.items():
         value = getattr(values, option)

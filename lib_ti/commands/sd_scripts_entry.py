@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.nearest import perhaps
 
 Ours = Mapping[str, str]  # options of ti-studio train; a switch has an empty value
 
@@ -47,6 +48,15 @@ def only(*values: str, instead: str) -> Entry:
 
 def missing(instead: str, *, switch: bool = False, several: bool = False) -> Entry:
     return Entry(instead=instead, switch=switch, several=several)
+
+
+def unknown_option(name: str, known: Collection[str]) -> str:
+    """The sentence about an option that sd-scripts does not have either, with the one it may stand for."""
+    meant = perhaps(f"--{name}", (f"--{option}" for option in known))
+    return (
+        f"--{name} is no option of this script{meant}; leave it out, or look for it in ti-studio train "
+        "--help-all."
+    )
 
 
 def number(option: str, text: str) -> float:

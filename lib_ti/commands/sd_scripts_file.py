@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_ti.commands.sd_scripts_entry import Entry
+from lib_ti.commands.sd_scripts_entry import Entry, unknown_option
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import parse_toml, read_text
-from lib_ti.core.nearest import perhaps
 
 
 def read_options(name: str, known: Mapping[str, Entry]) -> dict[str, str]:
@@ -30,10 +29,7 @@ def read_options(name: str, known: Mapping[str, Entry]) -> dict[str, str]:
         if key == "config_file" or value is False or value in ("", []):
             continue  # to sd-scripts an empty value is none
         if key not in known:
-            raise BadInput(
-                f"--config_file={name}: {key} is not to be had here{perhaps(key, known)}; leave it out, or "
-                "look for it in ti-studio train --help-all."
-            )
+            raise BadInput(f"--config_file={name}: {unknown_option(key, known)}")
         found[key] = _text(f"--config_file={name}: {key}", value, known[key])
     return found
 

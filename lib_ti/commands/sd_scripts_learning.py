@@ -97,7 +97,7 @@ LEARNING: Mapping[str, Entry] = {
                 name.lower(): sets({"--optimizer": f"schedulefree.{name}"})
                 for name in ("RAdamScheduleFree", "SGDScheduleFree")
             },
-            "dadaptation": missing("use DAdaptAdam"),
+            "dadaptation": missing("its preprint cannot be had; use DAdaptAdam, which it became"),
             "sgdnesterov": sets({"--optimizer": "torch.optim.SGD"}),
             "sgdnesterov8bit": sets({"--optimizer": "torch.optim.SGD"}, told="it keeps 32 bits"),
             "adafactor": sets({"--optimizer": "Adafactor"}),  # see sd_scripts_schedule for its rate

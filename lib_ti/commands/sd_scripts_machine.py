@@ -15,6 +15,8 @@ from lib_ti.commands.sd_scripts_entry import (
 _LEARNED_IN_FULL = "what is learned stays in full precision, which is more exact"
 _HALF = ("fp16", "bf16")
 
+_DEEPSPEED = "it does nothing without --deepspeed, there either"
+
 MACHINE: Mapping[str, Entry] = {
     # What the machine cannot do of these is told when it trains: see sd_scripts_device.
     "mixed_precision": Entry(
@@ -42,7 +44,29 @@ MACHINE: Mapping[str, Entry] = {
     ),
     "torch_compile": needless("nothing is compiled", switch=True),
     "dynamo_backend": needless("nothing is compiled"),
-    "deepspeed": missing("train on one device", switch=True),
+    "deepspeed": missing(
+        "one device is used; where its memory is short, --gradient_checkpointing makes do with less",
+        switch=True,
+    ),
+    **dict.fromkeys(
+        (
+            "zero_stage",
+            "offload_optimizer_device",
+            "offload_optimizer_nvme_path",
+            "offload_param_device",
+            "offload_param_nvme_path",
+        ),
+        needless(_DEEPSPEED),
+    ),
+    **dict.fromkeys(
+        ("zero3_init_flag", "zero3_save_16bit_model", "fp16_master_weights_and_gradients"),
+        needless(_DEEPSPEED, switch=True),
+    ),
+    "fused_backward_pass": missing(
+        "it is for training a whole model; here the optimizer keeps a few vectors or a network alone, which "
+        "is small: leave it out",
+        switch=True,
+    ),
     **dict.fromkeys(
         ("ddp_gradient_as_bucket_view", "ddp_static_graph"), needless("one device is used", switch=True)
     ),

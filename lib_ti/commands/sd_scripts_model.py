@@ -24,7 +24,10 @@ MODEL: Mapping[str, Entry] = {
         instead="use 150 or 225, or leave it out for 75",
     ),
     "tokenizer_cache_dir": needless("the tokenizer is built in"),
-    "vae": missing("bake it into the checkpoint"),
+    "vae": missing(
+        "the checkpoint's own is used; bake the other one into it, as the WebUI's checkpoint merger does, or "
+        "train in the WebUI, with the VAE that is chosen there"
+    ),
 }
 EMBEDDING: Mapping[str, Entry] = {
     "token_string": becomes("--name"),

@@ -12,6 +12,7 @@ from dataclasses import replace
 from lib_ti.commands.sd_scripts_entry import Entry, Ours, becomes, needless, only, sets, switched
 from lib_ti.commands.sd_scripts_model import EMBEDDING
 from lib_ti.commands.sd_scripts_options import DEFAULTS, OPTIONS
+from lib_ti.commands.sd_scripts_validation import BEGINNING, VALIDATION
 from lib_ti.core.errors import BadInput
 from lib_ti.core.settings import from_text
 from lib_ti.methods.network_args import read_network_args
@@ -29,6 +30,9 @@ _EIGHT_BITS = {
 _KEPT_PROMPTS = "where only the U-Net learns every prompt is encoded once"
 
 _NETWORK: Mapping[str, Entry] = {
+    "fp8_base_unet": OPTIONS["fp8_base"],
+    **BEGINNING,
+    **VALIDATION,
     "network_module": only(*_MODULES, instead=f"use {', '.join(_MODULES)}"),
     "network_dim": becomes("--rank"),
     "network_alpha": becomes("--alpha"),
@@ -52,7 +56,6 @@ _NETWORK: Mapping[str, Entry] = {
     "save_precision": Entry(
         choices={"float": sets({"--save-precision": "fp32"})}, ours=becomes("--save-precision").ours
     ),
-    "save_model_as": only("safetensors", instead="use safetensors, which every program reads"),
     "optimizer_type": replace(
         OPTIONS["optimizer_type"],
         choices={

@@ -20,14 +20,7 @@ OPTIONS: Mapping[str, Entry] = {
 }  # fmt: skip
 
 # Options that mean something together which there is no saying here, and what to do instead.
-NOT_TOGETHER = (
-    ("train_data_dir", "dataset_config", "leave out --train_data_dir, the file names the pictures"),
-    ("reg_data_dir", "dataset_config", "leave out --reg_data_dir, the file names the pictures"),
-    ("enable_bucket", "dataset_config", "write enable_bucket = true into the file"),
-    ("caption_extension", "dataset_config", "write caption_extension into the file"),
-    ("caption_extention", "dataset_config", "write caption_extension into the file"),
-    ("save_every_n_steps", "save_every_n_epochs", "choose one of the two"),
-)
+NOT_TOGETHER = (("save_every_n_steps", "save_every_n_epochs", "choose one of the two"),)
 
 # What sd-scripts does where it is told nothing.
 DEFAULTS: Ours = {

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lib_ti.core.files import write_atomically
 from lib_ti.formats.embedding import read_embedding, write_pt, write_safetensors
+from lib_ti.formats.pickles import write_torch_pickle
+from lib_ti.formats.safetensors_file import read_tensors
 from lib_ti.job_run import Copied, Event
 from lib_ti.methods.kind import Product
 
@@ -19,13 +21,16 @@ def save_embedding(made: Path, path: Path) -> None:
     trained = read_embedding(made)
     metadata = trained.metadata if trained.name == path.stem else {**trained.metadata, "token": trained.name}
     embedding = replace(trained, name=path.stem, metadata=metadata)
-    (write_pt if path.suffix == ".pt" else write_safetensors)(embedding, path)
+    (write_safetensors if path.suffix == ".safetensors" else write_pt)(embedding, path)
     print(f"saved: {path}; a prompt calls it by the file's name, {path.stem}", file=sys.stderr)
 
 
 def save_network(made: Path, path: Path) -> None:
-    """Where sd-scripts puts it."""
-    write_atomically(path, partial(shutil.copyfile, made))
+    """Where sd-scripts puts it; of a pickle the tensors alone, as there."""
+    if path.suffix == ".safetensors":
+        write_atomically(path, partial(shutil.copyfile, made))
+    else:
+        write_torch_pickle(read_tensors(made)[0], path)
     print(f"saved: {path}", file=sys.stderr)
 
 

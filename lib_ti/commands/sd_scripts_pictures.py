@@ -27,18 +27,58 @@ def _size(resolution: str) -> Ours:
     return {"--width": found[1], "--height": found[2] or found[1]}
 
 
+# What sd-scripts takes of buckets where a line or a data set file does not say.
+_BUCKETS = {"--bucket-min": "256", "--bucket-max": "1024", "--bucket-step": "64"}
+_NAMED_BY_FILE = ("train_data_dir", "reg_data_dir", "in_json")
+
+
+def sources_of(given: Mapping[str, str], ours: Ours) -> tuple[dict[str, str], list[str]]:
+    """``ours`` with what the options that name pictures mean beside each other, and what to say of it."""
+    found, said = dict(ours), list[str]()
+    if "dataset_config" in given:
+        # What the file does not say is the line's; what it does say goes before that.
+        found = {**_BUCKETS, **found, "--dataset-fallback": "settings"}
+        for flag in ("--images", "--reg-images", "--metadata-file"):
+            found.pop(flag, None)
+        said += [
+            f"--{option}: as there, --dataset_config takes its place"
+            for option in _NAMED_BY_FILE
+            if option in given
+        ]
+    elif "in_json" in given and "--reg-images" in found:
+        del found["--reg-images"]
+        said.append("--reg_data_dir: as there, beside --in_json no regularisation pictures are taken")
+    elif "dataset_repeats" in given and "in_json" not in given:
+        del found["--repeats"]
+        said.append("--dataset_repeats: as there, the folders' names say how often, such as 10_mychar")
+    return found, said
+
+
+def masks_of(given: Mapping[str, str]) -> tuple[Ours, list[str]]:
+    """The folder of masks, and what to say of masks that nothing comes of."""
+    folder = given.get("conditioning_data_dir")
+    if folder and "masked_loss" not in given:
+        return {}, ["--conditioning_data_dir: as there, masks are taken with --masked_loss alone"]
+    if folder:
+        told = "--conditioning_data_dir: it is taken, though there only that of a data set file is"
+        return {"--mask-folder": folder}, [] if "dataset_config" in given else [told]
+    if "masked_loss" in given and not {"alpha_mask", "dataset_config"} & given.keys():
+        return {}, ["--masked_loss: there is no mask without --alpha_mask or --conditioning_data_dir"]
+    return {}, []
+
+
 PICTURES: Mapping[str, Entry] = {
     "dataset_config": becomes("--dataset-config"),
     "train_data_dir": becomes("--images"),
     "reg_data_dir": becomes("--reg-images"),
     "prior_loss_weight": becomes("--prior-weight"),
-    "in_json": missing("write a .txt file beside each picture"),
-    "dataset_class": missing("leave it out"),
-    "dataset_repeats": missing("write the repeats into the folder's name, such as 10_mychar"),
-    "resolution": Entry(_size),
-    "enable_bucket": sets(
-        {"--buckets": "", "--bucket-min": "256", "--bucket-max": "1024", "--bucket-step": "64"}, switch=True
+    "in_json": becomes("--metadata-file"),
+    "dataset_class": missing(
+        "code of one's own is not run; name the pictures by --train_data_dir or --dataset_config"
     ),
+    "dataset_repeats": becomes("--repeats"),
+    "resolution": Entry(_size),
+    "enable_bucket": sets({"--buckets": "", **_BUCKETS}, switch=True),
     "min_bucket_reso": becomes("--bucket-min"),
     "max_bucket_reso": becomes("--bucket-max"),
     "bucket_reso_steps": becomes("--bucket-step"),
@@ -47,8 +87,15 @@ PICTURES: Mapping[str, Entry] = {
     "random_crop": sets(
         {"--random-crops": "4"}, told="each picture is cut at four places, once for all", switch=True
     ),
-    "color_aug": missing("leave it out, since pictures are encoded once, with their colours", switch=True),
-    "face_crop_aug_range": missing("leave it out, or use --random_crop"),
+    "color_aug": missing(
+        "pictures are encoded once, with their colours; nearest is ti-studio train --grey-copies, which "
+        "shows every second one in grey",
+        switch=True,
+    ),
+    "face_crop_aug_range": missing(
+        "no file tells where faces are; nearest is --random_crop, or cropping to faces beforehand, ti-studio "
+        "images make"
+    ),
     "resize_interpolation": Entry(
         becomes("--resize").ours,
         choices={
@@ -58,12 +105,11 @@ PICTURES: Mapping[str, Entry] = {
         },
     ),
     "alpha_mask": switched("--alpha-mask"),
-    "masked_loss": missing(
-        "use --alpha_mask, or a mask cat_att.png beside cat.png, which needs no option", switch=True
-    ),
-    "conditioning_data_dir": missing("write a mask cat_att.png beside cat.png"),
+    "masked_loss": Entry(switch=True),  # see masks_of
+    "conditioning_data_dir": Entry(),
     "cache_latents": needless("pictures are always encoded once", switch=True),
     "cache_latents_to_disk": needless("encoded pictures are always kept", switch=True),
+    "cache_info": needless("sizes of pictures are always remembered", switch=True),
     "skip_cache_check": needless("what is kept is checked in no time", switch=True),
     "vae_batch_size": needless("pictures are encoded one by one"),
     "max_data_loader_n_workers": needless(_LOADING),

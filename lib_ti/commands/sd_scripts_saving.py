@@ -13,6 +13,7 @@ from lib_ti.commands.sd_scripts_entry import (
     needless,
     number,
     only,
+    switched,
 )
 from lib_ti.core.errors import BadInput
 from lib_ti.data.sd_scripts_prompts import read_prompts
@@ -22,11 +23,11 @@ _LOSSES = "losses are in the job's folder, loss.csv and loss.png"
 SAVING: Mapping[str, Entry] = {
     "output_dir": becomes("--data"),
     "output_name": Entry(),
-    "save_model_as": only("safetensors", "pt", instead="use safetensors or pt"),
+    "save_model_as": only("safetensors", "pt", "ckpt", instead="use safetensors, pt or ckpt"),
     "save_precision": needless("the vectors are saved in float32, they are small"),
     "save_every_n_steps": becomes("--copy-every"),
     "save_every_n_epochs": becomes("--copy-every-epochs"),
-    "save_n_epoch_ratio": missing("use --save_every_n_epochs"),
+    "save_n_epoch_ratio": becomes("--copy-count"),
     "save_last_n_epochs": becomes("--keep-last"),
     "save_last_n_steps": Entry(),  # see kept_copies
     **dict.fromkeys(
@@ -37,12 +38,15 @@ SAVING: Mapping[str, Entry] = {
         ("save_state", "save_state_on_train_end"),
         needless("what a job resumes from is always saved", switch=True),
     ),
-    "resume": missing("go on with ti-studio train --resume JOB"),
+    "resume": missing(
+        "a state of sd-scripts is pickled, and nothing here unpickles one; begin anew from its last file "
+        "with --weights or --network_weights; a job of ours goes on with ti-studio train --resume JOB"
+    ),
     "sample_every_n_steps": becomes("--preview-every"),
     "sample_every_n_epochs": becomes("--preview-every-epochs"),
-    "sample_at_first": missing("leave it out", switch=True),
+    "sample_at_first": switched("--preview-first"),
     "sample_prompts": needless("previews are drawn of its first prompt"),  # see preview_of
-    "sample_sampler": needless("previews are drawn by one sampler; see ti-studio train --preview-sampler"),
+    "sample_sampler": needless("previews are drawn by one sampler here, DPM++ 2M Karras"),
     **dict.fromkeys(("logging_dir", "log_with", "log_prefix", "log_tracker_name"), needless(_LOSSES)),
     **dict.fromkeys(("log_tracker_config", "wandb_run_name", "wandb_api_key"), needless(_LOSSES)),
     "log_config": needless("the settings are in the job's folder, settings.json", switch=True),
@@ -61,11 +65,33 @@ SAVING: Mapping[str, Entry] = {
     ),
     "metadata_thumbnail": missing("leave it out: cards carry pictures, see ti-studio train --card"),
     "metadata_is_negative_embedding": missing("leave it out: ti-studio train --negative writes it"),
-    "huggingface_repo_id": missing("upload the file yourself"),
-    "debug_dataset": missing("the prompts with the new word are counted before every start", switch=True),
+    "huggingface_repo_id": missing(
+        "nothing is sent anywhere; upload the file that is made, with huggingface-cli upload"
+    ),
+    **dict.fromkeys(
+        [f"huggingface_{name}" for name in ("repo_type", "path_in_repo", "token", "repo_visibility")],
+        needless("nothing is sent anywhere, as without --huggingface_repo_id there"),
+    ),
+    "save_state_to_huggingface": missing(
+        "nothing is sent anywhere; the state is in the job's folder, upload it from there", switch=True
+    ),
+    "resume_from_huggingface": missing(
+        "nothing is fetched; begin anew from the last file with --weights or --network_weights", switch=True
+    ),
+    "async_upload": needless("nothing is sent anywhere", switch=True),
+    "debug_dataset": Entry(switch=True),  # see shown_dataset
     "config_file": Entry(),  # see sd_scripts_file
-    "output_config": missing("the settings are in the job's folder, settings.json", switch=True),
+    "output_config": missing(
+        "write the options into a TOML file, one a line as name = value; --config_file reads it", switch=True
+    ),
 }
+
+
+def saving_told(given: Mapping[str, str]) -> list[str]:
+    """What to say of a file in another form than ours."""
+    if given.get("save_model_as", "").lower() in ("pt", "ckpt") and "network_module" in given:
+        return ["--save_model_as: a pickle holds the tensors alone, without metadata, as there"]
+    return []
 
 
 def kept_copies(given: Mapping[str, str]) -> Ours:

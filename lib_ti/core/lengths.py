@@ -26,5 +26,10 @@ def in_steps(settings: S, epoch: int) -> S:
     Raises BadInput where so many epochs are more steps than a job may have.
     """
     values = as_dict(settings)
-    given = {steps: values[epochs] * epoch for epochs, steps in _STANDS_FOR.items() if values[epochs]}
+    given: dict[str, int] = {}
+    if values["copy_count"]:
+        epochs = values["epochs"] or -(-values["steps"] // epoch)
+        given["copy_every"] = max(1, epochs // values["copy_count"]) * epoch
+        values["copy_every_epochs"] = 0
+    given |= {steps: values[epochs] * epoch for epochs, steps in _STANDS_FOR.items() if values[epochs]}
     return build(type(settings), {**values, **given}) if given else settings

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lib_ti.core import limits
 from lib_ti.core.settings import option
 
 PRIVATE = frozenset(
-    {"images", "reg_images", "dataset_config", "weights", "network_weights", "base_weights"}
+    {
+        "images",
+        "reg_images",
+        "dataset_config",
+        "metadata_file",
+        "mask_folder",
+        "weights",
+        "network_weights",
+        "base_weights",
+    }
 )  # places on the user's disk: no file that is shared names them
 
 
@@ -28,6 +38,42 @@ class PictureSettings:
         "settings; for its captions as prompts take the template captions.",
         group="pictures",
         label="Data set file",
+    )
+    dataset_fallback: str = option(
+        "sd-scripts",
+        "What a data set file does not say. sd-scripts: that program's defaults, but settings that were "
+        "changed; settings: these settings as they stand.",
+        group="pictures",
+        choices=("sd-scripts", "settings"),
+        label="Beside a data set file",
+    )
+    metadata_file: str = option(
+        "",
+        "In place of text files: a metadata file of sd-scripts (JSON, JSON lines) with captions and tags. "
+        "Pictures that it does not name are left out.",
+        group="pictures",
+    )
+    repeats: int = option(
+        1,
+        "How often an epoch shows each picture, where its folder's name (10_cat) or the data set file does "
+        "not say.",
+        group="pictures",
+        low=1,
+        high=limits.REPEATS,
+    )
+    validation_split: float = option(
+        0.0,
+        "Share of the pictures that is held out: not learned from, but what evaluate-every looks at.",
+        group="pictures",
+        low=0,
+        high=0.9,
+    )
+    validation_seed: int = option(
+        0,
+        "Settles which pictures those are.",
+        group="pictures",
+        low=0,
+        high=2**32 - 1,
     )
     width: int = option(
         0,
@@ -69,6 +115,12 @@ class PictureSettings:
         "middle grey once, white five times.",
         group="pictures",
         label="Masks beside pictures",
+    )
+    mask_folder: str = option(
+        "",
+        "Folder with a mask of each picture, by its name: black counts nothing, white once; they go before "
+        "masks beside pictures.",
+        group="pictures",
     )
     alpha_mask: bool = option(
         False,

@@ -63,7 +63,13 @@ class LearningSettings(ObjectiveSettings, ScheduleSettings):
         label="Evaluate every",
     )
     evaluate_pictures: int = option(
-        8, "Pictures in that batch.", group="length", low=1, high=256, label="Pictures to evaluate"
+        8,
+        "Pictures in that batch; with validation-split so many of those held out, each at four timesteps; "
+        "0: all of them.",
+        group="length",
+        low=0,
+        high=10_000,
+        label="Pictures to evaluate",
     )
     stop_rule: str = option(
         "none",
@@ -265,6 +271,14 @@ class SavingSettings:
         unit="epochs",
         label="Copy every",
     )
+    copy_count: int = option(
+        0,
+        "As copy-every, so many over the whole job, at ends of epochs, and before both; 0: those count.",
+        group="saving",
+        low=0,
+        high=10_000,
+        label="Copies over the job",
+    )
     keep_last: int = option(
         0,
         "Copies to keep: so many of the latest, and the one that did best in evaluation; 0: all.",
@@ -296,6 +310,9 @@ class SavingSettings:
         high=100_000,
         unit="epochs",
         label="Preview every",
+    )
+    preview_first: bool = option(
+        False, "Draw a preview before the first step, too.", group="previews", label="Preview at first"
     )
     preview_prompt: str = option(
         "",
@@ -346,6 +363,11 @@ class SavingSettings:
         high=4096,
         unit="pixels",
     )
+
+    @property
+    def previews(self) -> bool:
+        """Whether any is drawn."""
+        return bool(self.preview_every or self.preview_first)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.data.buckets import Bucketing
 from lib_ti.data.captions import CaptionRules, check_extension, read_caption
+from lib_ti.data.holding_out import held_out
 from lib_ti.data.images import SUFFIXES, find_images, mask_file
+from lib_ti.data.metadata_file import captions_of
 
 # What sd-scripts calls its folders: 10_red cat
 _REPEATED = re.compile(r"(\d+)_(.+)")
@@ -38,6 +40,10 @@ class Subset:
     captions: CaptionRules = field(default_factory=CaptionRules)
     caption_extension: str = ".txt"
     first_line: bool = False  # of a text file is the caption
+    metadata: Path | None = None  # where captions are, in place of text files
+    mask_folder: Path | None = None
+    validation_split: float = 0.0  # of its pictures
+    validation_seed: int = 0
     class_words: str | None = None  # the caption of a picture without a text file; None: its file name
 
 
@@ -49,6 +55,7 @@ class Picture:
     caption: str
     subset: Subset
     mask: Path | None = None
+    held_out: bool = False  # not learned from
 
 
 def name_for(subset: Subset, name: str, others: Sequence[str]) -> str:
@@ -84,6 +91,11 @@ def subset_of(settings: PictureSettings, folder: Path) -> Subset:
         prefix=settings.caption_prefix,
         suffix=settings.caption_suffix,
         caption_extension=settings.caption_extension,
+        repeats=settings.repeats,
+        metadata=Path(settings.metadata_file).expanduser() if settings.metadata_file else None,
+        mask_folder=Path(settings.mask_folder).expanduser() if settings.mask_folder else None,
+        validation_split=settings.validation_split,
+        validation_seed=settings.validation_seed,
         captions=CaptionRules(
             settings.drop_captions,
             settings.wildcards,
@@ -106,29 +118,59 @@ def subsets_of(settings: PictureSettings) -> list[Subset]:
         raise BadInput(
             "images: missing; give the folder with the training pictures, or a dataset-config that names it."
         )
-    subsets = _with_repeats(subset_of(settings, Path(settings.images).expanduser()))
+    own = subset_of(settings, Path(settings.images).expanduser())
+    subsets = [own] if own.metadata else _with_repeats(own)
     if settings.reg_images:
         regular = subset_of(settings, Path(settings.reg_images).expanduser())
-        subsets += _with_repeats(replace(regular, regularisation=True))
+        subsets += _with_repeats(
+            replace(regular, regularisation=True, metadata=None, mask_folder=None, validation_split=0.0)
+        )
     return subsets
 
 
 def read_pictures(subsets: Sequence[Subset], settings: PictureSettings) -> list[Picture]:
     """The pictures of all subsets, with their captions. Raises BadInput."""
-    found = [(subset, find_images(subset.folder)) for subset in subsets]
-    shown = sum(subset.repeats * len(paths) for subset, paths in found)
+    pictures = [picture for subset in subsets for picture in _pictures_of(subset, settings)]
+    shown = sum(picture.subset.repeats for picture in pictures)
     if shown > limits.SHOWN:
         raise BadInput(
             f"an epoch would show {shown} pictures, repeats counted; at most {limits.SHOWN} are taken; lower "
             "the repeats."
         )
+    return pictures
+
+
+def _pictures_of(subset: Subset, settings: PictureSettings) -> list[Picture]:
+    found, captions = find_images(subset.folder), dict[Path, str]()
+    if subset.metadata:
+        rules = subset.captions
+        captions = captions_of(
+            subset.metadata, subset.folder, found, separator=rules.separator, lines=rules.wildcards
+        )
+        found = list(captions)
+    held = set(held_out(found, subset.validation_split, subset.validation_seed, str(subset.folder)))
     return [
         Picture(
-            path, _caption_of(path, subset, settings), subset, mask_file(path) if subset.mask_files else None
+            path,
+            _caption_of(path, captions.get(path), subset, settings),
+            subset,
+            _mask_of(path, subset),
+            path in held,
         )
-        for subset, paths in found
-        for path in paths
+        for path in found
     ]
+
+
+def _mask_of(path: Path, subset: Subset) -> Path | None:
+    if subset.mask_folder is None:
+        return mask_file(path) if subset.mask_files else None
+    masks = (subset.mask_folder / f"{path.stem}{suffix}" for suffix in (path.suffix, *SUFFIXES))
+    found = next((mask for mask in masks if mask.is_file()), None)
+    if found is None:
+        raise BadInput(
+            f"{subset.mask_folder} has no mask {path.stem}.png for {path}; add it, white where all counts."
+        )
+    return found
 
 
 def _with_repeats(subset: Subset) -> list[Subset]:
@@ -147,13 +189,18 @@ def _with_repeats(subset: Subset) -> list[Subset]:
     ]
 
 
-def _caption_of(path: Path, subset: Subset, settings: PictureSettings) -> str:
-    caption = read_caption(
-        path,
-        extension=subset.caption_extension,
-        word_regex=settings.word_regex,
-        join=settings.word_join,
-        otherwise=subset.class_words,
+def _caption_of(path: Path, told: str | None, subset: Subset, settings: PictureSettings) -> str:
+    """``told``: its caption, where that is no text file's."""
+    caption = (
+        told
+        if told is not None
+        else read_caption(
+            path,
+            extension=subset.caption_extension,
+            word_regex=settings.word_regex,
+            join=settings.word_join,
+            otherwise=subset.class_words,
+        )
     )
     if subset.first_line:
         caption = caption.partition("\n")[0].strip()

@@ -112,7 +112,8 @@ def _weights(
     """The mask at the latents' size (w, h), (1, h, w); (0,) where the picture has none."""
 
     def make() -> dict[str, torch.Tensor]:
-        mask = load_mask(opened(picture.path), picture.path, picture.mask, picture.alpha_mask)
+        whole, linear = opened(picture.path), picture.linear_mask
+        mask = load_mask(whole, picture.path, picture.mask, picture.alpha_mask, linear=linear)
         weights = torch.zeros(0)
         if mask is not None:
             weights = to_weights(mask, *size, view.place, normalised=picture.normalise_masks)
@@ -120,5 +121,7 @@ def _weights(
 
     source = [picture.content, picture.mask_content, picture.alpha_mask]
     kind = "mask" if picture.normalise_masks else "mask as it is"
+    if picture.linear_mask:
+        kind = f"linear {kind}"
     made_from = [kind, source, picture.size, astuple(view)]
     return (make() if store is None else store.get(made_from, {"mask"}, make))["mask"]

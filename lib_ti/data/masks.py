@@ -12,14 +12,18 @@ from lib_ti.core.errors import BadInput
 from lib_ti.data.images import cut_box, open_numbers
 
 
-def load_mask(image: Image.Image, path: Path, file: Path | None, alpha: bool) -> Image.Image | None:
+def load_mask(
+    image: Image.Image, path: Path, file: Path | None, alpha: bool, *, linear: bool = False
+) -> Image.Image | None:
     """The weight of each pixel of ``image``, which was read from ``path``; mode F. None: all count alike.
 
-    ``file``: a grey picture on DreamArtist's scale, black 0, the middle 1, white 5 times. ``alpha``: the
+    ``file``: a grey picture on DreamArtist's scale, black 0, the middle 1, white 5 times; ``linear``: as
+    sd-scripts takes it, its red from black 0 to white 1. ``alpha``: the
     image's own alpha channel, 0..1. Where there are both they are multiplied.
     Raises BadInput where nothing is left that counts.
     """
-    weights = [_scaled(open_numbers(file), image.size)] if file else []
+    scaled = _linear if linear else _scaled
+    weights = [scaled(open_numbers(file), image.size)] if file else []
     if alpha and ("A" in image.getbands() or "transparency" in image.info):
         weights.append(np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32) / 255)
     if not weights:
@@ -37,6 +41,12 @@ def _scaled(grey: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """0..255 as weights: v / 127 up to 127, from there 1 + 4 (v - 127) / 128."""
     values = np.asarray(grey.convert("L").resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
     return np.where(values <= 127, values / 127, 1 + 4 * (values - 127) / 128)
+
+
+def _linear(mask: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """The red of 0..255 as weights 0..1."""
+    red = mask.convert("RGB").getchannel("R").resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(red, dtype=np.float32) / 255
 
 
 def to_grey(mask: Image.Image) -> Image.Image:

@@ -91,9 +91,11 @@ class TrainingSet:
         timesteps: int = 1000,
         subsets: Sequence[Subset] | None = None,
         others: Sequence[str] = (),
+        held: Sequence[int] = (),
     ) -> None:
         """``subsets``: of every picture; None: as the settings say of all. ``others``: the words beside
-        ``trigger``."""
+        ``trigger``. ``held``: the rows of pictures that are held out: no step of the job shows them, but the
+        steps after its last do, which evaluations take."""
         self.cache = cache
         self.subsets = subsets or [subset_of(settings, Path())] * len(captions)
         self._captions = captions
@@ -106,8 +108,10 @@ class TrainingSet:
         self.others = others
         self.settings = settings
         self.timesteps = timesteps
+        self.held = held
         rows = [(row, subset) for row, subset in enumerate(self.subsets) for _ in range(subset.repeats)]
-        self._own = [row for row, subset in rows if not subset.regularisation]
+        out = frozenset(held)
+        self._own = [row for row, subset in rows if not subset.regularisation and row not in out]
         self._regular = [row for row, subset in rows if subset.regularisation]
         self._epoch_length = len(self._own) * (2 if self._regular else 1)
         self._step_length = settings.batch_size * settings.accumulation
@@ -125,17 +129,29 @@ class TrainingSet:
     def only(self, row: int) -> TrainingSet:
         """The same, with one picture for every place of every step."""
         alone = copy(self)
-        alone._own, alone._regular, alone._epoch_length = [row], [], 1
+        alone._own, alone._regular, alone._epoch_length, alone.held = [row], [], 1, ()
         return alone
 
     def rows(self, step: int) -> list[int]:
         """The pictures of a step: every epoch is a permutation, a step may straddle two."""
+        if self.held and step > self.settings.steps:
+            return self._held_rows(step - self.settings.steps)
         count = self._epoch_length
         first, last = (step - 1) * self._step_length, step * self._step_length
         epochs = range(first // count, (last - 1) // count + 1)
         stream = [row for epoch in epochs for row in self._shuffled(epoch)]
         start = first - epochs.start * count
         return stream[start : start + self._step_length]
+
+    def looked_at(self, most: int) -> Sequence[int]:
+        """The first ``most`` rows of those that are held out; 0: all."""
+        return self.held[:most] if most else self.held
+
+    def _held_rows(self, number: int) -> list[int]:
+        """The pictures of evaluation batch ``number`` (from 1): those that are looked at, in turn."""
+        looked = self.looked_at(self.settings.evaluate_pictures)
+        first = (number - 1) * self._step_length
+        return [looked[place % len(looked)] for place in range(first, first + self._step_length)]
 
     def _shuffled(self, epoch: int) -> list[int]:
         """Every picture, and as many regularisation pictures, which take turns from epoch to epoch."""

@@ -47,6 +47,9 @@ _SUBSET_SETTINGS = {
     "flip_aug": "flip",
     "resize_interpolation": "resize",
     "alpha_mask": "alpha_mask",
+    "num_repeats": "repeats",
+    "validation_split": "validation_split",
+    "validation_seed": "validation_seed",
 }
 # What sd-scripts takes where neither the file nor a changed setting says anything.
 _DEFAULTS: Mapping[str, Any] = {
@@ -62,18 +65,12 @@ _ENCODED_ONCE = "pictures are encoded once, before the first step"
 # Keys of which we have this one value only (None: leave it out), and why.
 _FIXED: Mapping[str, tuple[Any, str]] = {
     "network_multiplier": (1.0, "nothing would come of it, in sd-scripts either"),
-    "validation_split": (
-        0.0,
-        "every picture is learned from; evaluate-every takes the loss of a fixed batch",
-    ),
     "color_aug": (False, f"{_ENCODED_ONCE}, so their colours cannot change from step to step"),
     "face_crop_aug_range": (None, f"{_ENCODED_ONCE}; use random_crop"),
     "custom_attributes": ({}, "nothing here reads them"),
-    "metadata_file": (None, "write a text file with its caption beside each picture"),
-    "conditioning_data_dir": (None, "write a mask cat_att.png beside cat.png"),
 }
 # Keys that change nothing here: each belongs to a fixed one, or to a cache of sd-scripts.
-_IDLE = {"validation_seed", "cache_info"}
+_IDLE = {"cache_info"}
 
 
 @dataclass(frozen=True)
@@ -88,9 +85,10 @@ class _DatasetKeys:
 class _SubsetKeys:
     """Keys of a subset that are not settings of ours."""
 
-    num_repeats: int = option(1, "", group="", low=1, high=limits.REPEATS)
     is_reg: bool = option(False, "", group="")
     class_tokens: str = option("", "", group="")
+    metadata_file: str = option("", "", group="")
+    conditioning_data_dir: str = option("", "", group="")
     random_crop: bool = option(False, "", group="")
 
 
@@ -98,13 +96,14 @@ def _same_names(kind: type) -> dict[str, str]:
     return {name: name for name in options_of(kind)}
 
 
+_HELD_OUT = {"validation_split", "validation_seed"}
 _IN_DATASET = {
-    *_DATASET_SETTINGS, *_same_names(_DatasetKeys), "resolution",
-    "network_multiplier", "validation_split", "validation_seed", "resize_interpolation",
+    *_DATASET_SETTINGS, *_same_names(_DatasetKeys), *_HELD_OUT, "resolution",
+    "network_multiplier", "resize_interpolation",
 }  # fmt: skip
 _IN_SUBSET = {
-    *_SUBSET_SETTINGS, *_same_names(_SubsetKeys), *_FIXED.keys() - {"network_multiplier", "validation_split"},
-    *_IDLE - {"validation_seed"},
+    *_SUBSET_SETTINGS.keys() - _HELD_OUT, *_same_names(_SubsetKeys), *_FIXED.keys() - {"network_multiplier"},
+    *_IDLE,
 }  # fmt: skip
 _OWN = {"image_dir", "is_reg", "class_tokens", "metadata_file", "conditioning_data_dir"}  # not inherited
 
@@ -126,8 +125,7 @@ def read_dataset_config(settings: PictureSettings) -> DatasetConfig:
     _refuse_unknown(f"{path}", config, {"general", "datasets"})
     general = config.get("general", {})
     _refuse_unknown(f"{path}, [general]", general, (_IN_DATASET | _IN_SUBSET) - _OWN)
-    changed = {field.name for field in fields(settings) if getattr(settings, field.name) != field.default}
-    base = replace(settings, **{name: value for name, value in _DEFAULTS.items() if name not in changed})
+    base = settings if settings.dataset_fallback == "settings" else _with_defaults(settings)
     subsets: list[Subset] = []
     sizes = set()
     for dataset in config.get("datasets", []):
@@ -148,6 +146,12 @@ def read_dataset_config(settings: PictureSettings) -> DatasetConfig:
         raise BadInput(f"{path}: the datasets differ in batch_size; expected the same for all of them.")
     subsets.sort(key=lambda subset: subset.regularisation)
     return DatasetConfig(subsets, sizes.pop(), text)
+
+
+def _with_defaults(settings: PictureSettings) -> PictureSettings:
+    """sd-scripts' defaults, but for what was changed."""
+    changed = {field.name for field in fields(settings) if getattr(settings, field.name) != field.default}
+    return replace(settings, **{name: value for name, value in _DEFAULTS.items() if name not in changed})
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
@@ -192,13 +196,24 @@ def _subset(where: str, keys: Mapping[str, Any], base: PictureSettings, beside: 
     settings = replace(base, **told, **_size(where, keys))
     dataset = _DatasetKeys(**_told(where, _DatasetKeys, _same_names(_DatasetKeys), keys))
     subset = _SubsetKeys(**_told(where, _SubsetKeys, _same_names(_SubsetKeys), keys))
-    if dataset.bucket_no_upscale:
-        settings = replace(settings, bucket_enlarge=False)
-    if subset.random_crop:
-        settings = replace(settings, random_crops=settings.random_crops or _RANDOM_CROPS)
+    if "bucket_no_upscale" in keys:
+        settings = replace(settings, bucket_enlarge=not dataset.bucket_no_upscale)
+    if "random_crop" in keys:
+        crops = settings.random_crops or _RANDOM_CROPS
+        settings = replace(settings, random_crops=crops if subset.random_crop else 0)
+    files: dict[str, Any] = {
+        ours: str(_folder(where, key, told, beside))
+        for ours, key, told in (
+            ("metadata_file", "metadata_file", subset.metadata_file),
+            ("mask_folder", "conditioning_data_dir", subset.conditioning_data_dir),
+        )
+        if told
+    }
+    settings = replace(settings, **files)
+    if subset.is_reg:
+        settings = replace(settings, metadata_file="", mask_folder="", validation_split=0.0)
     return replace(
-        subset_of(settings, _folder(where, keys["image_dir"], beside)),
-        repeats=subset.num_repeats,
+        subset_of(settings, _folder(where, "image_dir", keys["image_dir"], beside)),
         regularisation=subset.is_reg,
         class_words=subset.class_tokens,
         first_line=not settings.wildcards,
@@ -229,17 +244,16 @@ def _size(where: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     raise BadInput(f"{where}: resolution: got {keys['resolution']!r}, expected 512 or [512, 768].")
 
 
-def _folder(where: str, image_dir: str, beside: Path) -> Path:
+def _folder(where: str, key: str, named: str, beside: Path) -> Path:
     """As it is written; or beside the file, where there is only that. Raises BadInput for one that leads out
     by "..", or to another computer: the file may be a stranger's."""
-    if not image_dir.isprintable():  # such as the tab that \t is in double quotes
+    if not named.isprintable():  # such as the tab that \t is in double quotes
         raise BadInput(
-            f"{where}: image_dir: a sign in it cannot be shown; write a path with \\ in single quotes, or "
-            "with /."
+            f"{where}: {key}: a sign in it cannot be shown; write a path with \\ in single quotes, or with /."
         )
     try:
-        inside = below(beside, image_dir)
+        inside = below(beside, named)
     except BadInput as error:
-        raise BadInput(f"{where}: image_dir: {error}") from error
-    folder = Path(image_dir).expanduser()
+        raise BadInput(f"{where}: {key}: {error}") from error
+    folder = Path(named).expanduser()
     return folder if folder.exists() or not inside.exists() else inside

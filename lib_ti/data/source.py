@@ -59,7 +59,8 @@ class Source:
 
     @cached_property
     def _own(self) -> list[Picture]:
-        return [picture for picture in self.pictures if not picture.subset.regularisation]
+        """Those that are learned from."""
+        return [picture for picture in self.pictures if _is_own(picture)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -84,11 +85,14 @@ def first_prompts(
     return list(prompts)[:limit]
 
 
+def _is_own(picture: Picture) -> bool:
+    return not (picture.subset.regularisation or picture.held_out)
+
+
 def steps_of_epoch(source: Source, settings: TrainSettings) -> int:
     """How many steps show every picture of the source once, and those that are yet to be drawn."""
-    repeats = [(picture.subset.repeats, picture.subset.regularisation) for picture in source.pictures]
-    own = sum(count for count, regular in repeats if not regular)
-    regularised = bool(settings.make_reg) or any(regular for _, regular in repeats)
+    own = sum(picture.subset.repeats for picture in source.pictures if _is_own(picture))
+    regularised = bool(settings.make_reg) or any(picture.subset.regularisation for picture in source.pictures)
     return steps_to_show(own, regularised, _with_batch_size(settings, source))
 
 
@@ -142,7 +146,7 @@ def make_samples(
     if store:
         store.trim()
     samples = _training_set(source, cache, settings, trigger, others, timesteps)
-    said = _said(source, framed, len(cache.mask))
+    said = _said(source, framed, len(cache.mask)) + held_told(samples, settings)
     return samples, said + [told for word in (trigger, *others) for told in _tokens_told(source, word)]
 
 
@@ -157,7 +161,8 @@ def _training_set(
     settings = _with_batch_size(settings, source)
     captions = [picture.caption for picture in source.pictures]
     subsets = [picture.subset for picture in source.pictures]
-    return TrainingSet(cache, captions, source.lines, trigger, settings, timesteps, subsets, others)
+    held = [row for row, picture in enumerate(source.pictures) if picture.held_out]
+    return TrainingSet(cache, captions, source.lines, trigger, settings, timesteps, subsets, others, held)
 
 
 def _with_batch_size(settings: TrainSettings, source: Source) -> TrainSettings:
@@ -185,6 +190,8 @@ def _captions_told(source: Source) -> list[str]:
     said = unread_told(dict.fromkeys(picture.subset.folder for picture in source.pictures))
     used = any("[filewords]" in line for line in source.lines)
     for subset in dict.fromkeys(picture.subset for picture in source.pictures):
+        if subset.metadata:
+            continue  # which has the captions
         paths = [picture.path for picture in source.pictures if picture.subset == subset]
         if used or subset.regularisation:
             said += captions_told(paths, subset.caption_extension, subset.class_words)
@@ -193,6 +200,23 @@ def _captions_told(source: Source) -> list[str]:
         ]:
             said.append(f"captions of {counted(having)} are in no prompt: the template has no [filewords]")
     return said
+
+
+def held_told(samples: TrainingSet, settings: TrainSettings) -> list[str]:
+    """What to say of the pictures that are held out. Raises BadInput where others wait for a look at them."""
+    if not samples.held:
+        if not settings.evaluate_pictures and (settings.staircase or settings.stop_rule != "none"):
+            raise BadInput(
+                "evaluate-pictures 0 stands for the pictures that are held out, and there are none; give a "
+                "number, or a validation-split."
+            )
+        return []
+    looked = (
+        f"evaluate-every looks at {len(samples.looked_at(settings.evaluate_pictures))} of them"
+        if settings.evaluate_every
+        else "nothing looks at them without evaluate-every"
+    )
+    return [f"validation: {len(samples.held)} of {len(samples.subsets)} pictures are held out; {looked}"]
 
 
 def _tokens_told(source: Source, word: str) -> list[str]:

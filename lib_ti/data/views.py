@@ -41,6 +41,7 @@ class Framed:
     normalise_masks: bool = True
     original: Size | None = None  # of the upright picture itself; None: as it is encoded
     converted: bool = False  # its colours, to sRGB
+    linear_mask: bool = False  # its mask's white counts once
 
 
 def frame(
@@ -70,6 +71,7 @@ def frame(
                 subset.normalise_masks,
                 known.size,
                 known.converted,
+                subset.mask_folder is not None,
             )
         )
     return framed

@@ -14,7 +14,10 @@ def picture_metadata(samples: TrainingSet) -> dict[str, str]:
     """Folders by name, pictures and tags by number. Repeats count as pictures, but not as tags."""
     tags: dict[str, Counter[str]] = {}
     folders: dict[bool, dict[str, dict[str, int]]] = {False: {}, True: {}}
-    for subset, caption in zip(samples.subsets, samples.captions, strict=True):
+    held = frozenset(samples.held)
+    for row, (subset, caption) in enumerate(zip(samples.subsets, samples.captions, strict=True)):
+        if row in held:
+            continue
         name = subset.folder.name
         of_folder = folders[subset.regularisation].setdefault(
             name, {"n_repeats": subset.repeats, "img_count": 0}
@@ -25,6 +28,7 @@ def picture_metadata(samples: TrainingSet) -> dict[str, str]:
             tags.setdefault(name, Counter()).update(tag.lower() for tag in found)
     return {
         "ss_num_train_images": str(_shown(folders[False])),
+        "ss_num_validation_images": str(len(held)),
         "ss_num_reg_images": str(_shown(folders[True])),
         "ss_dataset_dirs": json.dumps(folders[False], ensure_ascii=False),
         "ss_reg_dataset_dirs": json.dumps(folders[True], ensure_ascii=False),

@@ -155,7 +155,6 @@ def test_a_caption_is_the_first_line_of_its_file_or_the_class(folder: Path) -> N
         ("[[datasets]]\nbatchsize = 1\n", r"\[\[datasets\]\]: unknown key batchsize"),
         ("[train]\n", r"data\.toml: unknown key train; expected some of datasets, general"),
         (subset("color_aug = true"), "color_aug = True is not available here: pictures are encoded once"),
-        (subset("metadata_file = 'a.json'"), "metadata_file = 'a.json' is not available here: write a text"),
         (subset("resize_interpolation = 'magic'"), "resize_interpolation: got 'magic', expected one of lanc"),
         (subset("keep_tokens = 'x'"), "keep_tokens: got 'x', expected a whole number of at least 0"),
         (subset("num_repeats = 0"), "num_repeats: got 0, expected a whole number of at least 1"),
