@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
@@ -26,6 +28,25 @@ PREFIX = "/ti-studio/v1"
 SETTINGS = Body(...)  # as a default: the FastAPI of AUTOMATIC1111's WebUI is older than Annotated
 
 
+class _Json(JSONResponse):
+    """Also of numbers that are not finite, as null, and of paths that are no UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        try:
+            text = json.dumps(content, allow_nan=False)
+        except ValueError:
+            text = json.dumps(_finite(content))
+        return text.encode()
+
+
+def _finite(told: Any) -> Any:
+    if isinstance(told, dict):
+        return {key: _finite(value) for key, value in told.items()}
+    if isinstance(told, list | tuple):
+        return list(map(_finite, told))
+    return None if isinstance(told, float) and not math.isfinite(told) else told
+
+
 class _Route(APIRoute):
     """A sentence instead of a traceback: 422 for what was given, 500 for what went wrong."""
 
@@ -37,7 +58,7 @@ class _Route(APIRoute):
                 return await handle(request)
             except StudioError as error:
                 code = 422 if isinstance(error, BadInput) else 500
-                return JSONResponse({"error": str(error)}, status_code=code)
+                return _Json({"error": str(error)}, status_code=code)
 
         return told
 
@@ -59,7 +80,13 @@ def _settings_schema(kind: Kind, needed: list[str]) -> dict[str, Any]:
 # Not coroutines: FastAPI runs plain functions in threads of their own, so that none keeps others waiting.
 def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
     """Routes to ``workshop``, for those whom ``guard`` lets through."""
-    router = APIRouter(prefix=PREFIX, tags=["TI Studio"], dependencies=[Depends(guard)], route_class=_Route)
+    router = APIRouter(
+        prefix=PREFIX,
+        tags=["TI Studio"],
+        dependencies=[Depends(guard)],
+        route_class=_Route,
+        default_response_class=_Json,
+    )
     _offer_files(router, workshop)
     _offer_jobs(router, workshop)
     _offer_works(router, workshop)

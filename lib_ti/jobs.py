@@ -20,7 +20,7 @@ from lib_ti.core.files import (
     new_files,
     write_atomically,
 )
-from lib_ti.core.job import Job
+from lib_ti.core.job import Job, recorded
 from lib_ti.core.lengths import in_steps
 from lib_ti.core.loop import check_learning
 from lib_ti.core.names import folders_inside, safe_name
@@ -291,11 +291,10 @@ def resume(
     record = job.settings()
     settings = settings_of(record)
     source = read_source(settings, folders)
-    if record["model_sha256"] != host.info.sha256:
-        raise BadInput(
-            f"job {job.id} was started on another model ({record['model']}); load that one to resume it."
-        )
-    if record["fingerprint"] != source.fingerprint:
+    model = recorded(record, "model", str)
+    if recorded(record, "model_sha256", str) != host.info.sha256:
+        raise BadInput(f"job {job.id} was started on another model ({model}); load that one to resume it.")
+    if recorded(record, "fingerprint", str) != source.fingerprint:
         raise _say_what_changed(job, record, source)
     targets = check_targets(settings, folders, job)
     report = told = _Kept(report)
@@ -352,7 +351,7 @@ def _copy(file: Path, to: Path) -> None:
 
 def settings_of(record: Mapping[str, Any]) -> JobSettings:
     """The settings in a job's record."""
-    return read_settings({**record["settings"], "method": record["method"]})
+    return read_settings({**recorded(record, "settings", dict), "method": recorded(record, "method", str)})
 
 
 def check_names(host: Host, settings: JobSettings) -> None:

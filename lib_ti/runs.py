@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from lib_ti.core.job import Job
+from lib_ti.core.job import Job, recorded
 from lib_ti.core.loop import Progress
 from lib_ti.core.settings import as_dict
 from lib_ti.job_run import Drawn, Event, Message, Outcome, saved_steps, told_files
@@ -100,26 +101,37 @@ class Run:
 
 def status_of(job: Job) -> Status:
     """A job of an earlier process, as its folder tells."""
-    settings, losses, result = job.settings()["settings"], job.losses(), job.result() or {}
-    files: dict[str, Any] = {role: result.get(role) for role in ROLES}
-    files["other_embeddings"] = result.get("other_embeddings", [])
+    settings = recorded(job.settings(), "settings", dict)
+    losses, result = job.losses(), job.result() or {}
+    files: dict[str, Any] = {role: _text(result.get(role)) for role in ROLES}
+    files["other_embeddings"] = _texts(result.get("other_embeddings"))
+    steps, state = settings.get("steps"), result.get("status")
     return Status(
         job=job.id,
-        status=result.get("status", "broken off"),
+        status=next((known for known in get_args(State) if known == state), "broken off"),
         settings=settings,
         step=losses[-1][0] if losses else 0,
-        steps=settings.get("steps", 0),
+        steps=steps if isinstance(steps, int) else 0,
         loss=_mean_loss(losses),
-        error=result.get("error"),
-        messages=result.get("messages", []),
+        error=_text(result.get("error")),
+        messages=_texts(result.get("messages")),
         **files,
         **_kept_in(job),
     )
 
 
+def _text(told: object) -> str | None:
+    return told if isinstance(told, str) else None
+
+
+def _texts(told: object) -> list[str]:
+    return [text for text in told if isinstance(text, str)] if isinstance(told, list) else []
+
+
 def _mean_loss(losses: list[tuple[int, float, float]]) -> float | None:
     recent = [row[1] for row in losses[-50:]]
-    return sum(recent) / len(recent) if recent else None
+    mean = sum(recent) / len(recent) if recent else math.nan
+    return mean if math.isfinite(mean) else None
 
 
 def _kept_in(job: Job) -> dict[str, Any]:

@@ -6,9 +6,9 @@ A job lives here and not in a browser: closing or reloading the page does nothin
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,11 +18,12 @@ from PIL import Image
 
 from lib_ti import jobs
 from lib_ti.core.errors import BadInput, Interrupted, StudioError
-from lib_ti.core.job import Job
+from lib_ti.core.job import Job, recorded
 from lib_ti.core.loop import check_learning
 from lib_ti.core.names import files_inside, local_path
 from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.settings import as_dict, build
+from lib_ti.core.text import as_text
 from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import Embedding, read_embedding, read_embeddings, whole_files
 from lib_ti.formats.suffixes import EMBEDDINGS
@@ -150,8 +151,9 @@ class Workshop:
             self._announce_step(run.files, run.job, outcome.kept_step)
 
     def _announce_step(self, files: Mapping[Product, Path], job: Job, step: int) -> None:
-        model, day = job.settings()["model"], time.strptime(job.id[:8], "%Y%m%d")
-        told = f"{step} steps on {model}, {time.strftime('%Y-%m-%d', day)}"
+        day = re.match(r"(\d{4})(\d\d)(\d\d)-", job.id)
+        told = f"{step} steps on {recorded(job.settings(), 'model', str)}"
+        told = ", ".join([told, *(["-".join(day.groups())] if day else [])])
         self._announce(files, _preview_of(job, step), told)
 
     def _announce(self, files: Mapping[Product, Path], preview: Path | None, description: str) -> None:
@@ -240,7 +242,9 @@ class Workshop:
         folder = self.place.folders().embeddings
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EMBEDDINGS)
         return [
-            {"file": path.relative_to(folder).as_posix(), **told} for path in files for told in _told_of(path)
+            {"file": as_text(path.relative_to(folder).as_posix()), **told}
+            for path in files
+            for told in _told_of(path)
         ]
 
     def use(self, group: str, name: str, values: Mapping[str, Any]) -> Answer:

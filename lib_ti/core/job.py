@@ -10,24 +10,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import (
+    checked_size,
     forget_unfinished,
     held,
     parse_json,
+    read_text,
     replace,
     write_atomically,
     write_text,
     writing,
 )
-from lib_ti.core.names import suggest_name
+from lib_ti.core.names import leads_inside, suggest_name
 from lib_ti.core.optimizers import OptimizerState
+from lib_ti.core.text import is_text
 
 
 @dataclass
@@ -118,7 +122,8 @@ class Job:
     @classmethod
     def known(cls, root: Path) -> list[str]:
         """The ids of the jobs under ``root``, the oldest first."""
-        return sorted(path.parent.name for path in root.glob("*/settings.json"))
+        ids = (path.parent.name for path in root.glob("*/settings.json"))
+        return sorted(job for job in ids if is_text(job))
 
     def settings(self) -> dict[str, Any]:
         """What the job was told when it began. Raises BadInput where that cannot be read any more."""
@@ -212,7 +217,9 @@ class Job:
         """Step -> the pictures drawn then, in the order of the steps."""
         found: dict[int, list[Path]] = {}
         for path in sorted(self.samples.glob("step-*-*.png")):
-            found.setdefault(int(path.name.split("-")[1]), []).append(path)
+            told = _PREVIEW.fullmatch(path.name)
+            if told and path.is_file() and leads_inside(path, self.folder):
+                found.setdefault(int(told[1]), []).append(path)
         return found
 
 
@@ -220,8 +227,11 @@ def _read_state(path: Path) -> TrainState:
     """Raises BadInput for a file that is not a saved state, or whose numbers are none."""
     try:
         with safe_open(path, "pt") as file:
-            state = TrainState(int(file.metadata()["step"]), {}, {})
-            values = json.loads(file.metadata().get("numbers", "{}"))
+            told = file.metadata()
+            if not _STEP.fullmatch(told["step"]):
+                raise ValueError(f"its step is {told['step'][:20]!r}")
+            state = TrainState(int(told["step"]), {}, {})
+            values = parse_json(told.get("numbers", "{}"), limits.HEADER)
             # Copies: they would keep the file mapped, and Windows lets nobody replace one that is.
             values |= {key: file.get_tensor(key).clone() for key in file.keys()}
         nested = {"optimizer": state.optimizer, "beside": state.beside}
@@ -234,18 +244,28 @@ def _read_state(path: Path) -> TrainState:
                 nested[kind].setdefault(name, {})[inner] = value
         if not all(bool(torch.isfinite(value).all()) for value in state.parameters.values()):
             raise ValueError("numbers in it are not finite")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise BadInput(
-            f"{path} is not a saved state ({error}); start the job anew, with --weights from one of its "
-            "copies if there are any."
+            f"{path} is not a saved state ({error!s:.200}); start the job anew, with --weights from one "
+            "of its copies if there are any."
         ) from error
     return state
 
 
 _LOSS_HEADER = ("step", "loss", "learning_rate")
 _EVALUATION_HEADER = ("step", "loss")
-_NUMBER = r"-?(?:\d[\d.]*(?:e[+-]\d+)?|inf|nan)"
-_WHOLE = {columns: re.compile(r"\d+" + f",{_NUMBER}" * (columns - 1) + r"\n") for columns in (2, 3)}
+_STEP = re.compile(r"[0-9]{1,9}")
+_PREVIEW = re.compile(rf"step-({_STEP.pattern})-[\w.-]{{1,60}}\.png")
+_NUMBER = r"-?(?:[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-][0-9]{1,3})?|inf|nan)"
+_WHOLE = {columns: re.compile(_STEP.pattern + f",{_NUMBER}" * (columns - 1) + r"\n") for columns in (2, 3)}
 
 
 def _line(row: Iterable[float]) -> str:
@@ -268,15 +288,30 @@ def _rows(path: Path, columns: int) -> list[list[str]]:
     """The lines below the header, up to the first that a kill or a power cut has left in pieces."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[1:]
+    checked_size(path, limits.LOSSES)
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[1:]
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); remove the job's folder.") from error
     whole = takewhile(lambda line: _WHOLE[columns].fullmatch(line), lines)
     return [line.rstrip("\n").split(",") for line in whole]
 
 
+T = TypeVar("T")
+
+
+def recorded(record: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    """What a job's settings.json says under ``key``. Raises BadInput where that is none of ``kind``."""
+    told = record.get(key)
+    if not isinstance(told, kind):
+        raise BadInput(f"a job's settings.json does not tell its {key}; remove the job's folder.")
+    return told
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        told = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        told = parse_json(read_text(path, limits.JSON))
+    except ValueError as error:
         raise BadInput(f"{path} cannot be read ({error}); remove the job's folder.") from error
     if not isinstance(told, dict):
         raise BadInput(f"{path} holds no settings; remove the job's folder.")

@@ -60,6 +60,7 @@ CARD_METADATA = 1 << 18  # characters
 SUBSETS = 1_000  # of a data set file
 REPEATS = 10_000  # of a picture in an epoch
 SHOWN = 1_000_000  # pictures of an epoch, repeats counted
+LOSSES = 128 << 20  # bytes of a job's loss.csv; a million steps take 30 MB
 
 # Models, as their .yaml or config.json describes them. SDXL has 10 transformers in a row, ViT-bigG 32 layers.
 DESCRIPTION = 32 << 10  # bytes; those of the families have 2 to 4 kB

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.nearest import perhaps
+from lib_ti.core.text import as_text
 
 MAX_NAME = 100  # characters
 _MAX_BYTES = 200  # in UTF-8: a file system takes 255, and endings and temporary files want their share
@@ -163,7 +164,7 @@ def files_inside(folder: Path, suffixes: Collection[str], *, linked: bool = Fals
             if path.suffix.lower() not in suffixes or not path.is_file():
                 continue
             if leads_inside(path, folder) if not linked and path.is_symlink() else within:
-                found[path.relative_to(folder).as_posix()] = path
+                found[as_text(path.relative_to(folder).as_posix())] = path
     return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
 
 
@@ -172,7 +173,7 @@ def folders_inside(folder: Path) -> dict[str, Path]:
     out."""
     found: Iterable[Path] = folder.iterdir() if folder.is_dir() else ()
     visible = (path for path in sorted(found) if path.is_dir() and path.name[0] != ".")
-    return {path.name: path for path in visible if leads_inside(path, folder)}
+    return {as_text(path.name): path for path in visible if leads_inside(path, folder)}
 
 
 def find_named(name: str, there: Mapping[str, Path], what: str) -> Path:

@@ -19,6 +19,7 @@ from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import checked_size
 from lib_ti.core.picture_parts import check_parts
+from lib_ti.core.text import is_text
 from lib_ti.data.colour import colours_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -50,6 +51,8 @@ def find_images(folder: Path) -> list[Path]:
     except OSError as error:
         raise BadInput(f"The image folder {folder} cannot be read ({error.strerror}); {wanted}.") from error
     pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if odd := next((path for path in pictures if not is_text(path.name)), None):
+        raise BadInput(f"{odd} has a name that is not UTF-8, so no caption can be read from it; rename it.")
     stems = {path.stem for path in pictures}
     images = sorted((path for path in pictures if not _belongs(path.stem, stems)), key=_natural_order)
     if not images:

@@ -11,6 +11,7 @@ from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import read_text
 from lib_ti.core.nearest import perhaps
+from lib_ti.core.text import as_text
 
 OUR_TEMPLATES = Path(__file__).resolve().parents[2] / "textual_inversion_templates"
 
@@ -28,7 +29,8 @@ def list_templates(folders: Sequence[Path] = (OUR_TEMPLATES,)) -> dict[str, Path
             visible = path.is_file() and not path.name.startswith(".")
             if visible and path.resolve().is_relative_to(root):
                 owner = "TI Studio" if folder == OUR_TEMPLATES else root.parent.name
-                found.setdefault(f"{path.stem} ({owner})" if path.stem in found else path.stem, path)
+                name = as_text(path.stem)
+                found.setdefault(f"{name} ({owner})" if name in found else name, path)
     return found
 
 

@@ -18,6 +18,7 @@ import torch
 from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
+from lib_ti.core.text import as_text
 from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.family import ENCODERS_OF, WIDTHS, Encoder, Family, encoder_sign, family_of
 from lib_ti.formats.pickle_machine import ParameterDict
@@ -242,7 +243,7 @@ def _read_content(path: Path) -> tuple[dict[str, object], dict[str, str]]:
 
 def _read_single(path: Path, content: Mapping[str, object], metadata: Mapping[str, str]) -> Embedding:
     """A file of one embedding. Its stem is the trigger, as hosts have it, unless diffusers gave one."""
-    name = path.stem
+    name = as_text(path.stem)
     content = _join_tokens(path, content)
     token, value = next(iter(content.items()), ("", None))
     if len(content) == 1 and token not in _NAMELESS and isinstance(value, torch.Tensor):

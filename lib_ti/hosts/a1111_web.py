@@ -33,8 +33,12 @@ def _refuse_other_sites(request: Request, allowed: str) -> None:
     origin = request.headers.get("origin")
     if request.method in ("GET", "HEAD") or origin is None or origin in allowed.split(","):
         return
-    if urlsplit(origin).netloc != request.headers.get("host"):
-        raise HTTPException(403, f"A page of {origin} may not do this.")
+    try:
+        site = urlsplit(origin).netloc
+    except ValueError:  # it names no site at all
+        site = ""
+    if site != request.headers.get("host"):
+        raise HTTPException(403, f"A page of {origin[:100]} may not do this.")
 
 
 def _has_password(request: Request, accounts: list[str]) -> bool:

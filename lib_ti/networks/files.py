@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from lib_ti.core.errors import BadInput
+from lib_ti.core.text import as_text
 from lib_ti.formats.content import check_names, content_of
 from lib_ti.formats.family import Family
 from lib_ti.formats.pickles import read_torch_pickle
@@ -113,7 +114,7 @@ def read_network(path: Path, model: Family = "sd1") -> Network:
         raise BadInput(f"{path.name}: none of its {len(layers)} layers is understood; {name}: {why}.")
     for name, why in (left_out | unread).items():
         log.warning("%s: %s is left out: %s", path.name, name, why)
-    return Network(path.stem, family, updates, metadata, left_out, unread, tuple(embeddings))
+    return Network(as_text(path.stem), family, updates, metadata, left_out, unread, tuple(embeddings))
 
 
 def _why_unread(key: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import files_inside
 from lib_ti.core.nearest import nearest
+from lib_ti.core.text import as_text
 from lib_ti.formats.embedding import Family
 from lib_ti.formats.safetensors_file import read_metadata
 from lib_ti.formats.suffixes import NETWORKS
@@ -39,7 +40,7 @@ class NetworkFolders:
             # A folder's own files before those of the folders in it.
             for path in sorted(shown, key=lambda path: (path.parent.parts, path.suffix != _SAFETENSORS)):
                 if _is_callable(path.stem):
-                    found.setdefault(path.stem, path)
+                    found.setdefault(as_text(path.stem), path)
         return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
 
     def find(self, name: str) -> Path:
