@@ -130,7 +130,14 @@ def test_openapi_tells_every_setting_with_its_range(client: TestClient) -> None:
         75,
         2,
     )
-    assert told["properties"]["weighting"]["enum"] == ["x0", "v", "none", "min-snr", "debiased"]
+    assert told["properties"]["weighting"]["enum"] == [
+        "x0",
+        "v",
+        "none",
+        "min-snr",
+        "debiased",
+        "min-snr-debiased",
+    ]
 
 
 def openapi(client: TestClient) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from probe_tools import CHECKS, caches, check, digest, live, noise_of, pixels_of
 from safetensors.torch import load_file, save_file
 
 from lib_ti import jobs
-from lib_ti.core.errors import StudioError
+from lib_ti.core.errors import BadInput, StudioError
 from lib_ti.hosts.a1111 import A1111Host
+from lib_ti.hosts.base import Conditioning
 from lib_ti.methods.vector_settings import InversionSettings
 
 
@@ -61,6 +62,26 @@ def numbers(given: str, out: str, prompts: list[str]) -> dict[str, int]:
         save_file({name: t.detach().contiguous() for name, t in answer.items()}, out)
         assert all(p.grad is None for p in shared.sd_model.parameters())
         return [host.count_triggers(prompt) for prompt in prompts]
+
+
+@check
+def literal(given: str, out: str, prompts: list[str]) -> list[str]:
+    """Prompts whose brackets are signs, encoded into ``out``; what else is asked for is refused. Afterwards
+    the setting is the user's."""
+    host, kept = A1111Host(), shared.opts.emphasis
+    with host.lend():
+        host.set_embeddings({"zqx": {"clip_l": load_file(given)["vectors"]}})
+        host.set_conditioning(Conditioning("none"))
+        save_file({"hidden": host.encode_prompts(prompts).hidden.detach().contiguous()}, out)
+        assert [host.count_triggers(prompt)["zqx"] for prompt in prompts] == [1] * len(prompts)
+        refused = []
+        for other in (Conditioning("sd-scripts"), Conditioning("none", 75), Conditioning(own_sizes=True)):
+            try:
+                host.set_conditioning(other)
+            except BadInput as error:
+                refused.append(str(error).partition(":")[0])
+    assert shared.opts.emphasis == kept
+    return refused
 
 
 @check

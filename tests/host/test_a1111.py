@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_ti import jobs
 from lib_ti.formats.embedding import read_embedding
+from lib_ti.hosts.base import Conditioning
 from lib_ti.methods.starts import initial_vectors
 from lib_ti.methods.vector_settings import InversionSettings
 from tests.webui import BUILTIN, probe
@@ -93,6 +94,24 @@ def test_every_answer_equals_the_standalone_hosts(
     for name, value in ours.items():
         size = float(value.detach().abs().max())
         assert float((theirs[name] - value.detach()).abs().max()) < 1e-4 * size, name
+
+
+def test_brackets_are_signs_where_a_job_wants_it(
+    webui: WebUI, standalone: StandaloneHost, tmp_path: Path
+) -> None:
+    prompts = ["a (zqx:1.4) beside a [small] blue star", r"a \(zqx\) BREAK star"]
+    vectors = torch.randn(3, 64, generator=torch.Generator().manual_seed(1)) * 0.02
+    save_file({"vectors": vectors}, tmp_path / "given.safetensors")
+    files = {"given": str(tmp_path / "given.safetensors"), "out": str(tmp_path / "out.safetensors")}
+    refused = probe(webui, "literal", prompts=prompts, **files)
+    assert refused == ["emphasis sd-scripts", "max-token-length", "size-conditioning sd-scripts"]
+    with standalone.lend(), torch.no_grad():
+        standalone.set_embeddings({"zqx": {"clip_l": vectors}})
+        standalone.set_conditioning(Conditioning("none"))
+        ours = standalone.encode_prompts(prompts).hidden
+    theirs = load_file(tmp_path / "out.safetensors")["hidden"]
+    assert ours.shape == theirs.shape == (2, 77, 64)
+    assert float((theirs - ours).abs().max()) < 1e-4 * float(ours.abs().max())
 
 
 def test_a_whole_job_finds_the_vectors_of_the_standalone_host(
