@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib_ti.cli import main
-from lib_ti.commands.sd_scripts import _save_embedding
+from lib_ti.commands.sd_scripts_output import save_embedding
 from lib_ti.formats.embedding import Embedding, read_embedding, write_pt, write_safetensors
 
 SHORT = ("--count=1", "--steps=2")
@@ -38,7 +38,7 @@ def test_the_token_of_a_line_calls_the_file_of_another_name(
 ) -> None:
     write_safetensors(embedding("mychar"), Path("mychar.safetensors"))
     file = Path(f"my_textual_inversion.{suffix}")
-    _save_embedding(Path("mychar.safetensors"), file)
+    save_embedding(Path("mychar.safetensors"), file)
     assert (read_embedding(file).name, read_embedding(file).token) == ("my_textual_inversion", "mychar")
     given = ("--embedding", str(file))
     by_name, told = drawn(capsys, "a photo of my_textual_inversion", *given)
