@@ -22,6 +22,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.files import parse_json, parse_toml
 from lib_ti.core.job import Job
 from lib_ti.data.images import find_images
+from lib_ti.data.templates import list_templates
 from lib_ti.formats.card import read_card
 from lib_ti.formats.embedding import Embedding, read_embeddings, write_pt
 from lib_ti.formats.safetensors_file import read_metadata, read_shapes, read_tensors
@@ -257,7 +258,6 @@ def test_names_that_are_no_utf8(strange: Workshop, tmp_path: Path) -> None:
         (folders.embeddings, f"{ODD}.pt"),
         (folders.networks, f"{ODD}.safetensors"),
         (folders.cards, f"{ODD}.png"),
-        (folders.templates[-1], f"{ODD}.txt"),
         (folders.datasets / ODD, "1.png"),
         (folders.jobs / ODD, "settings.json"),
         (folders.jobs / "good", "settings.json"),
@@ -267,7 +267,10 @@ def test_names_that_are_no_utf8(strange: Workshop, tmp_path: Path) -> None:
     assert client.get(f"{PREFIX}/jobs").json()["jobs"] == ["good"]
     (told,) = client.get(f"{PREFIX}/embeddings").json()
     assert told["file"] == "c?at.pt"
-    assert "c?at" in client.get(f"{PREFIX}/templates").json()
+    assert client.get(f"{PREFIX}/templates").status_code == 200
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / f"{ODD}.txt").write_text("a [name]")
+    assert list(list_templates([tmp_path / "templates"])) == ["c?at"]
     for kind in ("embedding", "network", "card", "dataset"):
         assert any(name.startswith("c?at") for name in strange.files(kind) or ())
     write_pt(Embedding("cat", {"clip_l": torch.ones(1, 64)}), folders.embeddings / f"{ODD}.pt")
