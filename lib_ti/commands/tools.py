@@ -18,18 +18,18 @@ from lib_ti.core.settings import build, options_of
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.jobs import folders_under
 from lib_ti.report import picture_sheet, save_png
-from lib_ti.tools.tool import Context, Tool
+from lib_ti.tools.tool import Context, Tool, as_typed
 
 
 def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
-    """On the paths as they were typed: who has a shell needs no fence."""
+    """On the paths as they were typed: who has a shell needs no fence. A name alone is looked for here, then
+    in the folder of its kind."""
     given = {name: joined(getattr(args, name)) for name in options_of(tool.settings) if hasattr(args, name)}
-    settings: Any = build(tool.settings, given)
+    folders = folders_under(args.data)
+    settings = as_typed(build(tool.settings, given), folders)
     with _bar() as progress:
         look = cache(partial(_load, args))
-        answer = tool.run(
-            settings, Context(stopped, progress, lambda: nullcontext(look()), look, folders_under(args.data))
-        )
+        answer = tool.run(settings, Context(stopped, progress, lambda: nullcontext(look()), look, folders))
     if tool.shows and args.sheet and answer.pictures:
         save_png(picture_sheet(answer.pictures), args.sheet)
     for sentence in (answer.sentence, *answer.notes):

@@ -31,6 +31,7 @@ from lib_ti.core.files import parse_json, write_atomically
 from lib_ti.core.names import safe_name
 from lib_ti.core.picture_parts import PNG_MAGIC, check_parts
 from lib_ti.formats.card_pixels import find_hidden, hide
+from lib_ti.formats.content import HEAD, what_else
 from lib_ti.formats.embedding import (
     ENCODERS,
     Embedding,
@@ -115,6 +116,8 @@ def _open(content: bytes, name: str) -> Any:
     if len(content) > limits.CARD_FILE:
         raise BadInput(f"{name} has {len(content)} bytes; a card has at most {limits.CARD_FILE}.")
     if not content.startswith(PNG_MAGIC):
+        if told := what_else(content[:HEAD]):
+            raise BadInput(f"{name} is no PNG file, as cards are, but {told}.")
         raise BadInput(f"{name} is no PNG file; cards are, and what a site made of one is no card any more.")
     check_parts(content, name)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +44,7 @@ def content_of(path: Path, most: int | None = None) -> tuple[Content, bytes]:
             head = file.read(9)
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
-    if head[8:] == b"{":
+    if head[8:] == b"{" and not what_else(head):
         header = int.from_bytes(head[:8], "little")
         if header > limits.HEADER:
             raise BadInput(
@@ -51,6 +52,55 @@ def content_of(path: Path, most: int | None = None) -> tuple[Content, bytes]:
             )
         return "safetensors", head
     return "pickle" if head.startswith((ZIP_MAGIC, b"\x80")) else "unknown", head
+
+
+HEAD = 1024  # bytes that tell what a file is that is none of ours
+_WEB_PAGE = re.compile(rb"\s*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
+_OTHERS = (
+    (b"\x89PNG", "a PNG picture; if it is a card, import it as one"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GGUF", "a GGUF file, whose packed weights are not read; take the file that it was made from"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it"),
+    (b"Rar!", "a RAR archive; unpack it"),
+    (b"\x1f\x8b", "a gzip archive; unpack it"),
+)
+
+
+def what_else(head: bytes) -> str:
+    """What a file is that begins so and is none of ours, and what helps; "" where that is not known."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not head:
+        return "empty; download or copy it again"
+    if text.startswith(b"version https://git-lfs"):
+        return (
+            "a pointer of Git LFS, a few lines of text in the place of the file; get the file itself with "
+            "'git lfs pull', or from the download button of its page"
+        )
+    if _WEB_PAGE.match(text):
+        return (
+            "a web page under a model's name, as one gets for an address that wants a login or is wrong; "
+            "download it again"
+        )
+    if re.match(rb"[{\[]\s*[\"{\[\]}]", text):
+        shown = re.sub(r"[^ -~]", "?", text[:80].decode("ascii", errors="replace")).strip()
+        return f"JSON text under a model's name, such as a site's error ({shown}); download it again"
+    return next((told for start, told in _OTHERS if head.startswith(start)), "")
+
+
+def not_of_ours(path: Path, needed: str) -> BadInput:
+    """That ``path``, which is neither a safetensors file nor a torch pickle, cannot be ``needed``: what it is
+    instead, or how it begins."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        return BadInput(f"{path} cannot be read: {error.strerror}.")
+    if told := what_else(head):
+        return BadInput(f"{path.name} is no {needed} but {told}.")
+    return BadInput(
+        f"{path.name} is neither a safetensors file nor one that torch saved, so no {needed}: it begins with "
+        f"{head[:9]!r}; download or copy it again."
+    )
 
 
 def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -76,8 +126,20 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
     for name, entry in header.items():
         if name != METADATA:
             _check_entry(path, name, entry)
+        else:
+            _check_metadata(path, entry)
     check_names(path, header)
     return header, 8 + size
+
+
+def _check_metadata(path: Path, metadata: Any) -> None:
+    told = metadata if isinstance(metadata, Mapping) else {METADATA: metadata}
+    for key, value in told.items():
+        if not isinstance(value, str):
+            raise BadInput(
+                f"{path.name} says {json.dumps({key: value})[:80]} of itself, and metadata of a safetensors "
+                "file are text: no program reads it so; have it saved again with text there, or without it."
+            )
 
 
 def _check_entry(path: Path, name: str, entry: Any) -> None:

@@ -17,10 +17,11 @@ import torch
 
 from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
-from lib_ti.core.names import safe_name
+from lib_ti.core.names import folded, safe_name
 from lib_ti.core.text import as_text
-from lib_ti.formats.content import check_names, content_of
+from lib_ti.formats.content import check_names, content_of, not_of_ours
 from lib_ti.formats.family import ENCODERS_OF, WIDTHS, Encoder, Family, encoder_sign, family_of
+from lib_ti.formats.foreign_embeddings import is_foreign, kind_of, model_of
 from lib_ti.formats.pickle_machine import ParameterDict
 from lib_ti.formats.pickles import read_torch_pickle, write_torch_pickle
 from lib_ti.formats.safetensors_file import read_tensors, write_tensors
@@ -36,17 +37,13 @@ ENCODERS: tuple[Encoder, ...] = tuple(WIDTHS)
 _ENCODER_OF_WIDTH: Mapping[int, str] = {width: encoder for encoder, width in WIDTHS.items()}
 _COG_NAMES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
 _NAMELESS = {*ENCODERS, *_COG_NAMES, "emb_params", "emp_params", "*"}  # any other key is a trigger
+_MOST_WORDS = 1000  # of one file
 _A1111_NAMES = {"sd_checkpoint_name": "base_model"}
 
 # Where trainers write the word: diffusers, ours and sai_model_spec, AUTOMATIC1111's .pt.
 _TOKEN_KEYS = ("token", "modelspec.trigger_phrase", "trigger", "name")
 
 _BUNDLED = re.compile(r"bundle_emb\.(?P<name>.+?)\.(?P<key>string_to_param\.[^.]+|[^.]+)")
-_OTHER_KINDS = (
-    (r"[._](lora[._](up|down|A|B)|hada_w|lokr_w|oft_|alpha$)", "a LoRA without an embedding in it"),
-    (r"(model\.diffusion_model|first_stage_model|cond_stage_model)\.|state_dict$", "a checkpoint"),
-    (r"(down_blocks|text_model|encoder|decoder)\.", "a part of a diffusers model"),
-)
 
 
 class NotFinite(BadInput):
@@ -135,19 +132,22 @@ def read_embedding(path: Path) -> Embedding:
     embeddings = read_embeddings(path)
     if len(embeddings) > 1:
         names = ", ".join(embedding.name for embedding in embeddings)
-        raise BadInput(f"{path.name} carries {len(embeddings)} embeddings, expected one: {names}.")
+        raise BadInput(
+            f"{path.name} carries {len(embeddings)} embeddings, expected one: {names}; 'embedding "
+            "split' makes a file of each."
+        )
     return embeddings[0]
 
 
 def read_embeddings(path: Path) -> list[Embedding]:
-    """Every embedding of ``path``: one, or those bundled with a LoRA. Raises BadInput."""
+    """Every embedding of ``path``: one, or those of several words or of a LoRA's bundle. Raises BadInput."""
     content, metadata = _read_content(path)
     bundles: dict[str, dict[str, object]] = {}
     for key, value in content.items():
         if match := _BUNDLED.fullmatch(key):
             bundles.setdefault(match["name"], {})[match["key"]] = value
     if not bundles:
-        return [_read_single(path, content, metadata)]
+        return _read_words(path, content, metadata) or [_read_single(path, content, metadata)]
     others = len(content) - sum(map(len, bundles.values()))
     log.info("%s: %d embeddings; %d other tensors are left alone", path.name, len(bundles), others)
     return [
@@ -231,7 +231,7 @@ def _read_content(path: Path) -> tuple[dict[str, object], dict[str, str]]:
         tensors, metadata = read_tensors(path)
         return dict(tensors), metadata
     if kind == "unknown":
-        raise BadInput(f"{path.name} is neither a safetensors file nor a torch pickle, so no embedding file.")
+        raise not_of_ours(path, "embedding file")
     content = read_torch_pickle(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise BadInput(
@@ -251,6 +251,50 @@ def _read_single(path: Path, content: Mapping[str, object], metadata: Mapping[st
         name = _name_of_token(token, name)
         content = _join_second_file(path, content)
     return assemble(path, name, content, metadata)
+
+
+def _read_words(path: Path, content: Mapping[str, object], metadata: Mapping[str, str]) -> list[Embedding]:
+    """Of a file with a tensor for each of several words; none where it is another kind of file."""
+    words = _words_of(path, content)
+    second = second_file(path)
+    others = _words_of(second, _read_content(second)[0]) if words and _lies_beside(path, second) else {}
+    plain = {key: value for key, value in content.items() if isinstance(value, int | float)}
+    said = {key: text for key, text in metadata.items() if key not in words}
+    found: list[Embedding] = []
+    for number, (token, tensor) in enumerate(words.items(), 1):
+        name = path.stem if token == "*" else _name_of_token(token, f"{path.stem}-{number}")
+        if folded(name) in (folded(one.name) for one in found):
+            name = f"{name}-{number}"
+        own: dict[str, object] = {token: tensor}
+        if others.keys() == words.keys():
+            own = {"clip_l": tensor, "clip_g": others[token]}
+        token_said = {} if token == "*" else {"token": token}
+        found.append(assemble(path, name, {**own, **plain}, {**said, **token_said}))
+    return found
+
+
+def _words_of(path: Path, content: Mapping[str, object]) -> dict[str, torch.Tensor]:
+    """Word -> its tensor, where the file's tensors are vectors of two words or more, all of one width."""
+    tensors = _parameters(path, content)
+    is_plain = all(
+        _is_word(key) and tensor.ndim in (1, 2) and tensor.numel() for key, tensor in tensors.items()
+    )
+    widths = {tensor.shape[-1:] for tensor in tensors.values()}
+    if len(tensors) < 2 or not is_plain or len(widths) > 1 or kind_of(tensors):
+        return {}
+    if len(tensors) > _MOST_WORDS:
+        raise BadInput(f"{path.name} has tensors for {len(tensors)} words; at most {_MOST_WORDS} are read.")
+    return tensors
+
+
+def _is_word(key: str) -> bool:
+    """Whether a tensor may be called so for a word: parts of models and of networks have names with dots."""
+    is_part = key.endswith("_out") or key.isdigit() or (key in _NAMELESS and key != "*") or is_foreign(key)
+    return not is_part and (re.fullmatch(r"<.+>", key) is not None or "." not in key)
+
+
+def _lies_beside(path: Path, second: Path) -> bool:
+    return second != path and second.is_file()
 
 
 def _name_of_token(token: str, otherwise: str) -> str:
@@ -290,7 +334,7 @@ def whole_files(paths: Sequence[Path]) -> list[Path]:
 def _join_second_file(path: Path, content: Mapping[str, object]) -> Mapping[str, object]:
     """diffusers saves SDXL's second text encoder beside the first, with the same token."""
     second = second_file(path)
-    if second == path or not second.is_file():
+    if not _lies_beside(path, second):
         return content
     other = _join_tokens(second, _read_content(second)[0])
     if other.keys() != content.keys():
@@ -350,10 +394,15 @@ def _by_encoder(
 
 
 def _no_embedding(path: Path, content: Iterable[str], tensors: Iterable[str]) -> BadInput:
-    for pattern, kind in _OTHER_KINDS:
-        if any(re.search(pattern, key) for key in content):
-            return BadInput(f"{path.name} is {kind}; an embedding file is needed here.")
-    found = ", ".join(list(tensors)[:8]) or "none"
+    if kind := kind_of(content):
+        return BadInput(f"{path.name} is {kind}; an embedding file is needed here.")
+    names = [*tensors]
+    found = ", ".join(names[:8]) or "none"
+    if model := model_of(names):
+        return BadInput(
+            f"{path.name} is an embedding for {model} ({found}); those for Stable Diffusion 1.x, 2.x and SDXL"
+            " are read here."
+        )
     return BadInput(
         f"{path.name} is no embedding we know; expected one tensor, or clip_l and clip_g, got: {found}."
     )

@@ -21,7 +21,7 @@ import torch
 from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import checked_size, write_atomically
-from lib_ti.formats.content import ZIP_MAGIC
+from lib_ti.formats.content import HEAD, ZIP_MAGIC, what_else
 from lib_ti.formats.pickle_machine import (
     STORAGE_DTYPES,
     FindStorage,
@@ -60,6 +60,8 @@ def read_torch_pickle(path: Path, *, unknown: Unknown = "refuse", mapped: bool =
     checked_size(path)
     try:
         with path.open("rb") as file:
+            if told := what_else(file.read(HEAD)):
+                raise BadInput(f"{path.name} is not what torch saved but {told}.")
             # Copy on write: torch wants writable memory, and the file must stay as it is.
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         if mapped:

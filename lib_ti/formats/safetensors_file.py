@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_ti.core.errors import BadInput
-from lib_ti.formats.content import content_of, safetensors_header
+from lib_ti.formats.content import content_of, not_of_ours, safetensors_header
 from lib_ti.formats.streaming import bytes_of, header, in_order, stream_safetensors
 
 
@@ -43,9 +43,11 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def opened(path: Path) -> Iterator[Any]:
     """The library's own handle, which checks every offset against the file; shapes, types and names are
     checked before. Raises BadInput."""
-    kind, head = content_of(path)
+    kind, _ = content_of(path)
+    if kind == "pickle":
+        raise BadInput(f"{path.name} is a torch pickle; a safetensors file is needed here.")
     if kind != "safetensors":
-        raise BadInput(f"{path.name} is not a whole safetensors file: it begins with {head!r}.")
+        raise not_of_ours(path, "file of tensors")
     safetensors_header(path)
     try:
         with safe_open(path, framework="pt") as content:

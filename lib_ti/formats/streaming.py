@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import write_atomically
-from lib_ti.formats.content import METADATA, check_names, content_of, safetensors_header
+from lib_ti.formats.content import METADATA, check_names, content_of, not_of_ours, safetensors_header
 from lib_ti.formats.pickles import read_torch_pickle, write_torch_pickle
 from lib_ti.formats.suffixes import CHECKPOINTS, PICKLED_CHECKPOINTS
 
@@ -63,15 +63,12 @@ def open_tensors(path: Path) -> TensorFile:
 
     Raises BadInput for everything else, and at a damaged file.
     """
-    kind, start = content_of(path)
+    kind, _ = content_of(path)
     if kind == "safetensors":
         return _open_safetensors(path)
     if kind == "pickle":
         return _open_pickle(path)
-    raise BadInput(
-        f"{path} is neither a safetensors file nor one that torch saved, it begins with {start!r}; "
-        "download or copy it again."
-    )
+    raise not_of_ours(path, "checkpoint")
 
 
 def _open_safetensors(path: Path) -> TensorFile:

@@ -18,7 +18,7 @@ import torch
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.text import as_text
-from lib_ti.formats.content import check_names, content_of
+from lib_ti.formats.content import check_names, content_of, not_of_ours
 from lib_ti.formats.family import Family
 from lib_ti.formats.pickles import read_torch_pickle
 from lib_ti.formats.quantised import refuse_packed
@@ -32,7 +32,7 @@ from lib_ti.formats.safetensors_file import (
 from lib_ti.networks.adapter_config import adapter_config, add_alphas
 from lib_ti.networks.algebra import Tensors, Update, truncated
 from lib_ti.networks.family import family_by
-from lib_ti.networks.foreign import SUPPORTED, algorithm_of
+from lib_ti.networks.foreign import SUPPORTED, algorithm_of, model_of
 from lib_ti.networks.keys import name_of, parse_key
 from lib_ti.networks.reading import beside_factors, read_update
 
@@ -88,6 +88,11 @@ def read_network(path: Path, model: Family = "sd1") -> Network:
     refuse_packed(path, tensors)
     keys = {key: found for key in tensors if (found := parse_key(key)) is not None}
     embeddings = sorted({match[1] for key in tensors if (match := _BUNDLED.fullmatch(key))})
+    if other := model_of(tensors, metadata):
+        raise BadInput(
+            f"{path.name} is a network for {other}; those for Stable Diffusion 1.x, 2.x and SDXL are used "
+            "here."
+        )
     if not keys:
         raise _no_network(path, tensors)
     family = family_by(path.name, keys, {key: tensor.shape for key, tensor in tensors.items()}, metadata)
@@ -127,7 +132,7 @@ def _read_content(path: Path) -> tuple[Tensors, dict[str, str]]:
     if kind == "safetensors":
         return read_tensors(path)
     if kind == "unknown":
-        raise BadInput(f"{path.name} is neither a safetensors file nor a torch pickle, so no network file.")
+        raise not_of_ours(path, "network file")
     content = read_torch_pickle(path)
     if not isinstance(content, dict):
         raise BadInput(f"{path.name} holds a {type(content).__name__}; expected the tensors of a network.")
@@ -182,7 +187,8 @@ def family_of_file(path: Path) -> Family | None:
         return None
     shapes = read_shapes(path)
     keys = {key: found for key in shapes if (found := parse_key(key)) is not None}
-    return family_by(path.name, keys, shapes, read_metadata(path))
+    metadata = read_metadata(path)
+    return None if model_of(shapes, metadata) else family_by(path.name, keys, shapes, metadata)
 
 
 def tensors_of(updates: Mapping[str, Update]) -> Tensors:

@@ -126,9 +126,9 @@ class JoinSettings:
 class SplitSettings:
     file: str = option(
         "",
-        "The file that carries several: a pair, or a LoRA with words.",
+        "The file that carries several: of several words, a pair, or a LoRA with words.",
         group="file",
-        file="network",
+        file="bundle",
         needed=True,
     )
     overwrite: bool = option(False, "Replace files of their names.", group="file")

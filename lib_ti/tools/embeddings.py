@@ -53,7 +53,17 @@ def inspect(settings: InspectSettings, context: Context) -> Answer:
             told["beside the model"] = why
         found.append(told)
     sentence = "; ".join(f"{e.name}: {_vectors(e.count)} for {e.family}" for e in embeddings)
-    return Answer(sentence + ".", {"file": path.name, "embeddings": found})
+    notes = [
+        f"{one.name}: not used of the file are {one.metadata['not_used']}."
+        for one in embeddings
+        if "not_used" in one.metadata
+    ]
+    if len(embeddings) > 1 and not any("bundled_in" in one.metadata for one in embeddings):
+        notes.append(
+            f"{path.name} holds {len(embeddings)} words, and WebUIs want a file for each: 'embedding split' "
+            "writes them."
+        )
+    return Answer(sentence + ".", {"file": path.name, "embeddings": found}, notes=tuple(notes))
 
 
 def describe(embedding: Embedding) -> dict[str, Any]:

@@ -104,6 +104,29 @@ def in_folders(settings: Any, folders: Folders) -> Any:
     return replace(settings, **found)
 
 
+def as_typed(settings: Any, folders: Folders) -> Any:
+    """``settings`` from a command line: paths as they are, and a name of what is not here as the file of that
+    name in the folder meant for its kind, if there is one."""
+    found = {}
+    for name, (_, option, _) in options_of(type(settings)).items():
+        given = getattr(settings, name)
+        if option.file in LISTED and given:
+            names = each(given) if option.several else [given]
+            found[name] = "\n".join(_typed(option.file, one, folders) for one in names)
+    return replace(settings, **found)
+
+
+def _typed(kind: str, name: str, folders: Folders) -> str:
+    path = Path(name)
+    if path.name != name or path.exists():
+        return name
+    there = _LISTINGS[kind](folders)
+    try:
+        return str(find_named(name, there, kind))
+    except BadInput:
+        return name
+
+
 _LISTINGS: Mapping[str, Callable[[Folders], dict[str, Path]]] = {
     "embedding": lambda folders: files_inside(folders.embeddings, EMBEDDINGS),
     "foreign-embedding": lambda folders: files_inside(folders.inbox, EMBEDDINGS),
@@ -111,6 +134,7 @@ _LISTINGS: Mapping[str, Callable[[Folders], dict[str, Path]]] = {
     "checkpoint": lambda folders: _merged(
         files_inside(folder, CHECKPOINTS, linked=True) for folder in folders.checkpoints
     ),
+    "bundle": lambda folders: _merged(_LISTINGS[kind](folders) for kind in ("network", "embedding")),
     "card": lambda folders: files_inside(folders.cards, CARDS),
     "dataset": lambda folders: folders_inside(folders.datasets),
 }

@@ -187,7 +187,7 @@ def test_stream_faults(tmp_path: Path) -> None:
     assert good.count(claim) == 2
     _refused(tmp_path, good.replace(claim, b"J\xff\xff\xff\x7f"), "claims 8589934588 bytes")
     _refused(tmp_path, good.replace(claim, b"J\xff\xff\xff\xff"), "claims -4 bytes")
-    _refused(tmp_path, b"", "damaged")
+    _refused(tmp_path, b"", "but empty")
     _refused(tmp_path, b"\x80\x02K\x01.", "does not begin")
     _refused(tmp_path, b"hello, world", "does not begin")
 

@@ -65,7 +65,7 @@ def test_faults_are_refused(tmp_path: Path) -> None:
         (good[:-1], "not a whole safetensors file"),
         (good + b"\0", "not a whole safetensors file"),
         (good[:40], "not a whole safetensors file"),
-        (good[:5], "not a whole safetensors file"),
+        (good[:5], "neither a safetensors file nor one that torch saved"),
         ((100_000_000).to_bytes(8, "little") + good[8:], "claims a header of 100000000 bytes"),
     ]:
         path.write_bytes(data)

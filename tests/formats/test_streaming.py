@@ -92,7 +92,7 @@ def test_faults_are_refused(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(BadInput, match="not a whole safetensors file"):
             open_tensors(path)
-    path.write_bytes(b"version https://git-lfs")
+    path.write_bytes(b"no tensors")
     with pytest.raises(BadInput, match="neither a safetensors file"):
         open_tensors(path)
     with pytest.raises(BadInput, match="cannot be read"):
