@@ -45,3 +45,11 @@ def watched(context: Context) -> Watch:
         context.progress(done, of)
 
     return watch
+
+
+def clamped_note(clamp: float, exact: str) -> tuple[str, ...]:
+    """What is said of a file whose numbers were cut; ``exact``: what gives the whole ones."""
+    if clamp >= 1:
+        return ()
+    told = f"The numbers of the new file are cut at the quantile {clamp:g} of them all, as sd-scripts does"
+    return (f"{told}, so it misses more than its rank asks for: {exact}.",)

@@ -18,7 +18,7 @@ from lib_ti.networks.tools.combine import Term, add, add_at_rank, common_metadat
 from lib_ti.networks.tools.into_checkpoint import CheckpointMerge, tell, unmerged
 from lib_ti.networks.tools.saving import metadata_of, precision_of, save_network
 from lib_ti.networks.tools.stored import open_checkpoint
-from lib_ti.tools.network_files import device_of, dtype_of, free_file, watched
+from lib_ti.tools.network_files import clamped_note, device_of, dtype_of, free_file, watched
 from lib_ti.tools.network_tools import MergeIntoSettings, MergeSettings
 from lib_ti.tools.tool import Answer, Context, each, numbers_for
 
@@ -41,7 +41,9 @@ def merge(settings: MergeSettings, context: Context) -> Answer:
     with new_files([to], overwrite=settings.overwrite):
         save_network(to, updates, dtype, metadata)
     told = f"Merged {' and '.join(names)}: {len(updates)} modules. Wrote {to}."
-    return Answer(told, {"modules": len(updates)}, (to,), notes=_notes(terms))
+    whole = "--clamp 1 leaves them whole, and lora merge by itself (--how exact) writes the very sum"
+    notes = (*_notes(terms), *clamped_note(settings.clamp, whole))
+    return Answer(told, {"modules": len(updates)}, (to,), notes=notes)
 
 
 def _notes(terms: Sequence[Term]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from lib_ti.networks.tools.extract import extract as extract_difference
 from lib_ti.networks.tools.resize import Resizing, cut_dylora, ranks_of_dylora, resized
 from lib_ti.networks.tools.saving import metadata_of, precision_of, save_network
 from lib_ti.networks.tools.stored import open_checkpoint
-from lib_ti.tools.network_files import device_of, dtype_of, free_file, watched
+from lib_ti.tools.network_files import clamped_note, device_of, dtype_of, free_file, watched
 from lib_ti.tools.network_tools import ExtractSettings, ResizeSettings, SplitSettings
 from lib_ti.tools.tool import Answer, Context
 
@@ -58,7 +58,8 @@ def extract(settings: ExtractSettings, context: Context) -> Answer:
         for each in (original, tuned)
         if each.file.in_eight_bits
     ]
-    return Answer(sentence, told, (to,), notes=(*notes, *_beyond(found.uncovered)))
+    cut = clamped_note(settings.clamp, "--clamp 1 leaves them whole")
+    return Answer(sentence, told, (to,), notes=(*notes, *cut, *_beyond(found.uncovered)))
 
 
 def _beyond(uncovered: Sequence[str]) -> tuple[str, ...]:
