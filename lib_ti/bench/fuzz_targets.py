@@ -26,6 +26,7 @@ from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.schedule import parse_stages
 from lib_ti.data.captions import CaptionRules, read_caption, vary_caption
 from lib_ti.data.images import FORMATS, open_image, read_head
+from lib_ti.data.metadata_file import captions_of
 from lib_ti.data.sd_scripts_config import read_dataset_config
 from lib_ti.data.sd_scripts_prompts import read_prompts
 from lib_ti.data.templates import OUR_TEMPLATES, fill, read_template
@@ -245,6 +246,10 @@ def _read_dataset(path: Path) -> object:
     return read_dataset_config(PictureSettings(dataset_config=str(path)))
 
 
+def _read_metadata(path: Path) -> object:
+    return captions_of(path, path.parent, [path.with_name("cat.png")], separator=",", lines=True)
+
+
 def _read_rate(text: str) -> None:
     parse_stages(text, "learning rate").over(1000).at(1)
 
@@ -286,6 +291,7 @@ enable_bucket = true
   class_tokens = "a cat"
 """
 _JSON = '{"datasets": [{"resolution": 512, "subsets": [{"image_dir": "pictures", "num_repeats": 2}]}]}'
+_METADATA = '{"cat.png": {"caption": "a cat", "tags": "cat, black"}, "cat": {"tags": "a"}}'
 _DATASET_WORDS = (
     *("[[datasets]]\n", "[[datasets.subsets]]\n", "[general]\n", "[", "]", "{", "}", "=", '"', "'''", "#"),
     *('image_dir = "../.."\n', 'image_dir = "/dev"\n', "image_dir = '\\\\server\\share'\n", "a.b.c = 1\n"),
@@ -344,6 +350,7 @@ def _text_targets() -> Iterator[Target]:
         ("template", templates, _TEMPLATE_WORDS, _read_template, _is_text, "cat.txt"),
         ("data set, TOML", [_TOML], _DATASET_WORDS, _read_dataset, _with("[["), "data.toml"),
         ("data set, JSON", [_JSON], _DATASET_WORDS, _read_dataset, _with("{"), "data.json"),
+        ("metadata file", [_METADATA], _DATASET_WORDS, _read_metadata, _with("{"), "meta.json"),
         ("sample prompts", _PROMPT_TABLES, _PROMPT_WORDS, read_prompts, _with("="), "prompts.toml"),
         ("learning rate", _RATES, _RATE_WORDS, _typed(_read_rate), _with_number, "text"),
         ("guidance scale", _SCALES, _SCALE_WORDS, _typed(parse_guidance), _with_number, "text"),
