@@ -272,8 +272,9 @@ class TestFiles:
         assert float(said["ss_training_started_at"]) <= float(said["ss_training_finished_at"])
         assert json.loads(said["ss_tag_frequency"])[""]["a blue heart"] == 1
         quiet = metadata_after(make(lent, settings_of(picture_metadata=False)), 4, tmp_path)
-        of_pictures = {"ss_num_train_images", "ss_num_reg_images", "ss_dataset_dirs", "ss_reg_dataset_dirs"}
-        assert said.keys() - quiet.keys() == of_pictures | {"ss_tag_frequency"}
+        of_pictures = {f"ss_num_{what}_images" for what in ("train", "reg", "validation")}
+        of_pictures |= {"ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_tag_frequency"}
+        assert said.keys() - quiet.keys() == of_pictures
         assert not any(caption in text for caption in CAPTIONS for text in quiet.values())
 
     def test_only_times_and_the_id_differ_between_two_alike(
