@@ -121,7 +121,7 @@ def check_learning(settings: LearningSettings, device: torch.device | None = Non
             "one, or more steps."
         )
     rate = learning_rate_of(settings)
-    check_rate(settings.optimizer, max(stage.value for stage in rate.stages.stages))
+    check_rate(settings.optimizer, rate.highest)
     _clip_stages(settings)
     Evaluations.of(settings)
     made = make_optimizer(settings.optimizer, settings.optimizer_args, {"": torch.zeros(1, 1)}, rate.base)

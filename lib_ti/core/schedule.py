@@ -155,6 +155,11 @@ class LearningRate:
         """The rate that the first step would have without a warm-up; never 0."""
         return self.stages.at(1)
 
+    @property
+    def highest(self) -> float:
+        """No step has a higher one."""
+        return max(self.told) if self.told else max(stage.value for stage in self.stages.stages)
+
     def stage_ends(self, steps: int) -> frozenset[int]:
         """The steps, of a job that ends with ``steps``, after which the next stage begins."""
         return frozenset(end + self.after for end in self.stages.ends(steps - self.after))

@@ -283,6 +283,32 @@ def climb(
     return loop
 
 
+@pytest.mark.parametrize("stop_at", [6, 7, 40])
+def test_a_scheduler_by_its_class_and_steps_left_out_go_on_to_the_bit(stop_at: int, tmp_path: Path) -> None:
+    settings = LearningSettings(
+        steps=60,
+        learning_rate="0.1",
+        scheduler="CosineAnnealingWarmRestarts",
+        scheduler_args="T_0=9 eta_min=0.01",
+        initial_step=5,
+    )
+    whole = climb(settings=settings)
+    assert whole.step == 60 and whole.rate.at(6) == 0.1 and whole.rate.at(15) == 0.1
+    job = Job(tmp_path)
+    job.save_state(climb(stop_at=stop_at, settings=settings).snapshot())
+    again = climb(job.load_state(), settings=settings)
+    assert torch.equal(again.result()["weights"], whole.result()["weights"])
+
+
+def test_a_rate_above_any_sense_is_refused_of_a_scheduler_too() -> None:
+    wild = LearningSettings(
+        steps=9, learning_rate="0.1", scheduler="OneCycleLR",
+        scheduler_args="max_lr=1e9 total_steps=9 cycle_momentum=False",
+    )  # fmt: skip
+    with pytest.raises(BadInput, match="expected at most 1"):
+        check_learning(wild)
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_each_stage_starts_from_the_best_so_far(ema: float) -> None:
     """And with a fresh optimizer: the first step of Adam moves every element by the rate itself."""
@@ -333,7 +359,7 @@ def test_a_staircase_goes_on_to_the_bit(stop_at: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (replace(CLIMB, evaluate_every=0), "staircase: .* set evaluate-every"),
+        (replace(CLIMB, evaluate_every=0, learning_rate="0.1:0.5, 0.02"), "staircase: .* set evaluate-every"),
         (replace(CLIMB, learning_rate="0.01"), "has one stage in 60 steps; expected several"),
         (replace(CLIMB, learning_rate="0.01:300, 0.002"), "has one stage in 60 steps; expected several"),
     ],
