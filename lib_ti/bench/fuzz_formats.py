@@ -27,6 +27,8 @@ _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 def mutate_safetensors(data: bytes, rng: random.Random) -> bytes:
     """The header's content, with its length right; of half of them the offsets and the body too."""
+    if rng.random() < 0.05:  # a header as long as it likes
+        return (rng.choice(EDGES) & (2**64 - 1)).to_bytes(8, "little") + data[8:]
     size = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
     for _ in range(rng.randint(1, 2)):
@@ -47,10 +49,13 @@ def _change_header(header: dict[str, Any], rng: random.Random) -> None:
         case 0 if names:
             header[rng.choice(_KEYS)] = header.pop(rng.choice(names))
         case 1 if isinstance(entry, dict):
-            entry["dtype"] = rng.choice(("F16", "BF16", "F64", "I64", "U8", "BOOL", "F8_E4M3", "U16", "X", 3))
+            entry["dtype"] = rng.choice(
+                ("F16", "BF16", "F64", "I64", "U8", "BOOL", "F8_E4M3", "F4", "U16", "X", 3)
+            )
         case 2 if isinstance(entry, dict):
             entry["shape"] = [
-                rng.choice((0, 1, 3, 75, 76, 768, 1024, 4097, -1, 2**40)) for _ in range(rng.randrange(5))
+                rng.choice((0, 1, 3, 75, 76, 768, 1024, 4097, -1, 2**40, 2**63 - 1))
+                for _ in range(rng.choice((0, 1, 2, 3, 4, 70)))
             ]
         case 3 if isinstance(entry, dict):
             entry["data_offsets"] = sorted(rng.choice(EDGES) for _ in range(2))
@@ -59,7 +64,7 @@ def _change_header(header: dict[str, Any], rng: random.Random) -> None:
             if isinstance(told, dict):
                 told[rng.choice(_KEYS)] = rng.choice((*_TEXTS, "[" * 5000, "x" * 100_000, 3, None))
         case 5 if names:
-            for number in range(rng.choice((1, 2, 76, 500))):
+            for number in range(_often(rng, 500, 60_000)):
                 header[f"{rng.choice(_KEYS)}{number}"] = (
                     dict(header[names[0]]) if isinstance(entry, dict) else 0
                 )
@@ -83,6 +88,7 @@ _KEYS = (
         "step",
         "",
         "\0",
+        "\ud800",
     ),
     *("bundle_emb.cat.string_to_param.*", "bundle_emb.../x.emb_params", "lora_unet_x.lora_up.weight", "cat1"),
     *("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha", "unet.x.lora_A.weight", "modelspec.architecture"),
@@ -100,9 +106,18 @@ _TEXTS = (
     "[]",
     '{"lora_alpha": 1e400}',
     "True",
+    "\udfff",
+    '{"a": "\\ud800"}',
 )
+_ODD_TYPES = ("F8_E4M3", "F4", "U16", "X", 3)
+_REPEATED = 1 << 20  # bytes of chunks alike
 _WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "F16": 2, "BF16": 2, "U16": 2}
 _MAX_BODY = 1 << 20
+
+
+def _often(rng: random.Random, many: int, more: int) -> int:
+    """How often something is repeated; rarely ``more``, which takes its time to be made."""
+    return rng.choice((1, 2, 76, more if rng.random() < 0.1 else many))
 
 
 def _lay_out(header: dict[str, Any], body: bytes) -> bytes:
@@ -128,7 +143,9 @@ def mutate_pickle(program: bytes, rng: random.Random) -> bytes:
             case 0 if spans:
                 del spans[place]
             case 1 if spans:
-                spans[place:place] = [spans[place]] * rng.choice((1, 2, 2000))
+                spans[place:place] = [spans[place]] * rng.choice(
+                    (1, 2, 2000, 250_000 if rng.random() < 0.05 else 1)
+                )
             case 2 if spans:
                 other = rng.randrange(len(spans))
                 spans[place], spans[other] = spans[other], spans[place]
@@ -180,11 +197,26 @@ def mutate_zip(data: bytes, rng: random.Random) -> bytes:
         case _:
             change = mutate_pickle if place in programs and rng.random() < 0.8 else mutate_bytes
             members[place] = (name, change(content, rng))
+    if rng.random() < 0.03:
+        members += [(f"x/data/{number}", b"") for number in range(rng.choice((1_000, 5_000)))]
     packed = _packed(members, zipfile.ZIP_DEFLATED if rng.random() < 0.05 else zipfile.ZIP_STORED)
+    if rng.random() < 0.15:
+        packed = _resized(packed, rng)
     if rng.random() < 0.1:
         other = rng.choice((b"\x80\x02N.", data, b"\x89PNG", b"\0" * 64))
         return rng.choice((other + packed, packed + other))
     return packed
+
+
+def _resized(archive: bytes, rng: random.Random) -> bytes:
+    """With another count, size or place in its directory or at its end: a small file that claims much."""
+    found, kind = bytearray(archive), rng.choice((b"PK\x01\x02", b"PK\x05\x06", b"PK\x03\x04"))
+    place = found.find(kind)
+    width = rng.choice((2, 4, 8))
+    start = place + rng.randrange(4, 42)
+    if place >= 0:
+        found[start : start + width] = (rng.choice(EDGES) & (256**width - 1)).to_bytes(width, "little")
+    return bytes(found[: len(archive)])
 
 
 def _packed(members: Sequence[tuple[str, bytes]], compression: int) -> bytes:
@@ -233,7 +265,9 @@ def mutate_png(data: bytes, rng: random.Random) -> bytes:
             case 4:
                 del chunks[place]
             case 5:
-                chunks.insert(place, chunks[place])
+                chunks[place:place] = [chunks[place]] * rng.choice(
+                    (1, 1, 100, 20_000 if rng.random() < 0.1 else 2)
+                )
             case 6:
                 side = rng.choice(
                     (2000, 4000, 5700, 6500)
@@ -307,6 +341,7 @@ _CARD_TEXT = mutate_text(
         *(
             '"name": "../x", ',
             '"step": -1, ',
+            '"\\ud800"',
             "null",
             "[",
             "]",

@@ -102,7 +102,7 @@ def _changed(text: str, words: Sequence[str], rng: random.Random) -> str:
         case 2:
             return text[:place] + text[place + rng.choice((1, 1, 4, 20)) :]
         case 3:
-            return text[:place] + rng.choice(words) * rng.choice((2, 10, 3000)) + text[place:]
+            return text[:place] + rng.choice(words) * rng.choice((2, 10, 3000, 30_000)) + text[place:]
         case 4 if numbers:
             found = rng.choice(numbers)
             return text[: found.start()] + _number_text(rng) + text[found.end() :]
@@ -111,6 +111,8 @@ def _changed(text: str, words: Sequence[str], rng: random.Random) -> str:
         case _:
             odd = (
                 "\0",
+                "\ud800",  # half a character
+                "\\udfff",
                 "\n",
                 "\r",
                 "\u202e",

@@ -19,7 +19,9 @@ from PIL import Image
 
 from lib_ti.bench.fuzz_colour import has_tags, profiles, read_colours
 from lib_ti.bench.fuzz_formats import mutate_card, mutate_png, mutate_safetensors, mutate_stream, mutate_zip
+from lib_ti.bench.fuzz_jobs import rows
 from lib_ti.bench.fuzz_mutate import Mutate, half_right, mutate_in_place, mutate_text
+from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.optimizers import parse_arguments
 from lib_ti.core.picture_settings import PictureSettings
@@ -209,7 +211,8 @@ def _write_card(card: Card, path: Path) -> None:
 
 
 def _read_card(path: Path) -> None:
-    read_card(path.read_bytes(), path.name)
+    with path.open("rb") as file:
+        read_card(file.read(limits.CARD_FILE + 1), path.name)
 
 
 def _drawn(kind: str, ways: Sequence[tuple[str, dict[str, Any]]], folder: Path) -> list[bytes]:
@@ -363,6 +366,15 @@ def _text_targets() -> Iterator[Target]:
         yield Target(name, grown, mutate_text(words), read, past, (file,))
 
 
+def _job_targets() -> Iterator[Target]:
+    for name, seeds, mutate, read, past, file in rows():
+        yield Target(name, partial(_given, seeds), mutate, read, past, (file,))
+
+
+def _given(seeds: Sequence[bytes], folder: Path) -> list[bytes]:
+    return list(seeds)
+
+
 def _encoded(texts: Sequence[str], folder: Path) -> list[bytes]:
     return [text.encode() for text in texts]
 
@@ -414,6 +426,7 @@ TARGETS: dict[str, Target] = {
         _picture_targets(),
         _card_target(),
         _text_targets(),
+        _job_targets(),
     )
     for target in targets
 }
