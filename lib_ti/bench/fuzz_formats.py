@@ -49,9 +49,7 @@ def _change_header(header: dict[str, Any], rng: random.Random) -> None:
         case 0 if names:
             header[rng.choice(_KEYS)] = header.pop(rng.choice(names))
         case 1 if isinstance(entry, dict):
-            entry["dtype"] = rng.choice(
-                ("F16", "BF16", "F64", "I64", "U8", "BOOL", "F8_E4M3", "F4", "U16", "X", 3)
-            )
+            entry["dtype"] = rng.choice(("F16", "BF16", "F64", "I64", "U8", "BOOL", *_ODD_TYPES))
         case 2 if isinstance(entry, dict):
             entry["shape"] = [
                 rng.choice((0, 1, 3, 75, 76, 768, 1024, 4097, -1, 2**40, 2**63 - 1))
@@ -143,9 +141,7 @@ def mutate_pickle(program: bytes, rng: random.Random) -> bytes:
             case 0 if spans:
                 del spans[place]
             case 1 if spans:
-                spans[place:place] = [spans[place]] * rng.choice(
-                    (1, 2, 2000, 250_000 if rng.random() < 0.05 else 1)
-                )
+                spans[place:place] = [spans[place]] * _often(rng, 2000, 250_000)
             case 2 if spans:
                 other = rng.randrange(len(spans))
                 spans[place], spans[other] = spans[other], spans[place]
@@ -265,9 +261,8 @@ def mutate_png(data: bytes, rng: random.Random) -> bytes:
             case 4:
                 del chunks[place]
             case 5:
-                chunks[place:place] = [chunks[place]] * rng.choice(
-                    (1, 1, 100, 20_000 if rng.random() < 0.1 else 2)
-                )
+                count = rng.choice((1, 2, 100, 20_000))
+                chunks[place:place] = [chunks[place]] * min(count, _REPEATED // (len(content) + 12) + 1)
             case 6:
                 side = rng.choice(
                     (2000, 4000, 5700, 6500)

@@ -125,7 +125,7 @@ def rows() -> Sequence[Row]:
         (
             "job's state",
             [_state()],
-            half_right(mutate_safetensors),
+            inside,
             _read_state,
             _header,
             "state.safetensors",
