@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "report": {"core", "formats"},
     "tools": BELOW_HOSTS,
     "tinyworld": {*BELOW_HOSTS, "hosts"},
-    "bench": {*BELOW_HOSTS, "hosts", "job_memory", "job_run", "jobs", "report", "tinyworld"},
+    "bench": {*BELOW_HOSTS, "hosts", "job_memory", "job_run", "jobs", "report", "runs", "tinyworld"},
     "workshop": {*BELOW_HOSTS, "job_run", "jobs", "runs", "tools"},
     "api": {"core", "methods", "job_run", "tools", "workshop"},
     "ui": {"core", "networks", "methods", "runs", "tools", "workshop"},
