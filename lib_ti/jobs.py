@@ -33,7 +33,7 @@ from lib_ti.formats.embedding import read_embedding
 from lib_ti.formats.safetensors_file import read_tensors
 from lib_ti.formats.suffixes import EMBEDDINGS, NETWORKS
 from lib_ti.formats.together import write_together
-from lib_ti.hosts.base import Embeddings, Folders, Host
+from lib_ti.hosts.base import Embeddings, Folders, Host, Prediction
 from lib_ti.job_cards import make_cards, with_cards
 from lib_ti.job_memory import economy_of
 from lib_ti.job_run import (
@@ -198,7 +198,8 @@ def start(
         vectors = _start_vectors(host, settings, targets)
         host.set_embeddings(vectors)
         parts = _prompt_parts(settings, source)
-        said = kind.preflight(host, settings, *parts)
+        said = [host.info.prediction_told] if host.info.prediction_told else []
+        said += kind.preflight(host, settings, *parts)
         said += cut_told(host, all_prompts(parts[0], settings.trigger, parts[1]), settings.max_token_length)
         said += _preview_warning(host, settings, source)
         for product, target in targets.items():
@@ -215,6 +216,7 @@ def start(
             "method": kind.name,
             "model": model,
             "model_sha256": host.info.sha256,
+            "prediction": host.info.prediction,
             "fingerprint": source.fingerprint,
             "pictures": [str(picture.path) for picture in source.pictures],
             "settings": as_dict(settings),
@@ -294,6 +296,11 @@ def resume(
     model = recorded(record, "model", str)
     if recorded(record, "model_sha256", str) != host.info.sha256:
         raise BadInput(f"job {job.id} was started on another model ({model}); load that one to resume it.")
+    if (predicted := prediction_of(record) or host.info.prediction) != host.info.prediction:
+        raise BadInput(
+            f"job {job.id} began with a model that predicts {predicted}, now {host.info.prediction}; "
+            "see that its .yaml, or what was said of it, is as it was."
+        )
     if recorded(record, "fingerprint", str) != source.fingerprint:
         raise _say_what_changed(job, record, source)
     targets = check_targets(settings, folders, job)
@@ -315,6 +322,16 @@ def resume(
         still_free = partial(check_targets, settings, folders, job)
         outcome = Run(host, settings, samples, job, targets, report, kept, still_free).execute(stopped)
         return told.into(with_cards(outcome, settings, folders, report))
+
+
+def prediction_of(record: Mapping[str, Any]) -> Prediction | None:
+    """What the model of a job predicts; None where its record is of before that was kept. Raises BadInput."""
+    known: Mapping[str, Prediction] = {"eps": "eps", "v": "v"}
+    if "prediction" not in record:
+        return None
+    if (told := recorded(record, "prediction", str)) not in known:
+        raise BadInput("a job's settings.json does not tell its prediction; remove the job's folder.")
+    return known[told]
 
 
 def _say_what_changed(job: Job, record: Mapping[str, Any], source: Source) -> BadInput:

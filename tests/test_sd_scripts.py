@@ -107,6 +107,7 @@ def test_the_documented_lines_are_translated(
     more |= {"--size-conditioning": "sd-scripts"} if line is SDXL else {}
     assert translation.ours == more | {
         "--model": "builtin",
+        "--prediction": "eps",
         "--name": word,
         "--init": "text",
         "--init-text": init,

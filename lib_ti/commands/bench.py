@@ -41,7 +41,10 @@ def world(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     if not 1 <= args.images <= 100_000:
         raise BadInput(f"images: got {args.images}, expected 1 to 100000.")
     return _shown(
-        bench_world(StandaloneHost.load(args.model, args.device), Judge(), args.images, args.seed), args
+        bench_world(
+            StandaloneHost.load(args.model, args.device, 1, args.prediction), Judge(), args.images, args.seed
+        ),
+        args,
     )
 
 
@@ -61,7 +64,7 @@ def quality(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         rows.append(Row(result.concept.name, f"taught from the first; {_told(result.as_json())}", pictures))
 
     measured = bench_quality(
-        StandaloneHost.load(args.model, args.device),
+        StandaloneHost.load(args.model, args.device, 1, args.prediction),
         Judge(),
         concepts,
         pictures=args.pictures,
@@ -123,7 +126,7 @@ def _taught(
         print(json.dumps(told(result)), file=sys.stderr, flush=True)
 
     measured = bench(
-        StandaloneHost.load(args.model, args.device),
+        StandaloneHost.load(args.model, args.device, 1, args.prediction),
         Judge(),
         concepts,
         pictures=args.pictures,

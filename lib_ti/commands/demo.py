@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
         "taught to mean what they have in common; then a judge compares it with the model's own word.",
         file=sys.stderr,
     )
-    host = StandaloneHost.load(args.model, args.device)
+    host = StandaloneHost.load(args.model, args.device, 1, args.prediction)
     watch = Watch()
     exam = Exam(concept, PICTURES, JUDGED, args.seed)
     result = train_and_judge(host, Judge(), exam, folder, watch, stopped, seed=args.seed)

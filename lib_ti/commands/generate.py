@@ -38,7 +38,8 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     negative, called_there = _take_called(args.negative, folders, negative=True)
     called += called_there
     notes = [*unread_tags(prompt, _WORDS), *unread_tags(negative, _WORDS)]
-    host = StandaloneHost.load(args.model, args.device, args.clip_skip)
+    host = StandaloneHost.load(args.model, args.device, args.clip_skip, args.prediction)
+    notes.append(host.info.prediction_told)
     with host.lend(), hung(host, called) as networks:
         if networks:
             notes += [*networks.reports.values(), *networks.told]

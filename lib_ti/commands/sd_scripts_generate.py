@@ -56,7 +56,7 @@ _SEVERAL = (
 _LOGGED = "what there is to say goes to standard error"
 _ADDED = "networks are added while the model computes"
 TOLD = {
-    **dict.fromkeys(("v1", "v2", "v_parameterization", "sdxl"), "the checkpoint says what it is"),
+    **dict.fromkeys(("v1", "v2", "sdxl"), "the widths of the checkpoint say what it is"),
     **dict.fromkeys(("fp16", "bf16", "no_half_vae"), "the model is computed with as it is stored"),
     **dict.fromkeys(
         ("xformers", "diffusers_xformers", "sdpa", "opt_channels_last"),
@@ -155,12 +155,14 @@ def generate_words(given: Mapping[str, list[str]]) -> list[str]:
     files = [Path(file).expanduser() for file in given.get("network_weights", [])]
     folders = list(dict.fromkeys(file.parent for file in files))
     tags = _tags(files, folders, given.get("network_mul", []))
+    predicts = {"--prediction": "v" if "v_parameterization" in given else "eps"}
     told = {option: values[0] for option, values in given.items() if option in (*_OURS, "n_iter")}
     if "n_iter" in told:
         times, each = (int(number(name, told.get(name, "1"))) for name in ("n_iter", "images_per_prompt"))
         told = {**told, "images_per_prompt": str(times * each)}
     ours = {
         **_DEFAULTS,
+        **predicts,
         **{_OURS[name]: value for name, value in {**told, **prompt.said}.items() if name in _OURS},
     }
     return [

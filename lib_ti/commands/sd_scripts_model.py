@@ -10,14 +10,13 @@ from lib_ti.commands.sd_scripts_entry import (
     missing,
     needless,
     sets,
+    switched,
 )
 
 MODEL: Mapping[str, Entry] = {
     "pretrained_model_name_or_path": becomes("--model"),
-    "v2": needless("the checkpoint, or the .yaml beside it, says what it is", switch=True),
-    "v_parameterization": needless(
-        "the checkpoint, or the .yaml beside it, says what it predicts", switch=True
-    ),
+    "v2": needless("the widths of the checkpoint say what it is", switch=True),
+    "v_parameterization": switched("--prediction", "v"),
     "clip_skip": becomes("--clip-skip"),
     "max_token_length": Entry(
         choices={length: sets({"--max-token-length": length}) for length in ("75", "150", "225")},

@@ -24,6 +24,7 @@ NOT_TOGETHER = (("save_every_n_steps", "save_every_n_epochs", "choose one of the
 
 # What sd-scripts does where it is told nothing.
 DEFAULTS: Ours = {
+    "--prediction": "eps",
     "--steps": "1600",
     "--learning-rate": "2e-6",
     "--batch-size": "1",

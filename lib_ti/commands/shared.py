@@ -28,6 +28,11 @@ def shared_options(parser: argparse.ArgumentParser, run: Run, *, model: bool = T
         parser.add_argument(
             "--model", default="builtin", help="builtin, a checkpoint file, a diffusers folder or a hub id"
         )
+        parser.add_argument(
+            "--prediction",
+            choices=("eps", "v"),
+            help="what the model predicts, the noise or v (default: what its file says, which is told)",
+        )
         parser.add_argument("--device", default="", help="cpu, cuda, mps (default: the best there is)")
     parser.set_defaults(run=run)
 

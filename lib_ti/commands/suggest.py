@@ -15,14 +15,17 @@ from lib_ti.methods.registry import read_settings
 
 def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     settings = jobs.told_to_suggest(read_settings(given_settings(args)))
+    host = StandaloneHost.load(args.model, args.device, settings.clip_skip or 1, args.prediction)
     found = jobs.suggest(
-        StandaloneHost.load(args.model, args.device, settings.clip_skip or 1),
+        host,
         settings,
         folders=jobs.folders_under(args.data),
         say=lambda sentence: print(sentence, file=sys.stderr),
         stopped=stopped,
     )
+    print(host.info.prediction_told, file=sys.stderr)
     if not args.json:
         print("\n".join(f"{suggestion.word:<20} loss {suggestion.loss:.4f}" for suggestion in found))
     status = "stopped" if stopped() else "done"
-    return {"status": status, "suggestions": [asdict(suggestion) for suggestion in found]}
+    suggestions = [asdict(suggestion) for suggestion in found]
+    return {"status": status, "suggestions": suggestions, "notes": [host.info.prediction_told]}

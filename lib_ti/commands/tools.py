@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -28,8 +29,11 @@ def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any
     folders = folders_under(args.data)
     settings = as_typed(build(tool.settings, given), folders)
     with _bar() as progress:
-        look = cache(partial(_load, args))
+        loaded: list[StandaloneHost] = []
+        look = cache(partial(_load, args, loaded))
         answer = tool.run(settings, Context(stopped, progress, lambda: nullcontext(look()), look, folders))
+    known = [host.info.prediction_told for host in loaded]
+    answer = replace(answer, notes=(*answer.notes, *known))
     if tool.shows and args.sheet and answer.pictures:
         save_png(picture_sheet(answer.pictures), args.sheet)
     for sentence in (answer.sentence, *answer.notes):
@@ -39,10 +43,12 @@ def run(tool: Tool, args: argparse.Namespace, stopped: Stopped) -> dict[str, Any
     return answer.as_json()
 
 
-def _load(args: argparse.Namespace) -> StandaloneHost:
+def _load(args: argparse.Namespace, loaded: list[StandaloneHost]) -> StandaloneHost:
+    """The model that was named, which is put into ``loaded``, too."""
     if not args.model:
         raise BadInput("no model is named; name one with --model: builtin, a checkpoint, a diffusers folder.")
-    return StandaloneHost.load(args.model, args.device, 1)
+    loaded.append(StandaloneHost.load(args.model, args.device, 1, args.prediction))
+    return loaded[0]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from lib_ti.data.source import Source, first_prompts
 from lib_ti.hosts.shown_tokens import shown, token_table
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Drawn, Event, Message, Outcome, Preview
-from lib_ti.jobs import folders_under, resume, settings_of, settle, start
+from lib_ti.jobs import folders_under, prediction_of, resume, settings_of, settle, start
 from lib_ti.methods.conditioning import conditioning_of
 from lib_ti.methods.kind import JobSettings
 from lib_ti.methods.registry import kind_of, read_settings
@@ -44,13 +44,20 @@ def _run(args: argparse.Namespace, stopped: Stopped, watch: Watch) -> dict[str, 
             raise BadInput(f"--resume goes on with the job's own settings; leave out {flags}.")
         job = Job.open(folders.jobs, args.resume)
         record = job.settings()
-        host = StandaloneHost.load(record["model"], args.device, settings_of(record).clip_skip or 1)
+        began_with = prediction_of(record)
+        if args.prediction not in (None, began_with):
+            raise BadInput(
+                f"--prediction: got {args.prediction}, and --resume goes on as the job began"
+                f"{f', with {began_with}' if began_with else ''}; leave it out."
+            )
+        clip_skip = settings_of(record).clip_skip or 1
+        host = StandaloneHost.load(record["model"], args.device, clip_skip, began_with)
         outcome = resume(host, job, folders=folders, report=watch, stopped=stopped)
     else:
         settings = read_settings(given)
         if not settings.name:
             raise BadInput("name: missing; give the new word, such as --name my-cat.")
-        host = StandaloneHost.load(args.model, args.device, settings.clip_skip or 1)
+        host = StandaloneHost.load(args.model, args.device, settings.clip_skip or 1, args.prediction)
         if args.show_tokens:
             return show_tokens(host, settings, settle(settings, folders)[1], quiet=args.json)
         outcome = start(host, settings, folders=folders, model=args.model, report=watch, stopped=stopped)

@@ -40,6 +40,7 @@ class ModelInfo:
     native_size: int  # pixels: the side the model was trained at
     device: torch.device
     dtype: torch.dtype  # of the U-Net's weights
+    prediction_told: str = ""  # a sentence: by what the host knows it; "": the program settled it
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,14 @@ LiveVectors = Mapping[str, torch.Tensor]  # trigger -> (n, d), any float dtype
 _NONE: LiveVectors = MappingProxyType({})
 
 
+def check_clip_skip(clip_skip: int, layers: int) -> None:
+    """Raises BadInput."""
+    if not 1 <= clip_skip <= layers:
+        raise BadInput(
+            f"Clip skip is {clip_skip}; this text encoder has {layers} layers: choose 1 to {layers}."
+        )
+
+
 class ClipText:
     """Prompts -> hidden states, differentiable to the live vectors. The caller freezes ``model``."""
 
@@ -87,11 +95,7 @@ class ClipText:
 
         With a ``max_token_length`` of m in ``conditioning`` the states are (b, m + 2, d).
         """
-        layers = self.model.config.num_hidden_layers
-        if not 1 <= clip_skip <= layers:
-            raise BadInput(
-                f"Clip skip is {clip_skip}; this text encoder has {layers} layers: choose 1 to {layers}."
-            )
+        check_clip_skip(clip_skip, self.model.config.num_hidden_layers)
         rows = reading.chunk_batch(prompts, self._vocabulary, self._triggers(embeddings), conditioning)
         chunks = list(dict.fromkeys(chunk for row in rows for chunk in row))
         hidden, pooled = self._run(chunks, embeddings, clip_skip)

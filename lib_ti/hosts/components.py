@@ -32,6 +32,7 @@ class Components:
     name: str
     native_size: int  # pixels
     file: Path | None  # None where the model is not one file
+    prediction_told: str = ""  # a sentence: by what it is known
     text_encoder_2: CLIPTextModelWithProjection | None = None  # SDXL's; it has the same vocabulary
 
     @cached_property

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lib_ti.core.errors import BadInput
+from lib_ti.formats.prediction import Evidence, settled
 from lib_ti.formats.quantised import refuse_packed, refuse_scaled
 from lib_ti.formats.streaming import open_tensors
 from lib_ti.hosts.base import Prediction
@@ -29,7 +30,6 @@ from lib_ti.networks.names import PARTS
 
 _PARTS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 _SDXL_PARTS: dict[str, Any] = {**_PARTS, "text_encoder_2": CLIPTextModelWithProjection}
-_PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
 _NO_SCALES = "are applied in checkpoints of one file alone: give one, or weights that are not quantised"
 
 
@@ -68,6 +68,9 @@ def load_pretrained(
         parts = {part: _load_part(part, source, variant) for part in (_SDXL_PARTS if sdxl else _PARTS)}
         living = [parts[part] for part in ("unet", "text_encoder", "text_encoder_2") if part in parts]
         family = family_of(dict(zip(PARTS["sdxl" if sdxl else "sd1"], living, strict=True)), where)
+        evidence = Evidence(schedule["prediction_type"], "its scheduler_config.json")
+        name = Path(where).resolve().name if local else where
+        told = settled(name, family, [evidence], prediction)
         return Components(
             **{
                 part: model.to(vae_dtype(family, dtype) if part == "vae" else dtype)
@@ -75,14 +78,15 @@ def load_pretrained(
             },
             tokenizer=CLIPTokenizer.from_pretrained(**source, subfolder="tokenizer"),
             family=family,
-            prediction=prediction or _PREDICTIONS[schedule["prediction_type"]],
+            prediction=told.prediction,
+            prediction_told=told.told,
             alphas_cumprod=alphas_cumprod_of(
                 schedule["beta_start"],
                 schedule["beta_end"],
                 schedule["beta_schedule"],
                 schedule.get("rescale_betas_zero_snr", False),
             ),
-            name=Path(where).resolve().name if local else where,
+            name=name,
             native_size=parts["unet"].config.sample_size * pixels_per_latent(parts["vae"].config),
             file=None,
         )

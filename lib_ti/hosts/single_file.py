@@ -33,12 +33,13 @@ from lib_ti.formats.ldm import (
     CLIP_HEADS,
     OPEN_CLIP,
     SD2_TEXT_BLOCKS,
-    SGM_SCALINGS,
     UNET,
     VAE,
     ldm_config,
     sgm_config,
 )
+from lib_ti.formats.prediction import Settled, evidence_in_file, evidence_of_config
+from lib_ti.formats.prediction import settled as settled_prediction
 from lib_ti.formats.quantised import converted, open_weights
 from lib_ti.hosts.base import Family, Prediction
 from lib_ti.hosts.components import (
@@ -143,7 +144,8 @@ def load_file(path: Path, dtype: torch.dtype, prediction: Prediction | None) -> 
         text_encoder=text_encoder,
         tokenizer=build_clip_tokenizer(pad_token="!") if family == "sd2" else build_clip_tokenizer(),
         family=family,
-        prediction=plan.prediction,
+        prediction=plan.prediction.prediction,
+        prediction_told=plan.prediction.told,
         alphas_cumprod=plan.alphas_cumprod,
         name=path.stem,
         native_size=plan.vae.config.sample_size,
@@ -158,7 +160,7 @@ class _Plan:
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    prediction: Prediction
+    prediction: Settled
     alphas_cumprod: torch.Tensor
 
 
@@ -173,10 +175,11 @@ def _plan_of(file: _Checkpoint, family: Family, prediction: Prediction | None) -
             config = (sgm_config if family == "sdxl" else ldm_config)(file.shapes)
         params = config["model"]["params"]
         check_numbers([params.get(key) for key in _MODULES])
-        if prediction is None:
-            prediction = _told_prediction(params, family) if described else _hinted_prediction(file, family)
+        evidence = [evidence_of_config(config, family)] if described else []
+        evidence += evidence_in_file(file.shapes, file.metadata)
+        settled = settled_prediction(file.path.stem, family, evidence, prediction)
         side = _SDXL_SIDE if family == "sdxl" else params["image_size"]
-        if (family, prediction, side) == ("sd2", "v", 64):
+        if (family, settled.prediction, side) == ("sd2", "v", 64):
             side = 96  # Stability's own .yaml says 64 of the model they trained at 768 pixels
         unet = _unet_config(config, family) | {"sample_size": side}
         # Without a state dict: diffusers would only guess the image size from it, which we know.
@@ -188,7 +191,7 @@ def _plan_of(file: _Checkpoint, family: Family, prediction: Prediction | None) -
         start, end = (params["linear_start"], params["linear_end"]) if family != "sdxl" else (0.00085, 0.012)
         alphas_cumprod = alphas_cumprod_of(start, end, "scaled_linear", "ztsnr" in file.shapes)
         with torch.device("meta"):  # accelerate would make each tensor and then let it go
-            return _Plan(UNet2DConditionModel(**unet), AutoencoderKL(**vae), prediction, alphas_cumprod)
+            return _Plan(UNet2DConditionModel(**unet), AutoencoderKL(**vae), settled, alphas_cumprod)
     except (
         KeyError,
         TypeError,
@@ -214,31 +217,6 @@ def _unet_config(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     if family == "sdxl":
         described |= {**_SDXL_ADDED, "projection_class_embeddings_input_dim": ldm["adm_in_channels"]}
     return described
-
-
-def _told_prediction(params: Mapping[str, Any], family: Family) -> Prediction:
-    """What a `.yaml` says; raises KeyError for another kind: LDM knows x0 too, SGM several, we do not."""
-    if family == "sdxl":
-        scaling = params["denoiser_config"]["params"]["scaling_config"]["target"].rpartition(".")[2]
-        return {name: prediction for prediction, name in SGM_SCALINGS.items()}[scaling]
-    # One that does not name the parameterization means eps, as in LDM.
-    kinds: dict[str, Prediction] = {"eps": "eps", "v": "v"}
-    return kinds[params.get("parameterization", "eps")]
-
-
-def _hinted_prediction(file: _Checkpoint, family: Family) -> Prediction:
-    """By the metadata of the modelspec standard, or the mark ``v_pred`` that merges carry as a key."""
-    hint = file.metadata.get("modelspec.prediction_type", "v" if "v_pred" in file.shapes else None)
-    if hint is not None:
-        return "v" if hint.startswith("v") else "eps"
-    if family != "sd2":
-        return "eps"
-    log.warning(
-        "%s does not say whether it predicts eps or v: taking v, right for SD 2.1 (768 pixels). "
-        "For an eps model such as SD 2.1 base, put its .yaml beside it or name the prediction.",
-        file.path.name,
-    )
-    return "v"
 
 
 def _load_text_encoders(

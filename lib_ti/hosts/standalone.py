@@ -25,10 +25,11 @@ from lib_ti.hosts.base import (
     Embeddings,
     LatentDistribution,
     ModelInfo,
+    Prediction,
     SampleRequest,
 )
 from lib_ti.hosts.checkpoints import Components, load_components
-from lib_ti.hosts.clip_text import ClipText
+from lib_ti.hosts.clip_text import ClipText, check_clip_skip
 from lib_ti.hosts.economy import economised
 from lib_ti.hosts.loan import moved
 from lib_ti.networks.layers import Parts
@@ -59,7 +60,7 @@ class StandaloneHost:
     """``Host`` on a set of diffusers components."""
 
     def __init__(self, components: Components, device: torch.device, clip_skip: int = 1) -> None:
-        """Raises BadInput for a clip skip that SDXL does not have."""
+        """Raises BadInput for a clip skip that the model does not have."""
         self._unet = components.unet.to(device)
         self._vae = components.vae.to(device)
         self._texts = _text_encoders(components, device)
@@ -80,19 +81,27 @@ class StandaloneHost:
             native_size=components.native_size,
             device=device,
             dtype=next(self._unet.parameters()).dtype,
+            prediction_told=components.prediction_told,
         )
         for module in self._modules():
             module.eval()
 
     @classmethod
-    def load(cls, model: str | Path, device: str = "", clip_skip: int = 1) -> StandaloneHost:
-        """The host of ``model``: ``builtin``, a checkpoint file, a diffusers folder or a hub id."""
+    def load(
+        cls,
+        model: str | Path,
+        device: str = "",
+        clip_skip: int = 1,
+        prediction: Prediction | None = None,
+    ) -> StandaloneHost:
+        """The host of ``model``: ``builtin``, a checkpoint file, a diffusers folder or a hub id. It predicts
+        what it says of itself, where ``prediction`` is None."""
         try:
             chosen = torch.device(device) if device else best_device()
             torch.empty(0, device=chosen)
         except (RuntimeError, AssertionError) as error:
             raise BadInput(f"device {device!r} cannot be used ({error}); leave it out or try cpu.") from error
-        return cls(load_components(model), chosen, clip_skip)
+        return cls(load_components(model, prediction=prediction), chosen, clip_skip)
 
     def _modules(self) -> tuple[nn.Module, ...]:
         return self._unet, self._vae, *(text.model for text in self._texts.values())
@@ -328,6 +337,7 @@ def _text_encoders(components: Components, device: torch.device) -> dict[str, Cl
 def _layer(components: Components, clip_skip: int) -> int:
     """The clip skip to read with: SDXL takes the layer before the last of both text encoders, always."""
     if components.family != "sdxl":
+        check_clip_skip(clip_skip, components.text_encoder.config.num_hidden_layers)
         return clip_skip
     if clip_skip not in (1, 2):
         raise BadInput(

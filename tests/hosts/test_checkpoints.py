@@ -256,12 +256,12 @@ def sd2_state(sd2: Parts) -> State:
     return {key: tensor.half() for key, tensor in state.items()}
 
 
-def test_sd2_layout(tmp_path: Path, sd2: Parts, sd2_state: State, caplog: pytest.LogCaptureFixture):
+def test_sd2_layout(tmp_path: Path, sd2: Parts, sd2_state: State):
     loaded = load_components(write(tmp_path / "sd2.safetensors", sd2_state))
     assert_same_parts(loaded, sd2)
     assert_same_answers(loaded, sd2)
     assert (loaded.family, loaded.prediction, loaded.native_size) == ("sd2", "v", 768)
-    assert "does not say whether it predicts eps or v" in caplog.text
+    assert "does not say whether it predicts eps or v: it is taken for v" in loaded.prediction_told
     assert loaded.tokenizer.pad_token_id == 0
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from lib_ti.core.errors import BadInput
 from lib_ti.formats.checkpoint import checkpoint_family
 from lib_ti.formats.family import Family
+from lib_ti.formats.prediction import evidence_in_file, settled
 from lib_ti.formats.quantised import WeightFile, open_weights
 from lib_ti.networks.layers import StoredLayer, find_stored_layers
 
@@ -36,12 +37,9 @@ class Checkpoint:
 
     @property
     def prediction(self) -> Literal["eps", "v"]:
-        """By the modelspec standard, or the mark ``v_pred`` of merges. SD2 that says neither is taken for v,
-        as the standalone host takes it."""
-        hint = self.file.metadata.get("modelspec.prediction_type")
-        if hint is not None:
-            return "v" if hint.startswith("v") else "eps"
-        return "v" if self.family == "sd2" or "v_pred" in self.file.plan else "eps"
+        """By the file alone, without its ``.yaml``. Raises BadInput where it is neither."""
+        evidence = evidence_in_file(self.file.plan, self.file.metadata)
+        return settled(self.file.path.stem, self.family, evidence).prediction
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
