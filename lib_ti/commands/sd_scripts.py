@@ -144,16 +144,10 @@ def translate(
     if (name := Path(line[place]).name) not in SCRIPTS:
         raise BadInput(f"{name} cannot be run here{nearest(name, (*SCRIPTS, *TOOLS))}.")
     script = SCRIPTS[name]
-    given = _parse(line[place + 1 :], script, parser_class, launch.given)
+    given = _parse(line[place + 1 :], script, parser_class)
     _check_presence(given, script)
     ours: dict[str, str] = {"--data": str(folder), **script.defaults}
-    told = [
-        *launch.told,
-        *(
-            f"accelerate's {_shown(option, value)}: it counts where the script is given none of its own"
-            for option, value in launch.given.items()
-        ),
-    ]
+    told = [*launch.told]
     for option, value in given.items():
         entry = script.options[option].of(value)
         if entry.instead:
@@ -195,13 +189,9 @@ def _checked(shown: str, ours: Ours) -> Ours:
 
 
 def _parse(
-    arguments: Sequence[str],
-    script: Script,
-    parser_class: type[argparse.ArgumentParser],
-    otherwise: Mapping[str, str],
+    arguments: Sequence[str], script: Script, parser_class: type[argparse.ArgumentParser]
 ) -> dict[str, str]:
-    """The options that are given, in the table's order; a switch has an empty value. ``otherwise``: those of
-    options that are not."""
+    """The options that are given, in the table's order; a switch has an empty value."""
     parser = parser_class(prog="ti-studio sd-scripts", add_help=False, allow_abbrev=False)
     for option, entry in script.options.items():
         if entry.switch:
@@ -223,7 +213,6 @@ def _parse(
             found[option] = "\n".join(value) if entry.several else value
     if "config_file" in found:
         found = {**read_options(found["config_file"], script.options), **found}
-    found = {**otherwise, **found}
     return {option: found[option] for option in script.options if option in found}
 
 

@@ -22,10 +22,11 @@ _LOCAL = "one process trains here, which needs none"
 _UNCOMPILED = "nothing is compiled"
 _SHOWN = "errors are told in a sentence"
 
-# Their values become options of the script ("mixed_precision") and of this program ("--device").
+_SCRIPTS_OWN = 'the script\'s own option decides, there too, and is "no" where it is not given'
+# Their values become options of this program ("--device").
 _OPTIONS: Mapping[str, Entry] = {
     "mixed_precision": Entry(
-        choices={name: sets({"mixed_precision": name}) for name in ("no", "fp16", "bf16")},
+        choices={"no": Entry(), **dict.fromkeys(("fp16", "bf16"), needless(_SCRIPTS_OWN))},
         instead="use no, fp16 or bf16",
     ),
     "cpu": sets({"--device": "cpu"}, switch=True),
@@ -61,9 +62,8 @@ _LAUNCHER = re.compile(r"(accelerate(-launch)?|python[\d.]*|py)(\.exe)?", re.IGN
 
 @dataclass(frozen=True)
 class Launch:
-    """``given``: options for the script, where it is given none of its own; ``device``: "" is the best."""
+    """``device``: "" is the best."""
 
-    given: Mapping[str, str]
     device: str
     told: Sequence[str]
 
@@ -74,7 +74,7 @@ def read_launch(words: Sequence[str], parser_class: type[argparse.ArgumentParser
     Raises BadInput, by the option's name, for what is not done here.
     """
     if not words:
-        return Launch({}, "", [])
+        return Launch("", [])
     program = PureWindowsPath(words[0]).name  # either kind of slash
     if not _LAUNCHER.fullmatch(program):
         return None
@@ -83,7 +83,7 @@ def read_launch(words: Sequence[str], parser_class: type[argparse.ArgumentParser
         while rest and rest[0] in _OF_PYTHON:
             rest.pop(0)
         if not rest:
-            return Launch({}, "", [])
+            return Launch("", [])
         if rest[:2] != ["-m", "accelerate.commands.launch"]:
             raise BadInput(f"python {rest[0]} is not to be had here; leave it out.")
         return _launch(rest[2:], parser_class)
@@ -123,4 +123,4 @@ def _launch(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) -
         device = f"cuda:{device}"
     elif device not in ("", "cpu"):
         raise BadInput(f"accelerate's --gpu_ids={device} is not to be had here: {_ONE_PROCESS}.")
-    return Launch(ours, device, told)
+    return Launch(device, told)

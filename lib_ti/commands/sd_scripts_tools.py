@@ -262,8 +262,7 @@ def run_tool(line: Line, args: argparse.Namespace, stopped: Stopped) -> dict[str
     if launch is None:
         raise BadInput(f"{shlex.join(line.before)} before {line.name} is not to be had here; leave it out.")
     words, told = translate_tool(line, args.parser_class)
-    unused = [f"accelerate's --{option}: no tool has such an option" for option in launch.given]
-    told = [*launch.told, *unused, *told]
+    told = [*launch.told, *told]
     for sentence in told:
         print(sentence, file=sys.stderr)
     print(f"the same as: {shlex.join(['ti-studio', *words])}", file=sys.stderr)

@@ -110,22 +110,23 @@ def test_a_card_that_is_not_there_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "precision", "device"),
+    ("before", "says_half", "device"),
     [
-        (["accelerate", "launch", "--mixed_precision=bf16", "--num_processes", "1"], "bf16", ""),
-        (["accelerate", "launch", "--mixed-precision", "bf16", "--cpu"], "bf16", "cpu"),
-        (["C:\\venv\\Scripts\\accelerate.exe", "launch", "--gpu_ids", "1", "--quiet"], None, "cuda:1"),
-        (["accelerate-launch", "--num_cpu_threads_per_process=1"], None, ""),
-        (["python", "-m", "accelerate.commands.launch", "--dynamo_backend=no"], None, ""),
-        (["python3.11", "-u"], None, ""),
-        ([], None, ""),
+        (["accelerate", "launch", "--mixed_precision=bf16", "--num_processes", "1"], True, ""),
+        (["accelerate", "launch", "--mixed-precision", "bf16", "--cpu"], True, "cpu"),
+        (["C:\\venv\\Scripts\\accelerate.exe", "launch", "--gpu_ids", "1", "--quiet"], False, "cuda:1"),
+        (["accelerate-launch", "--num_cpu_threads_per_process=1"], False, ""),
+        (["python", "-m", "accelerate.commands.launch", "--dynamo_backend=no"], False, ""),
+        (["python3.11", "-u"], False, ""),
+        ([], False, ""),
     ],
 )
-def test_what_stands_before_the_script_applies(before: list[str], precision: str | None, device: str) -> None:
+def test_what_stands_before_the_script_applies(before: list[str], says_half: bool, device: str) -> None:
+    """sd-scripts hands its own --mixed_precision to accelerate, "no" where it is told none."""
     translation = translate([*before, *TI], Path())
-    assert (translation.ours.get("--precision"), translation.device) == (precision, device)
+    assert (translation.ours.get("--precision"), translation.device) == (None, device)
     told = [word for word in translation.told if word.startswith("accelerate's --mixed_precision")]
-    assert len(told) == bool(precision)
+    assert len(told) == says_half
     own = translate([*before, *TI, "--mixed_precision=fp16"], Path())
     assert own.ours["--precision"] == "fp16"
 
@@ -161,12 +162,18 @@ def test_a_line_that_accelerate_launches_computes_in_half(
     """The loop of the job computes in bf16, and the answer says what was not done."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(pictures, tmp_path / "data" / "1_zqx")
-    line = ["accelerate", "launch", "--mixed_precision=bf16", "--num_cpu_threads_per_process=1", *TI]
-    line += ["--resolution=64", "--max_train_steps=1", "--use_object_template", "--xformers"]
+    line = ["accelerate", "launch", "--mixed_precision=fp16", "--num_cpu_threads_per_process=1", *TI]
+    line += [
+        "--mixed_precision=bf16",
+        "--resolution=64",
+        "--max_train_steps=1",
+        "--use_object_template",
+        "--xformers",
+    ]
     assert main(["sd-scripts", "--json", "--device", "cpu", *line]) == 0
     result = json.loads(capsys.readouterr().out)
     told = [message.partition(":")[0] for message in result["messages"][:3]]
-    assert told[1] == "accelerate's --mixed_precision=bf16"
+    assert "accelerate's --mixed_precision=fp16" in told
     assert told[2].startswith("xformers is not to be had")
     settings = json.loads(next(Path(".ti-studio/jobs").glob("*/settings.json")).read_text())["settings"]
     assert (settings["precision"], settings["attention"]) == ("bf16", "sdpa")
@@ -192,8 +199,12 @@ def test_a_tool_that_is_launched_says_what_nothing_comes_of(
     before = ["accelerate", "launch", "--cpu", "--mixed_precision=fp16", "--num_cpu_threads_per_process=1"]
     assert main(["sd-scripts", "--json", *before, *line]) == 0
     notes = json.loads(capsys.readouterr().out)["notes"]
-    told = ("accelerate's --num_cpu_threads_per_process=1", "accelerate's --mixed_precision", "--verbose")
-    assert [note.partition(":")[0] for note in notes[:3]] == list(told)
+    told = {
+        "accelerate's --num_cpu_threads_per_process=1",
+        "accelerate's --mixed_precision=fp16",
+        "--verbose",
+    }
+    assert {note.partition(":")[0] for note in notes[:3]} == told
     with pytest.raises(BadInput, match="--num_processes=4 is not to be had here"):
         read_launch(["accelerate", "launch", "--num_processes=4"], ArgumentParser)
     assert main(["sd-scripts", "bash", *line]) == 2
