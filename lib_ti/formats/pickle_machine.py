@@ -7,12 +7,13 @@ lists and dicts.
 
 from __future__ import annotations
 
+import io
 import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pickletools import opcodes
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal
 
 import torch
 
@@ -75,7 +76,7 @@ class Machine:
 
     def run(self, stream: IO[bytes] | mmap.mmap) -> object:
         """The value of one pickle; leaves ``stream`` behind its last byte."""
-        for name, argument in _instructions(_Limited(stream)):
+        for name, argument in _instructions(stream):
             if name in _LITERALS:
                 self._stack.append(argument)
             elif name in _CONSTANTS:
@@ -172,47 +173,38 @@ class Machine:
                 raise Refused("it refers to something that is not a storage")
 
 
-class _Limited:
-    """A stream from which no more is read than the longest program has, and nothing at all beyond."""
+def _instructions(stream: IO[bytes] | mmap.mmap) -> Iterator[tuple[str, Any]]:
+    """Name and argument of each, to the last, behind which ``stream`` is left.
 
-    def __init__(self, stream: IO[bytes] | mmap.mmap) -> None:
-        self._stream = stream
-        self._left = limits.PROGRAM
-
-    def read(self, count: int) -> bytes:
-        self._take(count)
-        return self._stream.read(count)
-
-    def readline(self) -> bytes:
-        """Of the name of a global, which no line is longer than."""
-        start = self._stream.tell()
-        line = self._stream.read(_LINE).partition(b"\n")
-        self._stream.seek(start + sum(map(len, line[:2])))
-        self._take(len(line[0]) + 1)
-        return line[0] + line[1]
-
-    def _take(self, count: int) -> None:
-        self._left -= count
-        if self._left < 0:
-            raise Refused(f"its pickle is longer than {limits.PROGRAM} bytes")
-
-
-def _instructions(stream: _Limited) -> Iterator[tuple[str, Any]]:
-    """Name and argument of each, to the last. One that is not known is refused before its argument is read,
-    which may be a number of a million digits."""
+    One that is not known is refused before its argument is read, which may be a number of a million digits.
+    Of the file no more is read than the longest program has, whatever length an argument claims.
+    """
+    start = stream.tell()
+    program = stream.read(limits.PROGRAM)
+    window = io.BytesIO(program)
     for _ in range(limits.INSTRUCTIONS):
-        code = stream.read(1)
+        code = window.read(1)
         opcode = _OPCODES.get(code.decode("latin-1"))
         if opcode is None:
-            raise Refused("its pickle breaks off" if not code else f"its pickle has no instruction {code!r}")
+            raise _broken_off(program) if not code else Refused(f"its pickle has no instruction {code!r}")
         if opcode.name not in _INSTRUCTIONS:
             raise Refused(f"its pickle uses the instruction {opcode.name}")
-        argument = opcode.arg.reader(cast(IO[bytes], stream)) if opcode.arg else None
+        try:
+            argument = opcode.arg.reader(window) if opcode.arg else None
+        except ValueError as error:
+            raise _broken_off(program) from error
         # Of a file's name that was no UTF-8, such as a checkpoint's, pickles keep what no other file can.
         yield opcode.name, as_text(argument) if isinstance(argument, str) else argument
         if opcode.name == "STOP":
+            stream.seek(start + window.tell())
             return
     raise Refused(f"its pickle has more than {limits.INSTRUCTIONS} instructions")
+
+
+def _broken_off(program: bytes) -> Refused:
+    if len(program) == limits.PROGRAM:
+        return Refused(f"its pickle is longer than {limits.PROGRAM} bytes")
+    return Refused("its pickle breaks off, or has an argument that is none")
 
 
 def _extend(target: object, items: list[Any]) -> None:
@@ -298,7 +290,6 @@ _CONSTANTS: Mapping[str, Callable[[], object]] = {
     "EMPTY_TUPLE": tuple,
 }
 _IDLE = {"PROTO", "FRAME", "STOP"}
-_LINE = 1000  # bytes of module and name
 _ACTIONS: Mapping[str, Callable[[Machine], None]] = {
     "MARK": Machine._mark,
     "TUPLE1": lambda machine: machine._pack(1),
