@@ -76,7 +76,7 @@ def test_every_option_of_the_drawing_script_is_known_and_has_one_outcome() -> No
     assert not TOLD.keys() & REFUSED.keys() and VALUES.keys() <= set(OPTIONS)
     assert taken == {
         *("ckpt", "outdir", "prompt", "W", "H", "steps", "scale", "seed", "images_per_prompt", "clip_skip"),
-        *("n_iter", "network_weights", "network_mul", "textual_inversion_embeddings"),
+        *("n_iter", "network_weights", "network_mul", "textual_inversion_embeddings", "v_parameterization"),
     }
     assert all(len(sentence.split()) > 4 for sentence in REFUSED.values())
 
