@@ -19,13 +19,14 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from lib_ti.bench.fuzz_targets import Target
 from lib_ti.bench.memory import RESET_PEAK, status_bytes
+from lib_ti.core import regex
 from lib_ti.core.errors import StudioError
 
 MAX_SECONDS = 1.0  # of the processor, for one input
@@ -39,6 +40,7 @@ _FORBIDDEN = (
     *("exec", "compile", "import", "code.__new__", "tempfile.", "sys.unraisablehook"),
 )
 _HARMLESS = {"os.listdir", "os.scandir", "os.walk", "os.fwalk"}
+_REGEX = Path(regex.__file__)
 _LIBRARIES = {"encodings", "PIL", "torch", "numpy", "safetensors", "tomllib", "tomli", "zipfile"}
 
 
@@ -51,7 +53,7 @@ class Watch:
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, args: tuple[Any, ...]) -> None:
-        if self.armed and not self.seen and _is_forbidden(event, args):
+        if self.armed and not self.seen and _is_forbidden(event, args) and not _searches():
             self.seen = f"{event} {args!s:.200}"
 
 
@@ -70,12 +72,20 @@ def _is_forbidden(event: str, args: tuple[Any, ...]) -> bool:
 
 def _imports() -> bool:
     """Whether a module is being imported now, which must have been allowed then."""
+    return any(code.co_name == "_find_and_load" and "importlib" in code.co_filename for code in _at_work())
+
+
+def _searches() -> bool:
+    """Whether a stranger's pattern is searched with, for which there is a process apart."""
+    return any(Path(code.co_filename) == _REGEX for code in _at_work())
+
+
+def _at_work() -> Iterator[CodeType]:
+    """The functions that are being called, the innermost first."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_code.co_name == "_find_and_load" and "importlib" in frame.f_code.co_filename:
-            return True
+        yield frame.f_code
         frame = frame.f_back
-    return False
 
 
 def mutated(target: Target, seeds: Sequence[bytes], seed: int, index: int) -> bytes:

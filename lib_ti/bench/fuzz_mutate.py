@@ -76,7 +76,12 @@ def _cut(data: bytearray, rng: random.Random) -> None:
     del data[rng.randint(len(data) // 2, len(data)) :]
 
 
-_BYTE_CHANGES = (_flip, _flip, _flip, _overwrite, _overwrite, _remove, _repeat, _insert, _cut)
+def _claim(data: bytearray, rng: random.Random) -> None:
+    """Where a header's length stands, any length."""
+    data[:8] = (rng.choice(EDGES) & (2**64 - 1)).to_bytes(8, "little")
+
+
+_BYTE_CHANGES = (_claim, _flip, _flip, _flip, _overwrite, _overwrite, _remove, _repeat, _insert, _cut)
 
 
 def mutate_text(words: Sequence[str]) -> Mutate:

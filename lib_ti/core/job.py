@@ -228,6 +228,8 @@ def _read_state(path: Path) -> TrainState:
     try:
         with safe_open(path, "pt") as file:
             told = file.metadata()
+            if (count := len(file.keys())) > limits.TENSORS:
+                raise ValueError(f"it has {count} tensors, at most {limits.TENSORS} are read")
             if not _STEP.fullmatch(told["step"]):
                 raise ValueError(f"its step is {told['step'][:20]!r}")
             state = TrainState(int(told["step"]), {}, {})
@@ -311,7 +313,7 @@ def recorded(record: Mapping[str, Any], key: str, kind: type[T]) -> T:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         told = parse_json(read_text(path, limits.JSON))
-    except ValueError as error:
+    except (BadInput, ValueError) as error:
         raise BadInput(f"{path} cannot be read ({error}); remove the job's folder.") from error
     if not isinstance(told, dict):
         raise BadInput(f"{path} holds no settings; remove the job's folder.")

@@ -37,7 +37,9 @@ def test_no_reader_does_what_none_may() -> None:
     assert [tally.inputs for tally in tallies] == [200] * len(TARGETS)
     assert all(tally.past >= 0.3 * tally.inputs for tally in tallies), table(tallies)
     assert all(tally.refused + tally.accepted == tally.inputs for tally in tallies)
-    assert all(tally.refused and tally.accepted for tally in tallies), "both ways are gone through"
+    # A picture is taken whatever its colour profile is.
+    one_way = [tally.name for tally in tallies if not (tally.refused and tally.accepted)]
+    assert one_way in ([], ["colour profile"])
 
 
 @linux
