@@ -33,6 +33,12 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     for name, low, high in (("count", 1, 1000), ("steps", 1, 1000), ("cfg", 1, 50), ("seed", 0, 2**32 - 1)):
         if not low <= getattr(args, name) <= high:
             raise BadInput(f"{name}: got {getattr(args, name)}, expected {low} to {high}.")
+    for name, size in (("width", args.width), ("height", args.height)):
+        if size and (size % 8 or not 64 <= size <= 4096):
+            raise BadInput(f"{name}: got {size}, expected a multiple of 8 pixels from 64 to 4096.")
+    given = {
+        path: read_embeddings(path) for path in args.embedding
+    }  # or say why not, before a model is loaded
     folders = NetworkFolders([*args.networks, folders_under(args.data).networks])
     prompt, called = _take_called(args.prompt, folders, negative=False)
     negative, called_there = _take_called(args.negative, folders, negative=True)
@@ -43,7 +49,7 @@ def run(args: argparse.Namespace, stopped: Stopped) -> dict[str, Any]:
     with host.lend(), hung(host, called) as networks:
         if networks:
             notes += [*networks.reports.values(), *networks.told]
-        loaded = load_embeddings(host, folders_under(args.data).embeddings, args.embedding)
+        loaded = load_embeddings(host, folders_under(args.data).embeddings, given)
         counts = host.count_triggers(f"{prompt} BREAK {negative}")
         found = {name for name, count in counts.items() if count}
         notes += [*loaded.notes, *loaded.said_of(found, f"{prompt}\n{negative}")]
@@ -136,7 +142,7 @@ class Loaded:
                 yield f"{missed.what} {missed.remedy}"
 
 
-def load_embeddings(host: Host, folder: Path, files: Sequence[Path]) -> Loaded:
+def load_embeddings(host: Host, folder: Path, files: Mapping[Path, Sequence[Embedding]]) -> Loaded:
     """Let prompts call the embeddings in ``folder``, as a WebUI does, and those in ``files``.
 
     One in the folder that is for another family is passed over with a note; a named one is refused.
@@ -154,8 +160,8 @@ def load_embeddings(host: Host, folder: Path, files: Sequence[Path]) -> Loaded:
                 loaded.add(embedding, host, path, given=False)
             else:
                 loaded.notes.append(f"not used: {path.name} is for {embedding.family}, this is another model")
-    for path in files:
-        for embedding in read_embeddings(path):
+    for path, named in files.items():
+        for embedding in named:
             loaded.add(embedding, host, path, given=True)
     device = host.info.device
     host.set_embeddings(

@@ -12,7 +12,7 @@ from PIL import Image
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import new_folder
 from lib_ti.core.picture_settings import PictureSettings
-from lib_ti.data.images import open_image, remarks_told, to_pixels
+from lib_ti.data.images import find_images, open_image, remarks_told, to_pixels
 from lib_ti.data.looking import Look, draw_look, look_at
 from lib_ti.data.making import copy_as, free_stem
 from lib_ti.hosts.base import Host
@@ -37,6 +37,7 @@ def choose(settings: ChooseSettings, context: Context) -> Answer:
         height=settings.height,
         caption_extension=settings.caption_extension,
     )
+    find_images(Path(settings.images))  # or says what is wrong with the folder, before a model is loaded
     judged, stopped = [], False
     with context.turn() as host, host.lend():
         looks = look_at(asked, host.info.native_size)

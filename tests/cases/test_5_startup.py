@@ -129,3 +129,30 @@ def test_every_verb_is_shown_without_its_code() -> None:
     told = run(TOOLS[0].group, "--help").stdout
     assert all(tool.name in told for tool in TOOLS if tool.group == TOOLS[0].group)
     assert told.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("generate x --embedding nowhere.pt", "nowhere.pt"),
+        ("generate x --width 65", "width: got 65"),
+        ("generate <net:nowhere:1>", "there is no network"),
+        ("suggest --images nowhere", "nowhere"),
+        ("suggest --images . --method lora", "does not start at words"),
+        ("embedding inspect nowhere.pt --model {model}", "nowhere.pt"),
+        ("embedding merge nowhere.pt no.pt new.pt --model {model}", "nowhere.pt"),
+        ("embedding mix 0.5*nowhere new --model {model}", "nowhere"),
+        ("images choose nowhere --model {model}", "nowhere"),
+    ],
+)
+def test_what_is_wrong_is_found_before_a_model_is_loaded(
+    line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that cannot be loaded would be complained of first."""
+    monkeypatch.chdir(tmp_path)
+    words = line.replace("{model}", "no-model.safetensors").split()
+    if "--model" not in words:
+        words += ["--model", "no-model.safetensors"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert said in told and "no-model" not in told
