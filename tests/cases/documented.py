@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 
 COMMANDS = (
@@ -69,8 +70,17 @@ ENDINGS = {
 }
 # Put behind a command, so that it takes seconds; the reader's own word stands where one is given.
 SHORTER = {
-    "train": {"--steps": "2", "--preview-every": "0", "--name": "a-word", "--images": "my-cat-pictures"},
-    "generate": {"--steps": "2", "--count": "1"},
+    "train": {
+        "--steps": "2",
+        "--preview-every": "0",
+        "--width": "64",
+        "--height": "64",
+        "--overwrite": "",
+        "--name": "a-word",
+        "--images": "my-cat-pictures",
+    },
+    "suggest": {"--width": "64", "--height": "64"},
+    "generate": {"--steps": "2", "--count": "1", "--width": "64", "--height": "64"},
     "lora": {"--overwrite": ""},  # the table's C is written again by each line
 }
 WHY_NOT = {
@@ -100,7 +110,7 @@ def as_run(command: str, job: str) -> list[str]:
     if "--resume" not in words and (words[0] != "lora" or words[1] not in ("inspect", "edit-metadata")):
         for flag, value in SHORTER.get(words[0], {}).items():
             if flag not in words or flag == "--steps":
-                words += filter(None, [flag, value])
+                words += [flag, value] if value else [flag]
     return words
 
 
@@ -137,7 +147,7 @@ def prepare(folder: Path, commands: list[str]) -> None:
     Image.new("RGB", (256, 256), (200, 30, 30)).save(folder / "picture.png")
     (folder / "embeddings").mkdir()
     for number, name in enumerate(("my-cat", "my-dog", "cat", "dog", "downloaded")):
-        vectors = torch.randn(2, 768, generator=torch.Generator().manual_seed(number)) / 100
+        vectors = torch.randn(2, 64, generator=torch.Generator().manual_seed(number)) / 100
         embedding = Embedding(name, {"clip_l": vectors})
         if name == "downloaded":
             write_pt(embedding, folder / "downloaded.pt")
@@ -163,11 +173,13 @@ def run_all(document: str, commands: list[str]) -> None:
     prepare(Path(), commands)
     job = stopped_job() if any("JOB" in command for command in commands) else ""
     for command in [*BEFORE.get(document, ()), *commands]:
+        start = time.process_time()
         try:
             code = main(as_run(command, job))
         except SystemExit as ended:  # of help
             code = int(ended.code or 0)
-        print(json.dumps({"command": command, "code": code}), flush=True)
+        seconds = round(time.process_time() - start, 1)
+        print(json.dumps({"command": command, "code": code, "seconds": seconds}), flush=True)
 
 
 if __name__ == "__main__":
