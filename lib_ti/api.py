@@ -10,12 +10,14 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.routing import APIRoute
 from PIL import Image
+from starlette.requests import ClientDisconnect
 
-from lib_ti.core.errors import BadInput, StudioError
+from lib_ti.core import limits
+from lib_ti.core.errors import BadInput, QueueFull, StudioError
 from lib_ti.core.settings import json_schema
 from lib_ti.job_run import told_files
 from lib_ti.methods.kind import Kind
@@ -26,6 +28,10 @@ from lib_ti.workshop import Workshop
 
 PREFIX = "/ti-studio/v1"
 SETTINGS = Body(...)  # as a default: the FastAPI of AUTOMATIC1111's WebUI is older than Annotated
+
+
+MAX_BODY = limits.CARD_FILE * 4 // 3 + (1 << 20)  # bytes: a card in base64, and settings
+Guard = Callable[[Request], None]
 
 
 class _Json(JSONResponse):
@@ -47,20 +53,60 @@ def _finite(told: Any) -> Any:
     return None if isinstance(told, float) and not math.isfinite(told) else told
 
 
-class _Route(APIRoute):
-    """A sentence instead of a traceback: 422 for what was given, 500 for what went wrong."""
+class _TooLong(Exception):
+    """A body of more than ``MAX_BODY`` bytes."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
 
-        async def told(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except StudioError as error:
-                code = 422 if isinstance(error, BadInput) else 500
-                return _Json({"error": str(error)}, status_code=code)
+def _route_class(guard: Guard) -> type[APIRoute]:
+    """Routes that let nobody through but whom ``guard`` does, before a byte of the body is read, and read no
+    more of it than ``MAX_BODY``. A sentence instead of a traceback: 422 for what was given, 429 where there
+    is no room for it now, 500 for what went wrong."""
 
-        return told
+    class Route(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def told(request: Request) -> Response:
+                guard(request)
+                try:
+                    return await handle(await _with_body(request) if self.body_field else request)
+                except _TooLong:
+                    return _error(f"the body is too long; at most {MAX_BODY} bytes are read.", 413)
+                except ClientDisconnect:
+                    return _error("the body came to no end.", 400)
+                except StudioError as error:
+                    return _error(str(error), _code(error))
+
+            return told
+
+    return Route
+
+
+def _code(error: StudioError) -> int:
+    if isinstance(error, QueueFull):
+        return 429
+    return 422 if isinstance(error, BadInput) else 500
+
+
+def _error(sentence: str, code: int) -> JSONResponse:
+    return _Json({"error": sentence}, status_code=code)
+
+
+async def _with_body(request: Request) -> Request:
+    """The request, its body read and counted, whatever it says of its length. Raises _TooLong."""
+    said = request.headers.get("content-length", "0")
+    if not said.isdecimal() or len(said) > 18 or int(said) > MAX_BODY:
+        raise _TooLong
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY:
+            raise _TooLong
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+    return Request(request.scope, receive)
 
 
 def _settings_body(needed: list[str]) -> dict[str, Any]:
@@ -78,13 +124,12 @@ def _settings_schema(kind: Kind, needed: list[str]) -> dict[str, Any]:
 
 
 # Not coroutines: FastAPI runs plain functions in threads of their own, so that none keeps others waiting.
-def make_router(workshop: Workshop, guard: Callable[..., None]) -> APIRouter:
+def make_router(workshop: Workshop, guard: Guard) -> APIRouter:
     """Routes to ``workshop``, for those whom ``guard`` lets through."""
     router = APIRouter(
         prefix=PREFIX,
         tags=["TI Studio"],
-        dependencies=[Depends(guard)],
-        route_class=_Route,
+        route_class=_route_class(guard),
         default_response_class=_Json,
     )
     _offer_files(router, workshop)
@@ -124,14 +169,16 @@ def _offer_jobs(router: APIRouter, workshop: Workshop) -> None:
 
     @router.get("/jobs")
     def list_jobs() -> dict[str, Any]:
-        """The ids of all jobs, the newest first, and of the one that runs."""
+        """The ids of all jobs, the newest first, of the one that runs, and of those that wait, the next
+        first."""
         current = workshop.current()
         running = current if current and workshop.status(current).running else None
-        return {"jobs": workshop.jobs(), "running": running}
+        return {"jobs": workshop.jobs(), "running": running, "waiting": workshop.waiting()}
 
     @router.post("/jobs", status_code=202, openapi_extra=_settings_body(["name"]))
     def train(settings: dict[str, Any] = SETTINGS) -> dict[str, Any]:
-        """Start a job; it waits until the model is free."""
+        """Start a job; it waits until those before it have ended and the model is free. 429: so many wait
+        that no more are taken."""
         return {"job": workshop.train(settings)}
 
     @router.get("/jobs/{job}")

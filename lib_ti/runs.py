@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -41,6 +42,7 @@ class Status:
     evaluations: list[tuple[int, float]] = field(default_factory=list)  # step, loss of the fixed batch
     previews: dict[int, list[str]] = field(default_factory=dict)  # step -> files in the job's samples
     saved_steps: list[int] = field(default_factory=list)
+    ahead: int = 0  # jobs that come before a waiting one
 
     @property
     def running(self) -> bool:
@@ -66,7 +68,13 @@ class Run:
         self.outcome: Outcome | None = None
         self.stop = threading.Event()
         self.publish = False  # what is there when it stops goes where prompts find it
-        self.thread: threading.Thread | None = None
+        self.names = ExitStack()  # holds the names of the files that it will make
+        self.waits = ExitStack()  # holds it against other programs, while it waits
+
+    def leave_queue(self) -> None:
+        """Its turn has come, or nobody wants it any more."""
+        self.waits.close()
+        self.job.stop_waiting()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Drawn):

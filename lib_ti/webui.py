@@ -76,10 +76,12 @@ def build_tab(txt2img: Sequence[Any]) -> None:
 
 
 def add_routes(page: Blocks | None, app: FastAPI) -> None:
-    """The HTTP interface, for those who may use the WebUI's own; jobs' folders are served to nobody."""
+    """The HTTP interface, for those who may use the WebUI's own; jobs' folders are served to nobody. Jobs
+    that waited when the WebUI ended go on."""
     from lib_ti.api import make_router
     from lib_ti.hosts.a1111_web import guard
 
     app.include_router(make_router(workshop(), guard))
+    workshop().go_on()
     if page is not None:
         page.blocked_paths = [*page.blocked_paths, str(workshop().place.folders().jobs)]

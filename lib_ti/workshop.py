@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from lib_ti import jobs
-from lib_ti.core.errors import BadInput, Interrupted, StudioError
+from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job, recorded
 from lib_ti.core.loop import check_learning
 from lib_ti.core.names import files_inside, local_path
@@ -28,12 +28,12 @@ from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import Embedding, read_embedding, read_embeddings, whole_files
 from lib_ti.formats.suffixes import EMBEDDINGS
 from lib_ti.hosts.base import Host, Place
-from lib_ti.job_run import saved_steps, told_files
+from lib_ti.job_queue import JobQueue
 from lib_ti.methods.kind import JobSettings, Product, Words
-from lib_ti.methods.registry import kind_of, read_settings
+from lib_ti.methods.registry import read_settings
 from lib_ti.methods.suggest import Suggestion
 from lib_ti.methods.trained_words import find_words, list_words
-from lib_ti.runs import RUNNING, Run, State, Status, status_of
+from lib_ti.runs import RUNNING, Run, Status, status_of
 from lib_ti.tools.at_work import Works
 from lib_ti.tools.registry import find_tool
 from lib_ti.tools.tool import CARDS, Answer, Context, in_folders, list_files
@@ -48,8 +48,8 @@ class Workshop:
         self.place = place
         self.published = 0  # files put where prompts find them since the program started
         self.works = Works()
-        self._runs: dict[str, Run] = {}
-        self._lock = threading.Lock()
+        self._queue = JobQueue(place, self._announce_step)
+        self._runs = {run.job.id: run for run in self._queue.take_up()}
 
     def create(self, values: Mapping[str, Any]) -> Mapping[Product, Path]:
         """Untrained embeddings, ready to be called or trained, one for each word. Raises BadInput."""
@@ -72,83 +72,35 @@ class Workshop:
         """Start a job in the background; its id. Raises BadInput for what is wrong at first sight: what
         only the model can tell is said by the job's status."""
         settings = _settings(values)
+        self._queue.check_room()
         folders = self.place.folders()
         jobs.check_sampler(settings, self.place.sampler_names())
         jobs.check_targets(settings, folders)
         settings, _ = jobs.settle(settings, folders)
         check_learning(settings)
-        with self._lock:
-            self._refuse_names_in_use(settings)
-            run = Run(Job.reserve(folders.jobs, settings.name), settings)
-            return self._begin(run, resumed=False)
+        job = Job.reserve(folders.jobs, settings.name)
+        try:
+            return self._add(Run(job, settings))
+        except BaseException:
+            job.discard()
+            raise
 
     def resume(self, job: str) -> str:
         """Go on with a job that was stopped, failed or was broken off. Raises BadInput."""
         found = self._find(job)
-        settings = jobs.settings_of(found.settings())
-        with self._lock:
-            self._refuse_names_in_use(settings)
-            if (found.result() or {}).get("status") == "done":
-                raise BadInput(f"job {job} is done; start a new one.")
-            return self._begin(Run(found, settings), resumed=True)
+        if (found.result() or {}).get("status") == "done":
+            raise BadInput(f"job {job} is done; start a new one.")
+        return self._add(Run(found, jobs.settings_of(found.settings())))
 
-    def _refuse_names_in_use(self, settings: JobSettings) -> None:
-        for run in self._runs.values():
-            in_use = _names(run.settings) if run.state in RUNNING else set()
-            for name in sorted(_names(settings) & in_use):
-                raise BadInput(f"job {run.job.id} trains {name!r} already; wait for it, or stop it.")
-
-    def _begin(self, run: Run, *, resumed: bool) -> str:
+    def _add(self, run: Run) -> str:
+        self._queue.add(run)
         self._runs[run.job.id] = run
-        run.thread = threading.Thread(
-            target=self._work, args=(run, resumed), name=f"ti-studio {run.job.id}", daemon=True
-        )
-        run.thread.start()
+        self.go_on()
         return run.job.id
 
-    def _work(self, run: Run, resumed: bool) -> None:
-        """The job's thread: whatever happens in it becomes the job's state."""
-        try:
-            with self.place.turn(run.settings.clip_skip) as host:
-                if not run.stop.is_set():
-                    run.state = "preparing"
-                    self._train(run, host, resumed)
-            state: State = "done" if run.files else "stopped"
-            saved = saved_steps(run.job)
-            if run.publish and saved and not run.files:
-                run.files = self.publish(run.job.id, saved[-1])
-        except Interrupted as error:
-            run.messages.append(str(error))
-            state = "stopped"
-        except StudioError as error:
-            run.error, state = str(error), "failed"
-        except Exception as error:  # a bug or the machine's; it must not look like success
-            log.exception("job %s", run.job.id)
-            run.error, state = f"{type(error).__name__}: {error}", "failed"
-        self._conclude(run, state)
-
-    def _train(self, run: Run, host: Host, resumed: bool) -> None:
-        folders = self.place.folders()
-
-        def stopped() -> bool:
-            return run.stop.is_set() or self.place.interrupted()
-
-        if resumed:
-            outcome = jobs.resume(host, run.job, folders=folders, report=run, stopped=stopped)
-        else:
-            outcome = jobs.start(
-                host,
-                run.settings,
-                folders=folders,
-                model=host.info.name,
-                report=run,
-                stopped=stopped,
-                job=run.job,
-            )
-        run.outcome = outcome
-        if outcome.status == "done":
-            run.files = outcome.files
-            self._announce_step(run.files, run.job, outcome.kept_step)
+    def go_on(self) -> None:
+        """Let jobs that have waited since an earlier process have their turns, in their order."""
+        self._queue.go_on()
 
     def _announce_step(self, files: Mapping[Product, Path], job: Job, step: int) -> None:
         day = re.match(r"(\d{4})(\d\d)(\d\d)-", job.id)
@@ -166,28 +118,6 @@ class Workshop:
             self.place.published(file, preview, told)
             self.published += 1
 
-    def _conclude(self, run: Run, state: State) -> None:
-        """Write down how it ended; the state changes last, so that who sees it finds everything there."""
-        try:
-            if run.job.id in Job.known(self.place.folders().jobs):
-                run.job.write_result(
-                    {
-                        **(run.outcome.as_json() if run.outcome else {}),
-                        "status": state,
-                        "job": run.job.id,
-                        "step": run.status().step,
-                        **told_files(run.files),
-                        "error": run.error,
-                        "messages": run.status().messages,
-                    }
-                )
-            else:
-                run.job.discard()
-        except (OSError, StudioError) as error:  # a disk that is full must not hide how the job ended
-            run.messages.append(f"the result could not be written down: {error}")
-        finally:
-            run.state = state
-
     def stop(self, job: str, *, publish: bool = False) -> None:
         """Ask a job to stop; it saves, and can be resumed. ``publish``: what it has goes where prompts find
         it. Raises BadInput where it does not run."""
@@ -195,7 +125,7 @@ class Workshop:
         if run is None or run.state not in RUNNING:
             raise BadInput(f"job {job} does not run; it is {self.status(job).status}.")
         run.publish = run.publish or publish
-        run.stop.set()
+        self._queue.stop(run)
 
     def publish(self, job: str, step: int) -> Mapping[Product, Path]:
         """Put a saved step of a job where prompts find it. Raises BadInput."""
@@ -207,7 +137,20 @@ class Workshop:
     def status(self, job: str) -> Status:
         """A job, of this process or an earlier one. Raises BadInput where there is none."""
         run = self._runs.get(job)
-        return run.status() if run else status_of(self._find(job))
+        if run is None:
+            return status_of(self._find(job))
+        running = self._running()
+        return replace(run.status(), ahead=running.index(run) if run in running else 0)
+
+    def _running(self) -> list[Run]:
+        """The jobs that are at work or wait, the first first."""
+        waiting = self._queue.waiting()
+        at_work = [run for run in list(self._runs.values()) if run.state in RUNNING and run not in waiting]
+        return [*at_work, *waiting]
+
+    def waiting(self) -> list[str]:
+        """The ids of the jobs whose turn has not come, the next first."""
+        return [run.job.id for run in self._queue.waiting()]
 
     def losses(self, job: str) -> list[tuple[int, float, float]]:
         """(step, loss, learning rate) of every step so far."""
@@ -228,14 +171,13 @@ class Workshop:
 
     def jobs(self) -> list[str]:
         """The ids of all jobs, the newest first; those still waiting count."""
-        waiting = [job for job, run in self._runs.items() if run.state in RUNNING]
-        return sorted({*Job.known(self.place.folders().jobs), *waiting}, reverse=True)
+        running = [run.job.id for run in self._running()]
+        return sorted({*Job.known(self.place.folders().jobs), *running}, reverse=True)
 
     def current(self) -> str | None:
         """The job that a page should show: the one that runs, else the last of this process."""
-        runs = list(self._runs.values())
-        running = [run for run in runs if run.state in RUNNING]
-        return next((run.job.id for run in [*running[:1], *runs[::-1]]), None)
+        runs = [*self._running()[:1], *reversed(list(self._runs.values()))]
+        return next((run.job.id for run in runs), None)
 
     def embeddings(self) -> list[dict[str, Any]]:
         """What lies in the embeddings folder: name, family, vectors, step, or why it cannot be read."""
@@ -361,10 +303,6 @@ def _from_outside(values: Mapping[str, Any]) -> JobSettings:
             "draw them on the command line."
         )
     return settings
-
-
-def _names(settings: JobSettings) -> set[str]:
-    return {product.name.lower() for product in kind_of(settings).products(settings)}
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def test_create_train_status_list_use(
     status = client.get(f"{PREFIX}/jobs/{job}").json()
     assert (status["status"], status["running"], status["step"]) == ("done", False, 20)
     assert status["embedding"] == str(path)
-    assert client.get(f"{PREFIX}/jobs").json() == {"jobs": [job], "running": None}
+    assert client.get(f"{PREFIX}/jobs").json() == {"jobs": [job], "running": None, "waiting": []}
     assert [row[0] for row in client.get(f"{PREFIX}/jobs/{job}/losses").json()] == list(range(1, 21))
     picture = client.get(f"{PREFIX}/jobs/{job}/samples/{status['previews']['20'][0]}")
     assert picture.content.startswith(b"\x89PNG")

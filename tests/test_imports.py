@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "tools": BELOW_HOSTS,
     "tinyworld": {*BELOW_HOSTS, "hosts"},
     "bench": {*BELOW_HOSTS, "hosts", "job_memory", "job_run", "jobs", "report", "runs", "tinyworld"},
-    "workshop": {*BELOW_HOSTS, "job_run", "jobs", "runs", "tools"},
+    "job_queue": {*BELOW_HOSTS, "job_run", "jobs", "runs"},
+    "workshop": {*BELOW_HOSTS, "job_queue", "jobs", "runs", "tools"},
     "api": {"core", "methods", "job_run", "tools", "workshop"},
     "ui": {"core", "networks", "methods", "runs", "tools", "workshop"},
     "webui": {"hosts", "workshop", "api", "ui"},
@@ -51,6 +52,7 @@ MAY_IMPORT_SEAM = {
     "job_cards",
     "job_run",
     "jobs",
+    "job_queue",
     "workshop",
 }
 
@@ -64,6 +66,7 @@ HOSTLESS = {
     "job_run",
     "jobs",
     "runs",
+    "job_queue",
     "tools",
     "workshop",
     "api",

@@ -21,6 +21,10 @@ class BadInput(StudioError):
     exit_code = 2
 
 
+class QueueFull(BadInput):
+    """So many jobs wait that no more are taken."""
+
+
 class Interrupted(StudioError):
     """The user stopped what comes before a job; what it has made so far is kept."""
 

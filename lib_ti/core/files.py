@@ -160,7 +160,7 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
 @contextmanager
 def reserved(paths: Iterable[Path], whose: str = "") -> Iterator[None]:
     """Nobody else in this program makes files of these names, in whatever capitals, until the block ends.
-    ``whose``: who may reserve them again, such as a job that has waited for its turn.
+    ``whose``: the id of a job, which may reserve them again when its turn has come.
 
     Raises BadInput where somebody else has reserved one.
     """
@@ -170,7 +170,7 @@ def reserved(paths: Iterable[Path], whose: str = "") -> Iterator[None]:
         for name, path in names.items():
             other = _owners.get(name, owner)
             if other != owner:
-                by = f"for {other}" if isinstance(other, str) else "by somebody else"
+                by = f"for job {other}" if isinstance(other, str) else "by somebody else"
                 raise BadInput(f"{path} is being made {by}; choose another name, or wait until that ends.")
         _owners.update(dict.fromkeys(names, owner))
         _blocks.update(names.keys())

@@ -76,6 +76,10 @@ class Job:
         return self.folder / "settings.json"
 
     @property
+    def _waiting_file(self) -> Path:
+        return self.folder / "waiting.json"
+
+    @property
     def _result_file(self) -> Path:
         return self.folder / "result.json"
 
@@ -105,6 +109,38 @@ class Job:
         """Write down what the job was told: from now on it exists."""
         write_text(self._settings_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
+    def wait(self, record: Mapping[str, Any]) -> None:
+        """Write down that the job waits for its turn, and for what: also where the program ends, it waits."""
+        told = {"since": time.time_ns(), **record}
+        write_text(self._waiting_file, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+
+    def waiting(self) -> dict[str, Any]:
+        """What the job waits to do. Raises BadInput where that cannot be read any more."""
+        return _read_json(self._waiting_file)
+
+    @contextlib.contextmanager
+    def waiting_alone(self) -> Iterator[None]:
+        """The waiting job is this program's. Raises BadInput where it is another's."""
+        with held(self._waiting_file) as ours:
+            if not ours:
+                raise BadInput(f"job {self.id} waits in another process.")
+            yield
+
+    def stop_waiting(self) -> None:
+        """Its turn has come, or nobody wants it any more."""
+        self._waiting_file.unlink(missing_ok=True)
+
+    @classmethod
+    def waiting_in(cls, root: Path) -> list[Job]:
+        """The jobs under ``root`` that wait, those first that wait longest."""
+        found = {}
+        for path in root.glob("*/waiting.json"):
+            job = cls(path.parent)
+            with contextlib.suppress(BadInput):
+                since = job.waiting().get("since")
+                found[job] = since if isinstance(since, int) else 0
+        return sorted(found, key=lambda job: (found[job], job.id))
+
     def discard(self) -> None:
         """Take back a reservation that came to nothing; a job that began stays."""
         with contextlib.suppress(OSError):
@@ -118,6 +154,11 @@ class Job:
             there = f"there are {', '.join(known[-5:])}" if known else "there are none yet"
             raise BadInput(f"no job {job!r} in {root}; {there}.")
         return cls(root / job)
+
+    @property
+    def began(self) -> bool:
+        """Whether it was told what to do: a reservation was not."""
+        return self._settings_file.exists()
 
     @classmethod
     def known(cls, root: Path) -> list[str]:

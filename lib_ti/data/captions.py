@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.files import read_text
+from lib_ti.core.regex import find_words
 
 _NO_NAME = frozenset('\\/:*?"<>|')  # in no file name on Windows
 _LONGEST_NAME = 200  # bytes; file systems take 255 with what is added
@@ -23,30 +24,37 @@ def read_caption(
     path: Path,
     *,
     extension: str = ".txt",
-    word_regex: str = "",
-    join: str = " ",
     otherwise: str | None = None,
 ) -> str:
     """The caption of the image at ``path``, found as the WebUI finds it.
 
     The ``extension`` file of the same stem wins, even when it is empty: all of it, stripped. Otherwise
     the file name without extension, leading digits and dashes: ``000001-1-a man in suit.png`` is
-    ``a man in suit``. ``word_regex`` then picks words out of the file name, put together by ``join``;
-    where it has groups, the first one is the word. ``otherwise``: a caption in the place of the file name.
+    ``a man in suit``. ``otherwise``: a caption in the place of the file name.
 
-    Raises BadInput for a text file that is not UTF-8 and for a regex that does not compile.
+    Raises BadInput for a text file that is not UTF-8.
     """
-    pattern = _compile(word_regex)
     sidecar = path.with_name(path.stem + extension)
     if sidecar.is_file():
         return read_text(sidecar, limits.CAPTION).strip()
     if otherwise is not None:
         return otherwise
-    caption = re.sub(r"^[-\d]+\s*", "", path.stem)
+    return captions_by_name([path])[0]
+
+
+def captions_by_name(pictures: Sequence[Path], word_regex: str = "", join: str = " ") -> list[str]:
+    """What the file name of each picture says. ``word_regex`` picks words out of it, put together by
+    ``join``; where it has groups, the first one is the word.
+
+    Raises BadInput for a regex that does not compile, or takes too long.
+    """
+    names = [re.sub(r"^[-\d]+\s*", "", path.stem) for path in pictures]
     if word_regex:
-        group = min(pattern.groups, 1)
-        caption = join.join(match[group] or "" for match in pattern.finditer(caption))
-    return caption.strip()
+        try:
+            names = [join.join(words) for words in find_words(word_regex, names)]
+        except BadInput as error:
+            raise BadInput(f"The caption word regex: {error}") from error
+    return [name.strip() for name in names]
 
 
 def only_repeats_name(text: str, picture: Path) -> bool:
@@ -69,16 +77,6 @@ def check_extension(extension: str) -> None:
     """Raises BadInput where captions cannot have this ending: it must leave them beside their pictures."""
     if not re.fullmatch(r"\.[\w.-]+", extension):
         raise BadInput(f"caption-extension: got {extension!r}, expected an ending such as .txt.")
-
-
-def _compile(word_regex: str) -> re.Pattern[str]:
-    try:
-        return re.compile(word_regex)
-    except re.error as error:
-        raise BadInput(
-            f"The caption word regex {word_regex!r} is not a regular expression ({error}); "
-            r"mend it, for example \w+, or leave it empty to take the whole file name."
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.data.buckets import Bucketing
-from lib_ti.data.captions import CaptionRules, check_extension, read_caption
+from lib_ti.data.captions import CaptionRules, captions_by_name, check_extension, read_caption
 from lib_ti.data.holding_out import held_out
 from lib_ti.data.images import SUFFIXES, find_images, mask_file
 from lib_ti.data.metadata_file import captions_of
@@ -149,15 +149,16 @@ def _pictures_of(subset: Subset, settings: PictureSettings) -> list[Picture]:
         )
         found = list(captions)
     held = set(held_out(found, subset.validation_split, subset.validation_seed, str(subset.folder)))
+    names = captions_by_name(found, settings.word_regex, settings.word_join)
     return [
         Picture(
             path,
-            _caption_of(path, captions.get(path), subset, settings),
+            _caption_of(path, captions.get(path), name, subset),
             subset,
             _mask_of(path, subset),
             path in held,
         )
-        for path in found
+        for path, name in zip(found, names, strict=True)
     ]
 
 
@@ -189,19 +190,12 @@ def _with_repeats(subset: Subset) -> list[Subset]:
     ]
 
 
-def _caption_of(path: Path, told: str | None, subset: Subset, settings: PictureSettings) -> str:
-    """``told``: its caption, where that is no text file's."""
-    caption = (
-        told
-        if told is not None
-        else read_caption(
-            path,
-            extension=subset.caption_extension,
-            word_regex=settings.word_regex,
-            join=settings.word_join,
-            otherwise=subset.class_words,
-        )
-    )
+def _caption_of(path: Path, told: str | None, name: str, subset: Subset) -> str:
+    """``told``: its caption, where that is no text file's; ``name``: what the file name says."""
+    otherwise = name if subset.class_words is None else subset.class_words
+    caption = told
+    if caption is None:
+        caption = read_caption(path, extension=subset.caption_extension, otherwise=otherwise)
     if subset.first_line:
         caption = caption.partition("\n")[0].strip()
     return " ".join(filter(None, (subset.prefix, caption, subset.suffix)))

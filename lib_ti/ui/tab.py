@@ -223,7 +223,13 @@ class Tab:
             steps = [str(step) for step in status.saved_steps] if status else []
             chosen = gr.update(choices=steps, value=steps[-1] if steps else None)
             changing = (self._gallery(status), chosen)
-        return status_html(status, losses, self.workshop.published), *buttons, now, *changing
+        html = status_html(status, losses, self.workshop.published, self._waiting(status))
+        return html, *buttons, now, *changing
+
+    def _waiting(self, shown: Status | None) -> list[str]:
+        """The words of the jobs that come after the one that is shown."""
+        ids = [job for job in self.workshop.waiting() if shown is None or job != shown.job]
+        return [self.workshop.status(job).settings["name"] for job in ids]
 
     def _gallery(self, status: Status | None) -> list[tuple[str, str]]:
         if status is None or not status.previews:  # a job that has not begun has no folder to look into

@@ -44,15 +44,21 @@ def duration(seconds: float) -> str:
 ASKING = '<div class="ti-studio-status" data-ask="1"><p>Looking for a job …</p></div>'
 
 
-def status_html(status: Status | None, losses: Sequence[tuple[int, float, float]], published: int) -> str:
+def status_html(
+    status: Status | None,
+    losses: Sequence[tuple[int, float, float]],
+    published: int,
+    waiting: Sequence[str] = (),
+) -> str:
     """The panel beside the controls. ``published``: files put into the embeddings folder so far; when it
-    changes the page's script has the cards listed anew."""
+    changes the page's script has the cards listed anew. ``waiting``: the words of the jobs that come then."""
     if status is None:
         text = "Nothing trains yet. Name a new word, choose a folder with pictures of it, and press Train."
         return f'<div class="ti-studio-status" data-published="{published}"><p>{text}</p></div>'
     parts = [
-        f'<div class="ti-studio-title">{_TITLES[status.status]}: {escape(status.settings["name"])}</div>',
+        f'<div class="ti-studio-title">{_title(status)}: {escape(status.settings["name"])}</div>',
         _progress(status),
+        f'<p class="ti-studio-message">Then: {escape(", ".join(waiting))}</p>' if waiting else "",
         f'<div class="ti-studio-result">{_result(status)}</div>',
         _curves(status, losses),
         "".join(f'<p class="ti-studio-message">{escape(text)}</p>' for text in status.messages),
@@ -62,6 +68,12 @@ def status_html(status: Status | None, losses: Sequence[tuple[int, float, float]
         f'<div class="ti-studio-status ti-studio-{kind}" data-ask="{int(status.running)}" '
         f'data-published="{published}">{"".join(parts)}</div>'
     )
+
+
+def _title(status: Status) -> str:
+    if status.status == "waiting" and status.ahead:
+        return f"Waiting: {status.ahead} job{'s come' if status.ahead > 1 else ' comes'} first"
+    return _TITLES[status.status]
 
 
 def error_html(sentence: str) -> str:

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from lib_ti.core import regex
 from lib_ti.core.errors import BadInput
-from lib_ti.core.regex import replace_all
+from lib_ti.core.regex import find_words, replace_all
 
 
 @pytest.mark.parametrize(
@@ -17,10 +18,18 @@ def test_it_is_re_sub(pattern: str, replacement: str) -> None:
     assert replace_all(pattern, replacement, texts) == [re.sub(pattern, replacement, text) for text in texts]
 
 
-def test_a_pattern_that_takes_a_lifetime_ends() -> None:
+def test_what_it_finds_is_what_re_finds() -> None:
+    assert find_words(r"[a-z]+", ["a red 2", "", "\ud800x"]) == [["a", "red"], [], ["x"]]
+    assert find_words(r"x|(st)", ["xst"]) == [["", "st"]]
+    with pytest.raises(BadInput, match="at most 1000 characters"):
+        find_words("a" * 1001, ["a"])
+
+
+def test_a_pattern_that_takes_a_lifetime_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regex, "SECONDS", 1)
     started = time.monotonic()
     with pytest.raises(BadInput, match="takes more than 1 seconds"):
-        replace_all("(a+)+$", "", ["a" * 50 + "b"], seconds=1)
+        replace_all("(a+)+$", "", ["a" * 50 + "b"])
     assert time.monotonic() - started < 30  # on a busy machine
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lib_ti.core.errors import BadInput
-from lib_ti.data.captions import CaptionRules, plain_caption, read_caption, vary_caption
+from lib_ti.data.captions import CaptionRules, captions_by_name, plain_caption, read_caption, vary_caption
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -46,13 +46,13 @@ def test_the_file_name_is_read_as_the_webui_reads_it(tmp_path: Path, name: str, 
 def test_words_are_picked_out_of_the_file_name(
     tmp_path: Path, word_regex: str, join: str, caption: str
 ) -> None:
-    assert read_caption(tmp_path / "01-red star v2.png", word_regex=word_regex, join=join) == caption
+    assert captions_by_name([tmp_path / "01-red star v2.png"], word_regex, join) == [caption]
 
 
 def test_the_text_file_wins_whole_and_stripped(tmp_path: Path) -> None:
     image, text = tmp_path / "1 name.v2.png", tmp_path / "1 name.v2.txt"
     text.write_bytes(b"\xef\xbb\xbf \n12 a red star,\r\n caf\xc3\xa9 \n")
-    assert read_caption(image, word_regex=r"\d") == "12 a red star,\n café"
+    assert read_caption(image) == "12 a red star,\n café"
     text.write_bytes(b"")
     assert read_caption(image) == ""
 
@@ -62,7 +62,7 @@ def test_bad_text_and_bad_regex_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"a\.txt is not UTF-8 text \(byte 3\)"):
         read_caption(tmp_path / "a.png")
     with pytest.raises(BadInput, match=r"'\(a' is not a regular expression"):
-        read_caption(tmp_path / "b.png", word_regex="(a")
+        captions_by_name([tmp_path / "b.png"], "(a")
 
 
 def shuffle_tags(caption: str, generator: torch.Generator, **rules: object) -> str:
