@@ -26,7 +26,10 @@ from lib_ti.core.loop import check_learning
 from lib_ti.core.names import folders_inside, safe_name
 from lib_ti.core.nearest import perhaps
 from lib_ti.core.settings import as_dict
+from lib_ti.data.captions import check_extension
+from lib_ti.data.dataset import Subset
 from lib_ti.data.samples import TrainingSet
+from lib_ti.data.sd_scripts_config import check_file_name
 from lib_ti.data.source import Source, find_source, make_samples, steps_of_epoch
 from lib_ti.data.templates import OUR_TEMPLATES, all_prompts, find_template, read_template
 from lib_ti.formats.embedding import read_embedding
@@ -68,12 +71,25 @@ def folders_under(data: Path) -> Folders:
     return Folders(own / "jobs", *files, own / "datasets", own / "cards", (data / "checkpoints",))
 
 
-def read_source(settings: JobSettings, folders: Folders) -> Source:
-    """Pictures, captions and template of a job. Raises BadInput."""
+def read_source(settings: JobSettings, folders: Folders, *, saved: bool = False) -> Source:
+    """Pictures, captions and template of a job. Raises BadInput.
+
+    ``saved``: a job's own, which may lie where none could be begun any more.
+    """
     lines = read_template(find_template(settings.template, folders.templates))
     if dataset := folders_inside(folders.datasets).get(settings.images):
         settings = replace(settings, images=str(dataset))
-    return find_source(settings, lines, _kept(folders))
+
+    def check(subset: Subset) -> None:
+        if not saved:
+            check_extension(subset.caption_extension)
+        if not saved and settings.dataset_config:  # other folders were looked at when they were named
+            for path in filter(None, (subset.folder, subset.metadata, subset.mask_folder)):
+                folders.check_readable(path)
+
+    if not saved and settings.dataset_config:
+        check_file_name(settings.dataset_config)
+    return find_source(settings, lines, _kept(folders), check)
 
 
 def settle(settings: JobSettings, folders: Folders) -> tuple[JobSettings, Source]:
@@ -292,7 +308,7 @@ def resume(
     where another process is at it."""
     record = job.settings()
     settings = settings_of(record)
-    source = read_source(settings, folders)
+    source = read_source(settings, folders, saved=True)
     model = recorded(record, "model", str)
     if recorded(record, "model_sha256", str) != host.info.sha256:
         raise BadInput(f"job {job.id} was started on another model ({model}); load that one to resume it.")

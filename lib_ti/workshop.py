@@ -20,14 +20,14 @@ from lib_ti import jobs
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job, recorded
 from lib_ti.core.loop import check_learning
-from lib_ti.core.names import files_inside, local_path
+from lib_ti.core.names import files_inside, folders_inside, local_path
 from lib_ti.core.picture_settings import PRIVATE
-from lib_ti.core.settings import as_dict, build
+from lib_ti.core.settings import as_dict, build, options_of
 from lib_ti.core.text import as_text
 from lib_ti.data.templates import list_templates
 from lib_ti.formats.embedding import Embedding, read_embedding, read_embeddings, whole_files
 from lib_ti.formats.suffixes import EMBEDDINGS
-from lib_ti.hosts.base import Host, Place
+from lib_ti.hosts.base import Folders, Host, Place
 from lib_ti.job_queue import JobQueue
 from lib_ti.methods.kind import JobSettings, Product, Words
 from lib_ti.methods.registry import read_settings
@@ -36,7 +36,7 @@ from lib_ti.methods.trained_words import find_words, list_words
 from lib_ti.runs import RUNNING, Run, Status, status_of
 from lib_ti.tools.at_work import Works
 from lib_ti.tools.registry import find_tool
-from lib_ti.tools.tool import CARDS, Answer, Context, in_folders, list_files
+from lib_ti.tools.tool import CARDS, Answer, Context, each, in_folders, list_files
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Workshop:
 
     def create(self, values: Mapping[str, Any]) -> Mapping[Product, Path]:
         """Untrained embeddings, ready to be called or trained, one for each word. Raises BadInput."""
-        settings = _settings(values)
+        settings = _settings(values, self.place.folders())
         asks = settings.start_asks_model
         with self.place.turn(settings.clip_skip) if asks else nullcontext(self.place.look()) as host:
             files = jobs.create(host, settings, self.place.folders())
@@ -63,7 +63,8 @@ class Workshop:
     def suggest(self, values: Mapping[str, Any]) -> list[Suggestion]:
         """Words to start from, the likeliest first. Raises BadInput, also while a job has the model: nobody
         would wait that long for an answer."""
-        settings, folders = jobs.told_to_suggest(_from_outside(values)), self.place.folders()
+        folders = self.place.folders()
+        settings = jobs.told_to_suggest(_from_outside(values, folders))
         jobs.read_source(settings, folders)
         with self._short_turn(settings.clip_skip) as host:
             return jobs.suggest(host, settings, folders=folders, say=log.info, stopped=self.place.interrupted)
@@ -71,9 +72,9 @@ class Workshop:
     def train(self, values: Mapping[str, Any]) -> str:
         """Start a job in the background; its id. Raises BadInput for what is wrong at first sight: what
         only the model can tell is said by the job's status."""
-        settings = _settings(values)
         self._queue.check_room()
         folders = self.place.folders()
+        settings = _settings(values, folders)
         jobs.check_sampler(settings, self.place.sampler_names())
         jobs.check_targets(settings, folders)
         settings, _ = jobs.settle(settings, folders)
@@ -283,20 +284,24 @@ def _origin(embedding: Embedding) -> str:
     return ", ".join(filter(None, [f"{steps} {on}".strip(), embedding.metadata.get("made_by", "")]))
 
 
-def _settings(values: Mapping[str, Any]) -> JobSettings:
-    settings = _from_outside(values)
+def _settings(values: Mapping[str, Any], folders: Folders) -> JobSettings:
+    settings = _from_outside(values, folders)
     if not settings.name:
         raise BadInput("name: missing; give the new word, such as my-cat.")
     return settings
 
 
-def _from_outside(values: Mapping[str, Any]) -> JobSettings:
+def _from_outside(values: Mapping[str, Any], folders: Folders) -> JobSettings:
     """Settings that any web page may have sent: they can name what is read, and nothing to be written.
     Raises BadInput."""
     settings = read_settings(values)
     for name in sorted(PRIVATE & as_dict(settings).keys()):
-        if getattr(settings, name):
-            local_path(getattr(settings, name))
+        given = getattr(settings, name)
+        several = options_of(type(settings))[name][1].several
+        for text in each(given) if several else filter(None, [given]):
+            path = local_path(text)
+            if text not in folders_inside(folders.datasets):
+                folders.check_readable(path)
     if settings.make_reg and settings.reg_images:
         raise BadInput(
             "make-reg: pictures are drawn into a folder of the studio's own here; leave reg-images empty, or "

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from lib_ti.hosts.base import Folders
@@ -25,10 +26,11 @@ class StandalonePlace:
         self.lock = threading.Lock()
         self.told: list[tuple[str, bool, str]] = []
         self.pressed = False
+        self.readable: tuple[Path, ...] | None = None  # of a program that others reach
         self.listed = 0  # times that it was told of another checkpoint
 
     def folders(self) -> Folders:
-        return folders_under(self.data)
+        return replace(folders_under(self.data), readable=self.readable)
 
     def look(self) -> StandaloneHost:
         return self.host

@@ -15,6 +15,7 @@ from lib_ti.core.errors import BadInput
 from lib_ti.core.files import read_text
 from lib_ti.core.regex import find_words
 
+ENDINGS = (".txt", ".caption", ".cap", ".tags", ".tag")  # of files with captions, also in capitals
 _NO_NAME = frozenset('\\/:*?"<>|')  # in no file name on Windows
 _LONGEST_NAME = 200  # bytes; file systems take 255 with what is added
 _WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # {{ and }} stand for the braces themselves
@@ -74,9 +75,11 @@ def name_for_caption(number: int, caption: str) -> str:
 
 
 def check_extension(extension: str) -> None:
-    """Raises BadInput where captions cannot have this ending: it must leave them beside their pictures."""
-    if not re.fullmatch(r"\.[\w.-]+", extension):
-        raise BadInput(f"caption-extension: got {extension!r}, expected an ending such as .txt.")
+    """Raises BadInput for an ending that other files than captions have: any of those beside pictures could
+    be read by it. ``.png.txt`` is one of captions."""
+    if not re.fullmatch(rf"(\.[\w-]+)*({'|'.join(map(re.escape, ENDINGS))})", extension, re.IGNORECASE):
+        expected = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+        raise BadInput(f"caption-extension: got {extension[:40]!r}, expected an ending in {expected}.")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.data.buckets import Bucketing
-from lib_ti.data.captions import CaptionRules, captions_by_name, check_extension, read_caption
+from lib_ti.data.captions import CaptionRules, captions_by_name, read_caption
 from lib_ti.data.holding_out import held_out
 from lib_ti.data.images import SUFFIXES, find_images, mask_file
 from lib_ti.data.metadata_file import captions_of
@@ -69,7 +69,6 @@ def subset_of(settings: PictureSettings, folder: Path) -> Subset:
     """How the settings treat the pictures of ``folder``. Raises BadInput."""
     if not settings.caption_separator.strip():
         raise BadInput("caption-separator: got nothing to split at, expected a sign such as a comma.")
-    check_extension(settings.caption_extension)
     return Subset(
         folder=folder,
         bucketing=Bucketing(

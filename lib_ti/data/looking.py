@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from lib_ti.core.errors import BadInput
 from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.data.buckets import Size, enlargement, lost_share
+from lib_ti.data.captions import check_extension
 from lib_ti.data.dataset import Picture, read_pictures, subsets_of
 from lib_ti.data.images import cut_box, flatten
 from lib_ti.data.known_files import Facts, facts_of
@@ -60,6 +61,7 @@ def look_at(settings: PictureSettings, native: int) -> list[Look]:
     ``native``: the model's side. Of a file only its head is read: a damaged end is not seen here.
     Raises BadInput.
     """
+    check_extension(settings.caption_extension)
     looks = {}
     whole: dict[Picture, Facts] = {}
     for picture in read_pictures(subsets_of(settings), settings):

@@ -6,6 +6,7 @@ sd-scripts. What that file can ask for and is not to be had here is refused by n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,6 +21,9 @@ from lib_ti.core.picture_settings import PictureSettings
 from lib_ti.core.settings import build, option, options_of
 from lib_ti.data.dataset import Subset, subset_of
 
+SUFFIXES = (".toml", ".json")
+_TABLES = {"general", "datasets"}  # at the top of a file
+_DATASETS = re.compile(r"""^\s*\[\[\s*["']?datasets\b|["']datasets["']\s*:""", re.MULTILINE)
 _RANDOM_CROPS = 4  # in the place of a new cut at every step
 
 # Keys that are settings of ours under another name.
@@ -117,12 +121,20 @@ class DatasetConfig:
     text: str
 
 
+def check_file_name(name: str) -> None:
+    """Raises BadInput where that is no data set file's: whatever else lies there is not even opened."""
+    if Path(name).suffix.lower() not in SUFFIXES:
+        raise BadInput(
+            f"dataset-config: got {name[:100]!r}, expected a name ending in {' or '.join(SUFFIXES)}."
+        )
+
+
 def read_dataset_config(settings: PictureSettings) -> DatasetConfig:
     """The file that ``settings.dataset_config`` names. Raises BadInput by file and key."""
     path = Path(settings.dataset_config).expanduser()
     text = read_text(path)
     config = _parse(path, text)
-    _refuse_unknown(f"{path}", config, {"general", "datasets"})
+    _refuse_unknown(f"{path}", config, _TABLES)
     general = config.get("general", {})
     _refuse_unknown(f"{path}, [general]", general, (_IN_DATASET | _IN_SUBSET) - _OWN)
     base = settings if settings.dataset_fallback == "settings" else _with_defaults(settings)
@@ -158,8 +170,10 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         config = _parse_json(text) if text.lstrip()[:1] == "{" else parse_toml(text)
     except ValueError as error:  # of which both parsers' errors are
-        raise BadInput(f"{path} cannot be read ({error}); mend it, or leave it out.") from error
-    tables = config.get("datasets", []) if isinstance(config, dict) else None
+        # They may quote what is there, which in a file of another kind is nobody's business.
+        told = f" ({error})" if _DATASETS.search(text) else ", and does not look like a data set file"
+        raise BadInput(f"{path} cannot be read{told}; mend it, or leave it out.") from error
+    tables = config.get("datasets") if isinstance(config, dict) else None
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise BadInput(f"{path} is no data set file; expected [[datasets]] with [[datasets.subsets]] in it.")
     count = sum(len(inside) for table in tables if isinstance(inside := table.get("subsets"), list))

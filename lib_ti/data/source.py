@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from lib_ti.core.train_settings import TrainSettings
 from lib_ti.data.beside import captions_told, unread_told
 from lib_ti.data.buckets import bucket_table
 from lib_ti.data.captions import plain_caption
-from lib_ti.data.dataset import Picture, name_for, read_pictures, subsets_of
+from lib_ti.data.dataset import Picture, Subset, name_for, read_pictures, subsets_of
 from lib_ti.data.images import counted, remarks_told
 from lib_ti.data.known_files import Facts, KnownFiles
 from lib_ti.data.latent_store import Encode, LatentStore
@@ -96,8 +96,14 @@ def steps_of_epoch(source: Source, settings: TrainSettings) -> int:
     return steps_to_show(own, regularised, _with_batch_size(settings, source))
 
 
-def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> Source:
-    """The source that the settings name. ``kept``: the folder of what is remembered of earlier jobs.
+def find_source(
+    settings: PictureSettings,
+    lines: Sequence[str],
+    kept: Path,
+    check: Callable[[Subset], object] = lambda subset: None,
+) -> Source:
+    """The source that the settings name. ``kept``: the folder of what is remembered of earlier jobs;
+    ``check`` raises BadInput for a subset that may not be read.
 
     Raises BadInput.
     """
@@ -108,6 +114,8 @@ def find_source(settings: PictureSettings, lines: Sequence[str], kept: Path) -> 
     else:
         config = read_dataset_config(settings)
         subsets, batch_size, text = config.subsets, config.batch_size, config.text
+    for subset in subsets:
+        check(subset)
     pictures = read_pictures(subsets, settings)
     if all(picture.subset.regularisation for picture in pictures):
         raise BadInput(

@@ -10,7 +10,7 @@ from pathlib import Path
 from lib_ti.core.errors import BadInput
 from lib_ti.core.regex import replace_all
 from lib_ti.data.captions import check_extension, read_caption, tags_of
-from lib_ti.data.images import SUFFIXES, find_images
+from lib_ti.data.images import find_images
 
 SORTS = ("no", "by name", "by frequency")
 
@@ -45,8 +45,6 @@ def captions_in(folder: Path, extension: str = ".txt") -> dict[Path, str]:
 def sidecar(picture: Path, extension: str = ".txt") -> Path:
     """The text file with the caption of ``picture``. Raises BadInput for an ending that is another file's."""
     check_extension(extension)
-    if extension.lower() in SUFFIXES:
-        raise BadInput(f"caption-extension: {extension} is a picture's, expected an ending such as .txt.")
     return picture.with_name(picture.stem + extension)
 
 

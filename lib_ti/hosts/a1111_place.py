@@ -14,12 +14,16 @@ from lib_ti.data.templates import OUR_TEMPLATES
 from lib_ti.hosts.a1111 import A1111Host, sampler_names
 from lib_ti.hosts.a1111_loan import condition_caches_cleared, option_set
 from lib_ti.hosts.a1111_networks import builtin_networks
-from lib_ti.hosts.a1111_options import describe_embeddings, jobs_folder
+from lib_ti.hosts.a1111_options import describe_embeddings, jobs_folder, readable_folders
 from lib_ti.hosts.base import Folders
 
 
 class WebUIPlace:
     """``Place`` in the WebUI that this process is."""
+
+    def __init__(self) -> None:
+        # As it was at the start: whoever reaches the page may change the settings.
+        self._readable = readable_folders()
 
     def folders(self) -> Folders:
         from modules import shared
@@ -29,7 +33,8 @@ class WebUIPlace:
         networks = Path(options.lora_dir)  # of the built-in extension, also where that is switched off
         files = (Path(options.embeddings_dir), networks, (theirs, OUR_TEMPLATES))
         own = jobs_folder().parent
-        return Folders(jobs_folder(), *files, own / "datasets", own / "cards", _checkpoint_folders())
+        own_files = own / "datasets", own / "cards"
+        return Folders(jobs_folder(), *files, *own_files, _checkpoint_folders(), self._readable)
 
     def look(self) -> A1111Host:
         return A1111Host()

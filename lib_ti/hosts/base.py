@@ -15,6 +15,8 @@ from typing import Literal, Protocol
 import torch
 from PIL import Image
 
+from lib_ti.core.errors import BadInput
+from lib_ti.core.names import leads_inside
 from lib_ti.formats.embedding import Family
 from lib_ti.networks.layers import Parts
 
@@ -195,11 +197,25 @@ class Folders:
     datasets: Path  # a folder of pictures and captions each, made by tools
     cards: Path
     checkpoints: tuple[Path, ...]  # what is written goes into the first
+    # Below which pictures and files of settings are read; None: anywhere, nobody else reaches the program.
+    readable: tuple[Path, ...] | None = None
 
     @property
     def inbox(self) -> Path:
         """Where a stranger's files wait: no program reads what lies there by itself."""
         return self.cards.parent / "inbox"
+
+    def check_readable(self, path: Path) -> None:
+        """Raises BadInput for a place that somebody else than this computer's user may not name, whether
+        there is something or not."""
+        if self.readable is None:
+            return
+        own = (self.datasets, self.jobs, self.embeddings, self.networks, *self.checkpoints)
+        if not any(leads_inside(path, folder) for folder in (*self.readable, *own)):
+            raise BadInput(
+                f"{path} may not be read: others can reach this program, so it reads data sets of its own, "
+                "and folders below those that its settings name for that (Settings, TI Studio)."
+            )
 
 
 class Place(Protocol):

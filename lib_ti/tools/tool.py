@@ -158,7 +158,10 @@ def _find(kind: str, name: str, folders: Folders) -> str:
     if kind == "card" and name.startswith(DATA_URL):
         return name
     if kind == "pictures":
-        return str(folders_inside(folders.datasets).get(name) or local_path(name))
+        if (dataset := folders_inside(folders.datasets).get(name)) is not None:
+            return str(dataset)
+        folders.check_readable(path := local_path(name))
+        return str(path)
     if kind in LISTED:
         return str(find_named(name, _LISTINGS[kind](folders), f"{kind.replace('-', ' ')}s"))
     roots = {
