@@ -82,14 +82,15 @@ def what_else(head: bytes) -> str:
             "download it again"
         )
     if re.match(rb"[{\[]\s*[\"{\[\]}]", text):
-        shown = re.sub(r"[^ -~]", "?", text[:80].decode("ascii", errors="replace")).strip()
-        return f"JSON text under a model's name, such as a site's error ({shown}); download it again"
+        return (
+            "JSON text under a model's name, such as a site's error; open it as text, and download it again"
+        )
     return next((told for start, told in _OTHERS if head.startswith(start)), "")
 
 
 def not_of_ours(path: Path, needed: str) -> BadInput:
-    """That ``path``, which is neither a safetensors file nor a torch pickle, cannot be ``needed``: what it is
-    instead, or how it begins."""
+    """That ``path``, which is neither a safetensors file nor a torch pickle, cannot be ``needed``, and what it
+    is instead. What it holds is not quoted: whoever asks over HTTP may have named anybody's file."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
@@ -98,8 +99,8 @@ def not_of_ours(path: Path, needed: str) -> BadInput:
     if told := what_else(head):
         return BadInput(f"{path.name} is no {needed} but {told}.")
     return BadInput(
-        f"{path.name} is neither a safetensors file nor one that torch saved, so no {needed}: it begins with "
-        f"{head[:9]!r}; download or copy it again."
+        f"{path.name} is neither a safetensors file nor one that torch saved, so no {needed}; download or copy "
+        "it again."
     )
 
 

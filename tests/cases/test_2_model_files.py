@@ -44,7 +44,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 ELSE = {
     NETWORKS / "lfs.safetensors": r"a pointer of Git LFS.*git lfs pull",
     EMBEDDINGS / "gitlfs.safetensors": r"a pointer of Git LFS.*git lfs pull",
-    NETWORKS / "html.safetensors": r"JSON text under a model's name.*unauthorized.*download it again",
+    NETWORKS / "html.safetensors": r"JSON text under a model's name, such as a site's error.*download it again",
     EMBEDDINGS / "html.pt": r"a web page under a model's name.*download it again",
 }
 
@@ -68,7 +68,7 @@ def test_what_is_no_model_is_called_what_it_is(
         (b'{"a":1, {"', "JSON text"),  # with a brace where a safetensors header has its own
         (b"\x89PNG\r\n\x1a\n" + bytes(20), "a PNG picture; if it is a card, import it"),
         (b"GGUF\x03\x00\x00\x00\x00", "a GGUF file"),
-        (b"no model at all", "it begins with b'no model '"),
+        (b"no model at all", "is neither a safetensors file nor one that torch saved"),
     ],
 )
 def test_other_files_under_a_models_name(tmp_path: Path, content: bytes, told: str) -> None:
