@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lib_ti import cli
+from lib_ti.commands import demo
 from lib_ti.commands.train import conclude
 from lib_ti.core.errors import BadInput, JobFailed
 from lib_ti.core.files import CannotWrite
@@ -237,7 +238,7 @@ def test_an_error_of_ours_is_told_where_its_details_find_no_room(
         raise ZeroDivisionError("a bug")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.demo, "run", fail)
+    monkeypatch.setattr(demo, "run", fail)
     full_for(monkeypatch, lambda path: path.name == "error.log")
     assert cli.main(["demo", "--json"]) == 1
     out, err = capsys.readouterr()

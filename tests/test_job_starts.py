@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from lib_ti.core.loop import Progress
 from lib_ti.core.settings import build
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.hosts.standalone import StandaloneHost
@@ -31,7 +32,7 @@ class Log:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Message):
             self.said.append(event.text)
-        else:
+        elif isinstance(event, Progress):
             self.steps += 1
 
     def stopped(self) -> bool:

@@ -12,7 +12,6 @@ from lib_ti.hosts.economy import attention_kernel
 from lib_ti.hosts.standalone import best_device
 
 _PLAIN = ("AdamW", "Lion")  # what stands in for an optimizer that keeps 8 bits, or pages
-_ABSENT = "is not to be had on {}, or not installed"
 
 
 def fitted(ours: Ours, device: str) -> tuple[Ours, str, list[str]]:
@@ -25,20 +24,18 @@ def fitted(ours: Ours, device: str) -> tuple[Ours, str, list[str]]:
         said.append(f"{device}: there is no such device; {best_device().type} trains")
         device = ""
     kind = torch.device(device).type if device else best_device().type
-    changed = dict(ours)
+    changed, absent = dict(ours), f"is not to be had on {kind}, or not installed"
     precision, optimizer = ours.get("--precision", "model"), ours.get("--optimizer", "")
     if not _has_precision(precision, kind):
         changed["--precision"] = "model"
         said.append(f"{precision} is not to be had on {kind}: everything is computed in full precision")
     if ours.get("--attention") == "xformers" and not _has_xformers(kind):
         changed["--attention"] = "sdpa"
-        said.append(
-            f"xformers {_ABSENT.format(kind)}: attention is PyTorch's own, which needs as little memory"
-        )
+        said.append(f"xformers {absent}: attention is PyTorch's own, which needs as little memory")
     if _keeps_little(optimizer) and not (kind == "cuda" and is_installed(optimizer)):
         plain = next(name for name in _PLAIN if name in optimizer)
         changed["--optimizer"] = plain
-        said.append(f"{optimizer} {_ABSENT.format(kind)}: {plain} it is, which takes more memory")
+        said.append(f"{optimizer} {absent}: {plain} it is, which takes more memory")
     return changed, device, said
 
 

@@ -276,7 +276,7 @@ def test_tools_agree_and_tell(tmp_path: Path) -> None:
         make(MakeSettings(str(source), str(tmp_path / "made"), flip=True), context),
         look(LookSettings(str(source)), context),
     ]
-    assert [answer.notes for answer in answers] == [(told,)] * 3
+    assert all(told in answer.notes for answer in answers)
     for copy in (tmp_path / "small" / "a+16x16.png", tmp_path / "made" / "a_flip.png"):
         assert pixel(copy) == BY_CURVE and not read_head(copy).converted
         assert "icc_profile" not in Image.open(copy, formats=("PNG",)).info
