@@ -89,8 +89,8 @@ def what_else(head: bytes) -> str:
 
 
 def not_of_ours(path: Path, needed: str) -> BadInput:
-    """That ``path``, which is neither a safetensors file nor a torch pickle, cannot be ``needed``, and what it
-    is instead. What it holds is not quoted: whoever asks over HTTP may have named anybody's file."""
+    """That ``path``, which is neither a safetensors file nor a torch pickle, cannot be ``needed``, and what
+    it is instead. What it holds is not quoted: whoever asks over HTTP may have named anybody's file."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
@@ -99,8 +99,8 @@ def not_of_ours(path: Path, needed: str) -> BadInput:
     if told := what_else(head):
         return BadInput(f"{path.name} is no {needed} but {told}.")
     return BadInput(
-        f"{path.name} is neither a safetensors file nor one that torch saved, so no {needed}; download or copy "
-        "it again."
+        f"{path.name} is neither a safetensors file nor one that torch saved, so no {needed}; download or "
+        "copy it again."
     )
 
 

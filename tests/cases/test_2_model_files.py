@@ -44,8 +44,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 ELSE = {
     NETWORKS / "lfs.safetensors": r"a pointer of Git LFS.*git lfs pull",
     EMBEDDINGS / "gitlfs.safetensors": r"a pointer of Git LFS.*git lfs pull",
-    NETWORKS
-    / "html.safetensors": r"JSON text under a model's name, such as a site's error.*download it again",
+    NETWORKS / "html.safetensors": r"JSON text under a model's name.*site's error.*download it again",
     EMBEDDINGS / "html.pt": r"a web page under a model's name.*download it again",
 }
 
