@@ -147,7 +147,7 @@ def _check_entry(path: Path, name: str, entry: Any) -> None:
     told = entry if isinstance(entry, Mapping) else {}
     shape, dtype = told.get("shape"), told.get("dtype")
     if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
-        raise BadInput(f"{path.name} is not a whole safetensors file: {name[:80]!r} has no shape.")
+        raise BadInput(f"{path.name} is not a whole safetensors file: an entry of its header has no shape.")
     if dtype not in BYTES:
         raise BadInput(
             f"{path.name} has tensors of the type {str(dtype)[:20]}; expected one of {', '.join(BYTES)}."

@@ -26,7 +26,7 @@ from lib_ti.hosts.base import Folders
 from lib_ti.methods.registry import KINDS
 from lib_ti.tools.registry import TOOLS
 from lib_ti.workshop import Workshop
-from tests.place import StandalonePlace, ended
+from tests.place import StandalonePlace, ended, wait
 
 SECRET, KEY = "hunter2-and-more", "MY_SECRET_KEY"
 
@@ -184,7 +184,7 @@ def test_a_saved_job_keeps_its_folder_its_ending_and_its_data_set_file(
 ) -> None:
     pictures = Path(settings["images"])
     for number in range(3):
-        (pictures / f"{number}.wd14").write_text(f"a thing {number}")
+        (pictures / f"{number}.wd14").write_text(f"a zqx-cat thing {number}")
     config = tmp_path / "old.cfg"
     config.write_text(
         f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{pictures}'\ncaption_extension = '.wd14'\n"
@@ -197,8 +197,8 @@ def test_a_saved_job_keeps_its_folder_its_ending_and_its_data_set_file(
     ):
         with monkeypatch.context():  # as an earlier version began it
             job = workshop.train({**settings, "steps": 3000, "preview_every": 0, "save_every": 10, **changes})
-            while workshop.status(job).step < 10:
-                pass
+            status = wait(workshop, job, lambda status: status.step >= 10 or not status.running)
+            assert status.error is None
             workshop.stop(job)
             assert ended(workshop, job).status == "stopped"
     monkeypatch.undo()
@@ -206,8 +206,7 @@ def test_a_saved_job_keeps_its_folder_its_ending_and_its_data_set_file(
     for job in workshop.jobs():
         workshop.resume(job)
         before = workshop.status(job).step
-        while workshop.status(job).running and workshop.status(job).step <= before:
-            pass
+        wait(workshop, job, lambda status, before=before: status.step > before or not status.running)
         assert workshop.status(job).error is None
         workshop.stop(job)
         assert ended(workshop, job).step > before
@@ -284,8 +283,17 @@ def test_others_read_what_they_may(
             )
             assert made.status_code == 200, made.text
         assert client.post(f"{PREFIX}/tools/images/look", json={"images": images}).status_code == 200
-        asked = {**settings, "images": images, "overwrite": True, "make_reg": 1, "preview_every": 0}
-        job = client.post(f"{PREFIX}/jobs", json=asked).json()["job"]
+        asked = {
+            **settings,
+            "images": images,
+            "overwrite": True,
+            "make_reg": 1,
+            "preview_every": 0,
+            "init_text": "star",
+        }
+        began = client.post(f"{PREFIX}/jobs", json=asked)
+        assert began.status_code == 202, began.text
+        job = began.json()["job"]
         status = ended(workshop, job)
         assert (status.status, status.error) == ("done", None)
     again = {
@@ -301,7 +309,7 @@ def test_others_read_what_they_may(
 def test_on_this_computer_alone_any_folder_may_be_named(client: TestClient, foreign: Path) -> None:
     (foreign / "false.png").unlink()
     answer = client.post(f"{PREFIX}/tools/images/look", json={"images": str(foreign)})
-    assert [row["caption"] for row in answer.json()["pictures"]] == ["a red picture"]
+    assert answer.json()["count"] == 1 and "a red picture" in answer.text
     assert not leaks(answer.text)
 
 
