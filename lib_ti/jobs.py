@@ -31,7 +31,7 @@ from lib_ti.data.dataset import Subset
 from lib_ti.data.samples import TrainingSet
 from lib_ti.data.sd_scripts_config import check_file_name
 from lib_ti.data.source import Source, find_source, make_samples, steps_of_epoch
-from lib_ti.data.templates import OUR_TEMPLATES, all_prompts, find_template, read_template
+from lib_ti.data.templates import OUR_TEMPLATES, all_prompts, read_template, template_file
 from lib_ti.formats.embedding import read_embedding
 from lib_ti.formats.safetensors_file import read_tensors
 from lib_ti.formats.suffixes import EMBEDDINGS, NETWORKS
@@ -76,7 +76,7 @@ def read_source(settings: JobSettings, folders: Folders, *, saved: bool = False)
 
     ``saved``: a job's own, which may lie where none could be begun any more.
     """
-    lines = read_template(find_template(settings.template, folders.templates))
+    lines = read_template(template_file(settings.template, folders.templates))
     if dataset := folders_inside(folders.datasets).get(settings.images):
         settings = replace(settings, images=str(dataset))
 
@@ -102,6 +102,19 @@ def settle(settings: JobSettings, folders: Folders) -> tuple[JobSettings, Source
         drawn_prompt(settings)
     source = read_source(replace(settings, reg_images="") if settings.make_reg else settings, folders)
     return in_steps(settings, steps_of_epoch(source, settings)), source
+
+
+Checked = tuple[JobSettings, Source]
+# Settings of a job that is resumed which may name another place, with the same content.
+PLACES = frozenset({"images", "reg_images", "dataset_config", "template"})
+
+
+def check(settings: JobSettings, folders: Folders) -> Checked:
+    """Everything of a job that needs no model, as ``settle`` gives it. Raises BadInput."""
+    check_targets(settings, folders)
+    settings, source = settle(settings, folders)
+    check_learning(settings)
+    return settings, source
 
 
 def _kept(folders: Folders, what: str = "latents") -> Path:
@@ -194,8 +207,10 @@ def start(
     report: Callable[[Event], None],
     stopped: Callable[[], bool],
     job: Job | None = None,
+    checked: Checked | None = None,
 ) -> Outcome:
-    """Check everything, begin the job (in a folder reserved for it, if one is given), train.
+    """Check everything, begin the job (in a folder reserved for it, if one is given), train. ``checked``:
+    what ``check`` has found already.
 
     Raises BadInput before anything was written, JobFailed with the good part saved.
     """
@@ -204,7 +219,7 @@ def start(
         kind = kind_of(settings)
         check_names(host, settings)
         check_sampler(settings, host.sampler_names())
-        settings, source = settle(settings, folders)
+        settings, source = checked or settle(settings, folders)
         rate = check_learning(settings, host.info.device)
         noise_schedule(host, settings)
         host.economise(economy_of(settings))
@@ -303,11 +318,13 @@ def resume(
     folders: Folders,
     report: Callable[[Event], None],
     stopped: Callable[[], bool],
+    moved: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Go on where the job's saved state is. Raises BadInput where model or pictures are not the same, or
-    where another process is at it."""
+    """Go on where the job's saved state is. ``moved``: where what some of ``PLACES`` name lies by now; the
+    job's record stays as it is. Raises BadInput where model or pictures are not the same, or where another
+    process is at it."""
     record = job.settings()
-    settings = settings_of(record)
+    settings = replace(settings_of(record), **(moved or {}))
     source = read_source(settings, folders, saved=True)
     model = recorded(record, "model", str)
     if recorded(record, "model_sha256", str) != host.info.sha256:
@@ -317,7 +334,8 @@ def resume(
             f"job {job.id} began with a model that predicts {predicted}, now {host.info.prediction}; "
             "see that its .yaml, or what was said of it, is as it was."
         )
-    if recorded(record, "fingerprint", str) != source.fingerprint:
+    changed = recorded(record, "fingerprint", str) != source.fingerprint
+    if changed or _repeats_changed(record, settings, source):
         raise _say_what_changed(job, record, source)
     targets = check_targets(settings, folders, job)
     report = told = _Kept(report)
@@ -350,9 +368,21 @@ def prediction_of(record: Mapping[str, Any]) -> Prediction | None:
     return known[told]
 
 
+def _repeats_changed(record: Mapping[str, Any], settings: JobSettings, source: Source) -> bool:
+    """Whether the folders inside the picture folder, whose names say the repeats, are called otherwise."""
+    before, now = Path(record["settings"].get("images", "")), Path(settings.images)
+    pictures = (map(Path, record.get("pictures", [])), (picture.path for picture in source.pictures))
+    inside = [
+        [path.parent.relative_to(root) for path in paths if path.is_relative_to(root)]
+        for root, paths in zip((before.expanduser(), now.expanduser()), pictures, strict=True)
+    ]
+    return all(inside) and inside[0] != inside[1]
+
+
 def _say_what_changed(job: Job, record: Mapping[str, Any], source: Source) -> BadInput:
     """Raised where a job finds other pictures, captions or template than it began with."""
-    before, now = set(record.get("pictures", [])), {str(picture.path) for picture in source.pictures}
+    before = {Path(path).name for path in record.get("pictures", [])}
+    now = {picture.path.name for picture in source.pictures}
     gone, new = sorted(before - now), sorted(now - before) if before else []
     told = [f"{', '.join(gone[:5])}: gone"] if gone else []
     told += [f"{', '.join(new[:5])}: new"] if new else []

@@ -19,12 +19,11 @@ from PIL import Image
 from lib_ti import jobs
 from lib_ti.core.errors import BadInput
 from lib_ti.core.job import Job, recorded
-from lib_ti.core.loop import check_learning
 from lib_ti.core.names import files_inside, folders_inside, local_path
 from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.settings import as_dict, build, options_of
 from lib_ti.core.text import as_text
-from lib_ti.data.templates import list_templates
+from lib_ti.data.templates import find_template, list_templates
 from lib_ti.formats.embedding import Embedding, read_embedding, read_embeddings, whole_files
 from lib_ti.formats.suffixes import EMBEDDINGS
 from lib_ti.hosts.base import Folders, Host, Place
@@ -65,6 +64,7 @@ class Workshop:
         would wait that long for an answer."""
         folders = self.place.folders()
         settings = jobs.told_to_suggest(_from_outside(values, folders))
+        find_template(settings.template, folders.templates)  # by its name alone
         jobs.read_source(settings, folders)
         with self._short_turn(settings.clip_skip) as host:
             return jobs.suggest(host, settings, folders=folders, say=log.info, stopped=self.place.interrupted)
@@ -75,10 +75,9 @@ class Workshop:
         self._queue.check_room()
         folders = self.place.folders()
         settings = _settings(values, folders)
+        find_template(settings.template, folders.templates)  # by its name alone
         jobs.check_sampler(settings, self.place.sampler_names())
-        jobs.check_targets(settings, folders)
-        settings, _ = jobs.settle(settings, folders)
-        check_learning(settings)
+        settings, _ = jobs.check(settings, folders)
         job = Job.reserve(folders.jobs, settings.name)
         try:
             return self._add(Run(job, settings))

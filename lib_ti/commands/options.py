@@ -36,8 +36,9 @@ def add_train(commands: Any) -> None:
 
 
 def add_train_options(parser: Parser, words: Sequence[str]) -> None:
-    parser.usage = f"{parser.prog} --name WORD --images FOLDER [options]\n       {parser.prog} --resume JOB"
+    parser.usage = f"{parser.prog} --name WORD --images FOLDER [options]\n       {parser.prog} --resume JOB [--images FOLDER] [--model MODEL]"
     shared_options(parser, Later("lib_ti.commands.train", "run"))
+    parser.set_defaults(model="")  # builtin, or the model of the job that is resumed
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--resume", metavar="JOB", help="go on with a stopped or killed job")
     instead.add_argument(

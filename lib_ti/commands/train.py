@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
@@ -15,10 +16,22 @@ from lib_ti.core.files import CannotWrite
 from lib_ti.core.job import Job
 from lib_ti.core.loop import Progress
 from lib_ti.data.source import Source, first_prompts
+from lib_ti.data.templates import with_whole_path
+from lib_ti.hosts.base import Folders
 from lib_ti.hosts.shown_tokens import shown, token_table
 from lib_ti.hosts.standalone import StandaloneHost
 from lib_ti.job_run import Drawn, Event, Message, Outcome, Preview
-from lib_ti.jobs import folders_under, prediction_of, resume, settings_of, settle, start
+from lib_ti.jobs import (
+    PLACES,
+    check,
+    folders_under,
+    prediction_of,
+    read_source,
+    resume,
+    settings_of,
+    settle,
+    start,
+)
 from lib_ti.methods.conditioning import conditioning_of
 from lib_ti.methods.kind import JobSettings
 from lib_ti.methods.registry import kind_of, read_settings
@@ -39,30 +52,49 @@ def run(
 def _run(args: argparse.Namespace, stopped: Stopped, watch: Watch) -> dict[str, Any]:
     given, folders = given_settings(args), folders_under(args.data)
     if args.resume:
-        if given:
-            flags = ", ".join("--" + name.replace("_", "-") for name in given)
-            raise BadInput(f"--resume goes on with the job's own settings; leave out {flags}.")
-        job = Job.open(folders.jobs, args.resume)
-        record = job.settings()
-        began_with = prediction_of(record)
-        if args.prediction not in (None, began_with):
-            raise BadInput(
-                f"--prediction: got {args.prediction}, and --resume goes on as the job began"
-                f"{f', with {began_with}' if began_with else ''}; leave it out."
-            )
-        clip_skip = settings_of(record).clip_skip or 1
-        host = StandaloneHost.load(record["model"], args.device, clip_skip, began_with)
-        outcome = resume(host, job, folders=folders, report=watch, stopped=stopped)
+        outcome = _go_on(args, given, folders, watch, stopped)
     else:
         settings = read_settings(given)
         if not settings.name:
             raise BadInput("name: missing; give the new word, such as --name my-cat.")
-        host = StandaloneHost.load(args.model, args.device, settings.clip_skip or 1, args.prediction)
+        settings = replace(settings, template=with_whole_path(settings.template, folders.templates))
+        checked = settle(settings, folders) if args.show_tokens else check(settings, folders)
+        model = args.model or "builtin"
+        host = StandaloneHost.load(model, args.device, settings.clip_skip or 1, args.prediction)
         if args.show_tokens:
-            return show_tokens(host, settings, settle(settings, folders)[1], quiet=args.json)
-        outcome = start(host, settings, folders=folders, model=args.model, report=watch, stopped=stopped)
+            return show_tokens(host, settings, checked[1], quiet=args.json)
+        ways = {"folders": folders, "report": watch, "stopped": stopped}
+        outcome = start(host, settings, model=model, checked=checked, **ways)
     watch.close()  # before what is said of the end
     return conclude(outcome)
+
+
+def _go_on(
+    args: argparse.Namespace, given: Mapping[str, Any], folders: Folders, watch: Watch, stopped: Stopped
+) -> Outcome:
+    """Resume a job, whose model, pictures and template may lie elsewhere by now. Raises BadInput."""
+    if others := given.keys() - PLACES:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given if name in others)
+        raise BadInput(f"--resume goes on with the job's own settings; leave out {flags}.")
+    moved = dict(given)
+    if "template" in moved:
+        moved["template"] = with_whole_path(moved["template"], folders.templates)
+    job = Job.open(folders.jobs, args.resume)
+    record = job.settings()
+    settings = replace(settings_of(record), **moved)
+    began_with = prediction_of(record)
+    if args.prediction not in (None, began_with):
+        raise BadInput(
+            f"--prediction: got {args.prediction}, and --resume goes on as the job began"
+            f"{f', with {began_with}' if began_with else ''}; leave it out."
+        )
+    read_source(settings, folders, saved=True)  # before a model is loaded
+    model = args.model or record["model"]
+    try:
+        host = StandaloneHost.load(model, args.device, settings.clip_skip or 1, began_with)
+    except BadInput as error:
+        raise BadInput(f"{error} If the job's model has moved, give --model with its place.") from error
+    return resume(host, job, folders=folders, report=watch, stopped=stopped, moved=moved)
 
 
 def show_tokens(

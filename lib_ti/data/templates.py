@@ -51,6 +51,23 @@ def find_template(name: str, folders: Sequence[Path] = (OUR_TEMPLATES,)) -> Path
         ) from None
 
 
+def template_file(name: str, folders: Sequence[Path] = (OUR_TEMPLATES,)) -> Path:
+    """As ``find_template``, or the file whose whole path ``name`` is. Raises BadInput.
+
+    For settings that have been checked: a door that strangers may knock at takes names only.
+    """
+    path = Path(name)
+    return path if path.is_absolute() and path.is_file() else find_template(name, folders)
+
+
+def with_whole_path(name: str, folders: Sequence[Path] = (OUR_TEMPLATES,)) -> str:
+    """What a command line calls a template: its name, or else the path of any file, which becomes a whole
+    one, so that a job finds it from elsewhere too."""
+    path = Path(name).expanduser()
+    named = name.removesuffix(".txt") in list_templates(folders)
+    return name if named or not path.is_file() else str(path.resolve())
+
+
 def read_template(path: Path) -> tuple[str, ...]:
     """The lines of a template that are not empty, stripped; raises BadInput where there is none."""
     lines = tuple(line for line in map(str.strip, read_text(path).splitlines()) if line)

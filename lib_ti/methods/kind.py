@@ -62,6 +62,13 @@ class JobSettings(TrainSettings):
         """Whether the start takes the model itself, and not its vocabulary alone."""
         return False
 
+    @property
+    def for_others(self) -> dict[str, Any]:
+        """What a file that is shared tells of them: nothing of where something lies on the user's disk."""
+        told = {key: value for key, value in as_dict(self).items() if key not in PRIVATE}
+        template = Path(self.template)
+        return {**told, "template": template.stem} if template.is_absolute() else told
+
     def steps_before(self, pictures: int) -> int:
         """The optimizer steps that finding the start in so many pictures takes, before the first one."""
         return 0

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 
-from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.schedule import learning_rate_of
 from lib_ti.data.samples import TrainingSet
 from lib_ti.hosts.base import Host
@@ -20,7 +18,6 @@ def metadata_of(
 ) -> dict[str, str]:
     """After so many steps of the job of this id, which began at the time ``started``."""
     info = host.info
-    told = {key: value for key, value in asdict(settings).items() if key not in PRIVATE}
     by_block = settings.dim_from_weights or settings.block_dims or settings.block_alphas
     usual = network_metadata(
         info.family,

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,7 +15,6 @@ from lib_ti.core import limits
 from lib_ti.core.errors import BadInput
 from lib_ti.core.names import safe_name
 from lib_ti.core.optimizers import KNOWN, known_as
-from lib_ti.core.picture_settings import PRIVATE
 from lib_ti.core.schedule import learning_rate_of
 from lib_ti.data.samples import Batch, TrainingSet
 from lib_ti.data.templates import all_prompts
@@ -220,14 +219,13 @@ def as_embedding(
     """The vectors as a file will carry them. The settings travel along, the picture folders do not:
     where somebody keeps their pictures is nobody's business. ``job``: the id of the one that made them.
     ``name``: where it is not the settings' own; ``more``: metadata beside the usual ones."""
-    told = {key: value for key, value in asdict(settings).items() if key not in PRIVATE}
     metadata = {
         "job": job,
         "base_model": host.info.name,
         "base_model_sha256": host.info.sha256,
         "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.prediction_type": {"eps": "epsilon", "v": "v"}[host.info.prediction],
-        "settings": json.dumps(told, ensure_ascii=False, sort_keys=True),
+        "settings": json.dumps(settings.for_others, ensure_ascii=False, sort_keys=True),
         **settings.metadata,
         **(more or {}),
     }
