@@ -104,6 +104,23 @@ def settle(settings: JobSettings, folders: Folders) -> tuple[JobSettings, Source
     return in_steps(settings, steps_of_epoch(source, settings)), source
 
 
+_SIZES = ("width", "height", "preview_width", "preview_height")
+_SMALLEST = 64  # pixels; below, the inner blocks of a U-Net have nothing left to look at
+_GRAIN = 8  # pixels to a latent
+
+
+def check_sizes(settings: JobSettings) -> None:
+    """Raises BadInput for a side that no latents have. A saved job keeps those it began with."""
+    for name in _SIZES:
+        side = getattr(settings, name)
+        if side and (side < _SMALLEST or side % _GRAIN):
+            nearest = max(_SMALLEST, round(side / _GRAIN) * _GRAIN)
+            raise BadInput(
+                f"{name.replace('_', '-')}: got {side}, expected a multiple of {_GRAIN} pixels from "
+                f"{_SMALLEST} on, such as {nearest}, or 0 for the usual size."
+            )
+
+
 Checked = tuple[JobSettings, Source]
 # Settings of a job that is resumed which may name another place, with the same content.
 PLACES = frozenset({"images", "reg_images", "dataset_config", "template"})
@@ -111,6 +128,7 @@ PLACES = frozenset({"images", "reg_images", "dataset_config", "template"})
 
 def check(settings: JobSettings, folders: Folders) -> Checked:
     """Everything of a job that needs no model, as ``settle`` gives it. Raises BadInput."""
+    check_sizes(settings)
     check_targets(settings, folders)
     settings, source = settle(settings, folders)
     check_learning(settings)
@@ -219,6 +237,7 @@ def start(
         kind = kind_of(settings)
         check_names(host, settings)
         check_sampler(settings, host.sampler_names())
+        check_sizes(settings)
         settings, source = checked or settle(settings, folders)
         rate = check_learning(settings, host.info.device)
         noise_schedule(host, settings)
@@ -318,7 +337,7 @@ def resume(
     folders: Folders,
     report: Callable[[Event], None],
     stopped: Callable[[], bool],
-    moved: Mapping[str, str] | None = None,
+    moved: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Go on where the job's saved state is. ``moved``: where what some of ``PLACES`` name lies by now; the
     job's record stays as it is. Raises BadInput where model or pictures are not the same, or where another

@@ -194,7 +194,7 @@ def test_a_line_trains_and_leaves_the_file_that_sd_scripts_would(
     (job,) = Path("out/.ti-studio/jobs").iterdir()
     assert len(list(job.rglob("*.safetensors"))) >= 2
     settings = json.loads((job / "settings.json").read_text())["settings"]
-    assert (settings["template"], settings["weighting"], settings["width"]) == ("style", "none", 64)
+    assert (settings["template"], settings["weighting"], settings["width"]) == ("official_style", "none", 64)
     assert "the same as: ti-studio train --data out" in err
     assert err.count("mychar mychar1 ... is read as the one word mychar (1 times)") == 1
 
@@ -205,9 +205,9 @@ def test_a_line_trains_and_leaves_the_file_that_sd_scripts_would(
 def test_captions_are_the_prompts_where_no_template_is_asked_for() -> None:
     templates = {
         (): "captions",
-        ("--use_style_template",): "style",
-        ("--use_object_template",): "subject",
-        ("--use_object_template", "--use_style_template"): "subject",
+        ("--use_style_template",): "official_style",
+        ("--use_object_template",): "official_object",
+        ("--use_object_template", "--use_style_template"): "official_object",
     }
     for options, template in templates.items():
         assert translate([*FOLDER, *options], Path()).ours["--template"] == template

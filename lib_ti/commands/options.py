@@ -36,7 +36,8 @@ def add_train(commands: Any) -> None:
 
 
 def add_train_options(parser: Parser, words: Sequence[str]) -> None:
-    parser.usage = f"{parser.prog} --name WORD --images FOLDER [options]\n       {parser.prog} --resume JOB [--images FOLDER] [--model MODEL]"
+    again = "--resume JOB [--images FOLDER] [--model MODEL]"
+    parser.usage = f"{parser.prog} --name WORD --images FOLDER [options]\n       {parser.prog} {again}"
     shared_options(parser, Later("lib_ti.commands.train", "run"))
     parser.set_defaults(model="")  # builtin, or the model of the job that is resumed
     instead = parser.add_mutually_exclusive_group()

@@ -115,8 +115,16 @@ PICTURES: Mapping[str, Entry] = {
     "max_data_loader_n_workers": needless(_LOADING),
     "persistent_data_loader_workers": needless(_LOADING, switch=True),
     # Without one of the two the captions are the prompts; with both that for objects goes first.
-    "use_style_template": switched("--template", "style"),
-    "use_object_template": switched("--template", "subject"),
+    "use_style_template": sets(
+        {"--template": "official_style"},
+        told="the 19 sentences of the official template for styles",
+        switch=True,
+    ),
+    "use_object_template": sets(
+        {"--template": "official_object"},
+        told="the 27 sentences of the official template for objects",
+        switch=True,
+    ),
     "caption_extension": becomes("--caption-extension"),
     "caption_extention": becomes("--caption-extension"),  # its older spelling
     "caption_prefix": becomes("--caption-prefix"),

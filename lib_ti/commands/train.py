@@ -63,8 +63,15 @@ def _run(args: argparse.Namespace, stopped: Stopped, watch: Watch) -> dict[str, 
         host = StandaloneHost.load(model, args.device, settings.clip_skip or 1, args.prediction)
         if args.show_tokens:
             return show_tokens(host, settings, checked[1], quiet=args.json)
-        ways = {"folders": folders, "report": watch, "stopped": stopped}
-        outcome = start(host, settings, model=model, checked=checked, **ways)
+        outcome = start(
+            host,
+            settings,
+            folders=folders,
+            model=model,
+            report=watch,
+            stopped=stopped,
+            checked=checked,
+        )
     watch.close()  # before what is said of the end
     return conclude(outcome)
 

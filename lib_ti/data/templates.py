@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -69,13 +69,24 @@ def with_whole_path(name: str, folders: Sequence[Path] = (OUR_TEMPLATES,)) -> st
 
 
 def read_template(path: Path) -> tuple[str, ...]:
-    """The lines of a template that are not empty, stripped; raises BadInput where there is none."""
+    """The lines of a template that are not empty, stripped; raises BadInput where there is none.
+
+    In our own ``{a|the}`` stands for a line of each; in those of others it is text.
+    """
     lines = tuple(line for line in map(str.strip, read_text(path).splitlines()) if line)
+    if path.parent == OUR_TEMPLATES:
+        lines = tuple(each for line in lines for each in _every_form(line))
     if not lines:
         raise BadInput(
             f"The template {path} has no lines; write prompts such as 'a photo of a [name]' in it."
         )
     return lines
+
+
+def _every_form(line: str) -> Iterator[str]:
+    """``line`` with each choice of its ``{a|the}``, and of all others."""
+    parts = [part.split("|") for part in re.split(r"[{}]", line)]
+    return map("".join, product(*parts))
 
 
 def fill(line: str, *, name: str, filewords: str, others: Sequence[str] = ()) -> str:

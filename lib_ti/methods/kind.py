@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lib_ti.core.settings import option
+from lib_ti.core.picture_settings import PRIVATE
+from lib_ti.core.settings import as_dict, option
 from lib_ti.core.train_settings import TrainSettings
 
 if TYPE_CHECKING:

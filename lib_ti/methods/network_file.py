@@ -36,7 +36,7 @@ def metadata_of(
         | _rates(settings)
         | {
             "job": job,
-            "settings": json.dumps(told, ensure_ascii=False, sort_keys=True),
+            "settings": json.dumps(settings.for_others, ensure_ascii=False, sort_keys=True),
             "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%S"),
             "ss_session_id": job,
             "ss_training_started_at": str(started),
