@@ -208,7 +208,11 @@ def test_latents_that_a_killed_process_was_writing_do_not_stay(tmp_path: Path) -
 def test_a_failed_job_lets_the_next_one_run(
     workshop: Workshop, place: StandalonePlace, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full_for(monkeypatch, lambda path: "zqx-dog" in str(path) or path.name == "result.json")
+    # From when the first one has begun to wait.
+    full_for(
+        monkeypatch,
+        lambda path: ("zqx-dog" in str(path) and "waiting" not in path.name) or path.name == "result.json",
+    )
     with place.lock:
         first = workshop.train({**settings, "name": "zqx-dog", "preview_every": 0})
         second = workshop.train({**settings, "preview_every": 0})

@@ -105,7 +105,7 @@ def test_the_last_copies_stay_and_the_best(
     host: StandaloneHost, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     told = settings_of(
-        settings, copy_every=2, keep_last=2, preview_every=10, learning_rate="0.01:8, 1", ema=0.0
+        settings, copy_every=2, keep_last=2, preview_every=10, learning_rate="0.01:12, 1e-12", ema=0.0
     )
     outcome = train(host, tmp_path, told)
     best = min(outcome.job.evaluations(), key=lambda row: row[1])[0]

@@ -172,9 +172,9 @@ def test_a_line_that_accelerate_launches_computes_in_half(
     ]
     assert main(["sd-scripts", "--json", "--device", "cpu", *line]) == 0
     result = json.loads(capsys.readouterr().out)
-    told = [message.partition(":")[0] for message in result["messages"][:3]]
+    told = [message.partition(":")[0] for message in result["messages"]]
     assert "accelerate's --mixed_precision=fp16" in told
-    assert told[2].startswith("xformers is not to be had")
+    assert any(sentence.startswith("xformers is not to be had") for sentence in told)
     settings = json.loads(next(Path(".ti-studio/jobs").glob("*/settings.json")).read_text())["settings"]
     assert (settings["precision"], settings["attention"]) == ("bf16", "sdpa")
     assert settings["optimizer_args"] == "weight_decay=0.01"
