@@ -259,12 +259,14 @@ def test_s3_no_tool_takes_a_free_path_from_a_page(tool: Tool, folders: Folders) 
 def test_s3_no_setting_of_a_page_names_another_computer(name: str) -> None:
     for place in ("\\\\host\\share", "//host/share"):
         with pytest.raises(BadInput, match="lies on another computer"):
-            _from_outside({"name": "cat", name: place})
+            _from_outside({"name": "cat", name: place}, folders_under(Path("x")))
 
 
 def test_s3_no_picture_is_drawn_where_a_page_says() -> None:
     with pytest.raises(BadInput, match="into a folder of the studio's own"):
-        _from_outside({"name": "cat", "images": "/x", "reg_images": "/home", "make_reg": 3})
+        _from_outside(
+            {"name": "cat", "images": "/x", "reg_images": "/home", "make_reg": 3}, folders_under(Path("x"))
+        )
 
 
 def test_s4_what_jobs_and_strangers_leave_is_never_served(tmp_path: Path) -> None:

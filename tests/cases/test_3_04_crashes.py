@@ -140,7 +140,7 @@ def strange(workshop: Workshop) -> Iterator[Workshop]:
 
 def _client(workshop: Workshop) -> TestClient:
     app = fastapi.FastAPI()
-    app.include_router(make_router(workshop, lambda: None))
+    app.include_router(make_router(workshop, lambda request: None))
     return TestClient(app, raise_server_exceptions=False)
 
 
