@@ -43,6 +43,13 @@ PIP_OPTIONS = {
 }
 CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
 
+# Starts the command with nothing on the path that merely lies in the folder where the user stands: Python
+# 3.10 knows no PYTHONSAFEPATH.
+START = (
+    "import sys; sys.path[:] = filter(None, sys.path); "
+    "import runpy; runpy.run_module('lib_ti.cli', run_name='__main__', alter_sys=True)"
+)
+
 # Variables that would point Python or pip at another environment than ours.
 ELSEWHERE = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
 
@@ -241,9 +248,8 @@ def main(arguments: "list[str]", root: Path = ROOT) -> int:
         environment.set_up(TO_TEST if testing else TO_RUN)
         if testing:
             return run_tests(environment, arguments[1:])
-        # Python 3.11 then imports nothing that merely lies in the folder where the user stands.
-        variables = {**environment.variables(), "PYTHONSAFEPATH": "1"}
-        return hand_over([str(environment.python), "-m", "lib_ti.cli", *arguments], variables)
+        variables = {**environment.variables(), "PYTHONSAFEPATH": "1"}  # for what it starts itself
+        return hand_over([str(environment.python), "-c", START, *arguments], variables)
     except SetupFailed as failure:
         say(str(failure))
         return 1

@@ -7,6 +7,7 @@ from PIL import Image
 
 from lib_ti.core.errors import BadInput
 from lib_ti.core.picture_settings import PictureSettings
+from lib_ti.data.captions import check_extension
 from lib_ti.data.dataset import Picture, subsets_of
 from lib_ti.data.dataset import read_pictures as read_pictures_of
 
@@ -75,8 +76,8 @@ def test_captions_may_have_another_ending(tmp_path: Path) -> None:
     (tmp_path / "1 red.caption").write_text("read now")
     assert told(images=str(tmp_path), caption_extension=".caption") == [("1 red.png", "read now", 1)]
     for ending in ("", "txt", "./../1.txt"):
-        with pytest.raises(BadInput, match=r"caption-extension: got .* such as \.txt"):
-            read_pictures(PictureSettings(images=str(tmp_path), caption_extension=ending))
+        with pytest.raises(BadInput, match=r"caption-extension: got .* expected an ending in \.txt"):
+            check_extension(ending)
 
 
 def test_regularisation_pictures_come_after_the_others(tmp_path: Path) -> None:

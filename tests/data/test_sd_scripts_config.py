@@ -151,9 +151,9 @@ def test_a_caption_is_the_first_line_of_its_file_or_the_class(folder: Path) -> N
     ("text", "sentence"),
     [
         (subset("colour = 1"), r"data\.toml, \[\[datasets\.subsets\]\]: unknown key colour; expected"),
-        ("[general]\nimage_dir = 'x'\n", r"\[general\]: unknown key image_dir"),
+        ("[general]\nimage_dir = 'x'\n", r"data\.toml is no data set file; expected \[\[datasets\]\]"),
         ("[[datasets]]\nbatchsize = 1\n", r"\[\[datasets\]\]: unknown key batchsize"),
-        ("[train]\n", r"data\.toml: unknown key train; expected some of datasets, general"),
+        ("[train]\n", r"data\.toml is no data set file; expected \[\[datasets\]\]"),
         (subset("color_aug = true"), "color_aug = True is not available here: pictures are encoded once"),
         (subset("resize_interpolation = 'magic'"), "resize_interpolation: got 'magic', expected one of lanc"),
         (subset("keep_tokens = 'x'"), "keep_tokens: got 'x', expected a whole number of at least 0"),
