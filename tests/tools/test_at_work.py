@@ -45,7 +45,7 @@ def test_merging_into_a_checkpoint_is_stopped_over_http_and_leaves_nothing(
     (folders.checkpoints[0] / "model.safetensors").symlink_to(BUILTIN)
     save_network(folders.networks / "one.safetensors", lora(builtin()).updates, None, {})
     app = fastapi.FastAPI()
-    app.include_router(make_router(workshop, lambda: None))
+    app.include_router(make_router(workshop, lambda request: None))
     client = TestClient(app)
     reached, go_on = threading.Event(), threading.Event()
     read = CheckpointMerge.read

@@ -80,7 +80,7 @@ def test_over_http(workshop: Workshop, place: StandalonePlace) -> None:
     folder.mkdir(parents=True)
     write_safetensors(Embedding("zqx-tom", {"clip_l": torch.ones(2, 64)}), folder / "zqx-tom.safetensors")
     app = fastapi.FastAPI()
-    app.include_router(make_router(workshop, lambda: None))
+    app.include_router(make_router(workshop, lambda request: None))
     client, prune = TestClient(app), f"{PREFIX}/tools/embedding/prune"
     told = client.post(prune, json={"file": "zqx-tom", "to": "zqx-one", "keep": "2"})
     assert told.status_code == 200, told.text
