@@ -93,7 +93,7 @@ def test_it_stops_and_tells_what_it_has(host: StandaloneHost, hearts: str, tmp_p
 def test_it_is_offered_over_http(workshop: Workshop, hearts: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "_TRIED", 3)
     app = FastAPI()
-    app.include_router(make_router(workshop, lambda: None))
+    app.include_router(make_router(workshop, lambda request: None))
     client = TestClient(app)
     answer = client.post(f"{PREFIX}/suggest", json={"images": hearts, "template": "captions"})
     assert answer.status_code == 200, answer.text
